@@ -1,0 +1,1 @@
+//! The HTTP+JSON API on the unix socket: server and client.

@@ -1,0 +1,14 @@
+//! The auditor's library: everything between the kernel's rings and the trail, and the API in front of it.
+//!
+//! One direction: [`source`] (events) → [`daemon`]'s pipeline (attribution) → [`stream`] (reassembly) → [`protocol`]
+//! (statements) → [`record`] (OCSF) → [`trail`] (chain, segments). ARCHITECTURE.md follows one event all the way.
+
+pub mod api;
+pub mod clock;
+pub mod config;
+pub mod daemon;
+pub mod policy;
+pub mod protocol;
+pub mod record;
+pub mod stream;
+pub mod trail;

@@ -1,0 +1,1 @@
+//! Policies: which destinations an agent may reach.

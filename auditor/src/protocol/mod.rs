@@ -1,0 +1,200 @@
+//! Application protocols, sans-IO: bytes of both directions in, observations out.
+//!
+//! A dissector sees what the two ends said to each other, in the order in which the kernel moved it. It never sees the
+//! network: reassembly ([`crate::stream`]) happened before, and a hole is announced with [`Dissector::gap`], never papered
+//! over. Everything it is given is hostile.
+
+pub mod postgres;
+
+use crate::clock::Boottime;
+
+/// Who sent the bytes. The client is the one that opened the connection.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Side {
+    /// The end that connected.
+    Client,
+    /// The end that accepted.
+    Server,
+}
+
+/// What a dissector may keep.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Statement text beyond this many bytes is cut, and [`Statement::text_length`] tells.
+    pub max_statement_bytes: usize,
+    /// Whether bind parameters are kept at all.
+    pub parameters: bool,
+    /// Whether column names and types of results are kept.
+    pub columns: bool,
+}
+
+/// One connection's state machine for one protocol.
+pub trait Dissector: Send {
+    /// The protocol's name as rules and records have it, e.g. `postgres`.
+    fn name(&self) -> &'static str;
+
+    /// The next bytes of one direction, at the time at which they passed the hook.
+    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>);
+
+    /// `length` bytes of one direction were lost here.
+    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>);
+
+    /// The connection has ended: whatever is under way is given out as it stands.
+    fn close(&mut self, at: Boottime, out: &mut Vec<Observation>);
+}
+
+/// What a dissector has found out.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Observation {
+    /// The client introduced itself. May come again when the session's user or database changes.
+    Login(Login),
+    /// The server accepted the client.
+    Authenticated,
+    /// A statement has ended, one way or another.
+    Statement(Box<Statement>),
+    /// From here on the bytes of this connection cannot be read.
+    Opaque(Opaque),
+    /// The bytes do not follow the protocol; the dissector has given up on this connection.
+    Violation(String),
+}
+
+/// Why a connection cannot be read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Opaque {
+    /// Both ends agreed on TLS.
+    Tls,
+    /// Both ends agreed on GSSAPI encryption.
+    GssEncryption,
+}
+
+/// Who the client said it is.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Login {
+    /// Database user.
+    pub user: Option<String>,
+    /// Database.
+    pub database: Option<String>,
+    /// `application_name` and its equivalents.
+    pub application: Option<String>,
+    /// Other start-up parameters, in the order sent; never a secret.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// How a statement was sent.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum StatementKind {
+    /// Text sent for immediate execution.
+    Simple,
+    /// Parsed, bound and executed in separate messages.
+    Prepared,
+    /// A statement that moved bulk data (COPY).
+    Copy,
+    /// A call by function number.
+    Function,
+    /// Not SQL: replication commands, cancel requests.
+    Admin,
+}
+
+/// How a statement ended.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// The server said that it is done.
+    Completed,
+    /// The server refused it or failed at it.
+    Failed(ServerError),
+    /// The server did not execute it, because an earlier one in the same batch failed.
+    Skipped,
+    /// The connection ended, or the record has a hole, before the server's answer.
+    Unknown,
+}
+
+/// An error as the server reported it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ServerError {
+    /// SQLSTATE or the protocol's equivalent.
+    pub code: String,
+    /// Severity as sent, not localised.
+    pub severity: String,
+    /// Primary message.
+    pub message: String,
+}
+
+/// One value given to a prepared statement.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Parameter {
+    /// SQL NULL.
+    Null,
+    /// The value as text: sent so, or decoded from a binary form of a known type.
+    Text(String),
+    /// A binary value of a type that is not decoded, or text that is not UTF-8.
+    Binary(Vec<u8>),
+    /// A value longer than what is kept: its first bytes and its whole length.
+    Cut {
+        /// What was kept.
+        head: Vec<u8>,
+        /// Length in bytes as sent.
+        length: u64,
+    },
+}
+
+/// A column of a result.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Column {
+    /// Name as the server gave it.
+    pub name: String,
+    /// Type name where the type is a built-in one, else its number.
+    pub type_name: String,
+}
+
+/// The end of one command; a simple query may hold several.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CommandResult {
+    /// What the server calls it, e.g. `INSERT 0 3`.
+    pub tag: String,
+    /// Rows, where the tag counts them.
+    pub rows: Option<u64>,
+}
+
+/// One statement with all that belongs to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Statement {
+    /// Position among the statements of this connection, from 1, in the order in which the client sent them.
+    pub sequence: u64,
+    /// How it was sent.
+    pub kind: StatementKind,
+    /// The text, byte for byte, up to [`Limits::max_statement_bytes`].
+    pub text: Vec<u8>,
+    /// Length of the whole text in bytes; larger than `text.len()` when it was cut.
+    pub text_length: u64,
+    /// Name of the prepared statement; empty for the unnamed one; `None` where there is none.
+    pub name: Option<String>,
+    /// Bind values in order.
+    pub parameters: Vec<Parameter>,
+    /// The commands that were completed, in order.
+    pub results: Vec<CommandResult>,
+    /// Columns of the last result, where kept.
+    pub columns: Vec<Column>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Severity and message of notices that came with it, at most a few.
+    pub notices: Vec<ServerError>,
+    /// Transaction state after it: `I` idle, `T` in a transaction, `E` in a failed one; `None` where not told.
+    pub transaction: Option<char>,
+    /// When the request's first byte passed the hook.
+    pub started: Boottime,
+    /// When the byte that ended it passed the hook.
+    pub finished: Boottime,
+    /// Bytes of its request messages, headers included.
+    pub request_bytes: u64,
+    /// Bytes of its response messages, headers included.
+    pub response_bytes: u64,
+    /// A hole in the stream fell into it: text, parameters or counts may be missing.
+    pub incomplete: bool,
+}
+
+impl Statement {
+    /// Rows over all commands, `None` where no tag counted any.
+    pub fn rows(&self) -> Option<u64> {
+        self.results.iter().filter_map(|result| result.rows).reduce(u64::saturating_add)
+    }
+}

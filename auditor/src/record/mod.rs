@@ -1,0 +1,300 @@
+//! What the trail is made of: one [`Entry`] for each thing that happened, before it is rendered.
+//!
+//! These are the auditor's own words (agent, session, connection, statement, verdict). How they are written down (OCSF
+//! 1.8.0, one JSON object a line) is the business of [`ocsf`]; how lines are chained and kept, of [`crate::trail`].
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::clock::Utc;
+use crate::protocol::{Login, Statement};
+
+/// A named identity and what is known of it.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Agent {
+    /// Name from the configuration.
+    pub name: String,
+    /// Labels given at the session's beginning.
+    pub labels: BTreeMap<String, String>,
+    /// Verified subject of an identity token, where there was one.
+    pub identity: Option<String>,
+}
+
+/// One run of an agent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Session {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Whose session.
+    pub agent: Agent,
+    /// What it was opened for, in its opener's words.
+    pub task: Option<String>,
+    /// Name of the policy in force at its beginning.
+    pub policy: String,
+}
+
+/// A process of an agent. Absent fields were not learnt (it had gone before it could be asked).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Process {
+    /// Process id in the initial PID namespace.
+    pub pid: u32,
+    /// Parent's process id.
+    pub parent: Option<u32>,
+    /// Name (comm).
+    pub name: String,
+    /// Executable's path.
+    pub executable: Option<String>,
+    /// Arguments, joined by single spaces.
+    pub command_line: Option<String>,
+    /// Real user id.
+    pub uid: Option<u32>,
+    /// The user's name on this host.
+    pub user: Option<String>,
+}
+
+/// IP protocol of a connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// Any other, by its IP protocol number.
+    Other(u32),
+}
+
+/// One socket conversation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Connection {
+    /// Boot id, a dash, socket cookie in hexadecimal.
+    pub id: String,
+    /// IP protocol.
+    pub transport: Transport,
+    /// This end, once known.
+    pub local: Option<SocketAddr>,
+    /// The other end; `None` for a socket that was refused before it had one.
+    pub remote: Option<SocketAddr>,
+    /// The other end connected to this one.
+    pub inbound: bool,
+    /// What was decided about it.
+    pub verdict: Verdict,
+}
+
+/// A decision about a destination.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Verdict {
+    /// Whether it was let through.
+    pub allowed: bool,
+    /// The rule as `policy#number: text`, `None` where the policy's default decided.
+    pub rule: Option<String>,
+    /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`.
+    pub reason: &'static str,
+    /// Name of the policy that decided.
+    pub policy: Option<String>,
+}
+
+/// What was learnt of the protocol that a connection speaks.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Application {
+    /// Protocol name, e.g. `postgres`; `None` where it was not recognised.
+    pub protocol: Option<&'static str>,
+    /// Who the client said it is.
+    pub login: Option<Login>,
+    /// Why the bytes could not be read, where they could not, e.g. `tls`.
+    pub opaque: Option<&'static str>,
+}
+
+/// A range of a stream that the audit never saw: first byte's offset from the beginning of the direction, and length.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct GapRange {
+    /// `true`: sent by this host.
+    pub sent: bool,
+    /// Offset in bytes.
+    pub offset: u64,
+    /// Length in bytes.
+    pub length: u64,
+}
+
+/// The kernel's byte counts beside the audited ones, payload bytes, without retransmissions.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Coverage {
+    /// Moved out, by the kernel's count; `None` where the kernel did not say.
+    pub sent: Option<u64>,
+    /// Moved in, by the kernel's count.
+    pub received: Option<u64>,
+    /// Seen by the audit, outgoing.
+    pub audited_sent: u64,
+    /// Seen by the audit, incoming.
+    pub audited_received: u64,
+    /// What is missing, where it is known.
+    pub gaps: Vec<GapRange>,
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum CloseReason {
+    /// It was established and came to an end.
+    Ended,
+    /// It was never established: refused or unanswered.
+    NotEstablished,
+}
+
+/// Totals of a session at its end.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct SessionTotals {
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Statements recorded.
+    pub statements: u64,
+    /// Refused attempts and other violations.
+    pub violations: u64,
+}
+
+/// Who used the auditor's own API.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Caller {
+    /// Peer's process id (SO_PEERCRED).
+    pub pid: u32,
+    /// Peer's user id.
+    pub uid: u32,
+    /// The user's name on this host.
+    pub user: Option<String>,
+}
+
+/// Something lost: named, never silent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Loss {
+    /// Site in the kernel programs or stage in the daemon.
+    pub site: String,
+    /// errno name or number.
+    pub error: String,
+    /// Events lost since the last report.
+    pub count: u64,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A statement came to its end.
+    Statement {
+        /// On which connection.
+        connection: Arc<Connection>,
+        /// What that connection speaks.
+        application: Arc<Application>,
+        /// The statement.
+        statement: Box<Statement>,
+    },
+    /// A connection was established (TCP), or a destination first used (UDP).
+    ConnectionOpened {
+        /// Which.
+        connection: Arc<Connection>,
+    },
+    /// A connection has ended.
+    ConnectionClosed {
+        /// Which.
+        connection: Arc<Connection>,
+        /// What it spoke.
+        application: Arc<Application>,
+        /// Kernel's counts against ours.
+        coverage: Coverage,
+        /// How it ended.
+        reason: CloseReason,
+        /// Time from open to end in microseconds.
+        duration_us: u64,
+        /// Statements recorded on it.
+        statements: u64,
+    },
+    /// A destination or a socket type was refused in the kernel.
+    ConnectionRefused {
+        /// Which; `connection.verdict` says why.
+        connection: Arc<Connection>,
+        /// The call: `connect`, `sendmsg`, `socket`, or `packet` for the last word in the packet hook.
+        call: &'static str,
+    },
+    /// A process executed a program.
+    ProcessStarted,
+    /// A process ended.
+    ProcessEnded,
+    /// A session began: from here on the agent has the access that its policy gives.
+    SessionOpened {
+        /// Who opened it.
+        by: Caller,
+        /// Path of its cgroup below the cgroup2 mount.
+        cgroup: String,
+        /// Arguments of the command, for `auditor run`.
+        command: Option<Vec<String>>,
+    },
+    /// A session ended.
+    SessionEnded {
+        /// `empty` (its last process ended), `untag`, `shutdown`.
+        reason: &'static str,
+        /// What it did.
+        totals: SessionTotals,
+        /// Its length in microseconds.
+        duration_us: u64,
+    },
+    /// The agent did what its rules exclude, or the bytes contradict each other.
+    Finding {
+        /// Short, stable name, e.g. `protocol-mismatch`.
+        kind: &'static str,
+        /// One sentence.
+        message: String,
+        /// Where.
+        connection: Option<Arc<Connection>>,
+    },
+    /// The daemon started.
+    DaemonStarted {
+        /// SHA-256 of the configuration file's bytes in hexadecimal.
+        configuration: String,
+        /// Guarantees that this host does not give, one sentence each.
+        degraded: Vec<String>,
+        /// Kernel release.
+        kernel: String,
+    },
+    /// The daemon stopped in good order.
+    DaemonStopped,
+    /// Another configuration is in force.
+    DaemonReloaded {
+        /// SHA-256 of the configuration file's bytes in hexadecimal.
+        configuration: String,
+    },
+    /// Regular sign of life with the losses since the last one.
+    Heartbeat {
+        /// What was lost, empty where nothing was.
+        losses: Vec<Loss>,
+        /// Sessions that are open.
+        sessions: u64,
+    },
+    /// The trail was repaired at start: bytes of a line that was never completed were set aside.
+    TrailRecovered {
+        /// Name of the segment.
+        segment: String,
+        /// Bytes set aside.
+        bytes: u64,
+    },
+    /// Somebody used the auditor's own API.
+    ApiAccess {
+        /// Who.
+        by: Caller,
+        /// HTTP method.
+        method: String,
+        /// Path and query.
+        path: String,
+        /// HTTP status.
+        status: u16,
+    },
+}
+
+/// One thing that happened, to whom and when.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// When.
+    pub time: Utc,
+    /// In whose session; `None` for the daemon's own.
+    pub session: Option<Arc<Session>>,
+    /// By which process; `None` where there is none or it is not known.
+    pub process: Option<Arc<Process>>,
+    /// What.
+    pub event: Event,
+}

@@ -1,0 +1,1 @@
+//! Harness: throwaway servers, cgroups and daemons for the tests beside it.

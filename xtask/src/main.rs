@@ -1,0 +1,2 @@
+//! Work on the auditor: `cargo xtask --help`.
+fn main() {}
