@@ -1,5 +1,7 @@
 //! A daemon whose pipeline thread answers commands from a list, and whose /proc is a directory of the test's own.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -21,6 +23,8 @@ struct Memory {
     sessions: Vec<SessionState>,
     opened: Vec<OpenSession>,
     accesses: Vec<Entry>,
+    /// Where new sessions are said to be.
+    cgroup: Option<String>,
 }
 
 /// A running API.
@@ -50,25 +54,33 @@ pub(crate) fn session(id: &str, agent: &str, cgroup: &str) -> SessionState {
 }
 
 impl Daemon {
+    /// With a /proc of the test's own, in which this process is in no session.
     pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
+        let proc_root = directory.path().join("proc");
+        let daemon = Self::start_in(directory, proc_root);
+        daemon.pretend_cgroup("0::/user.slice\n");
+        daemon
+    }
+
+    /// With the host's /proc.
+    pub(crate) fn start_with_real_proc() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), PathBuf::from("/proc"))
+    }
+
+    fn start_in(directory: TempDir, proc_root: PathBuf) -> Self {
         let memory = Arc::new(Mutex::new(Memory::default()));
         let (commander, commands) = command::channel().unwrap();
         let answering = Arc::clone(&memory);
         thread::spawn(move || answer(commands, &answering));
         let listener = Listener::bind(directory.path()).unwrap();
-        let options = ApiOptions {
-            trail_dir: directory.path().join("trail"),
-            proc_root: directory.path().join("proc"),
-        };
+        let options = ApiOptions { trail_dir: directory.path().join("trail"), proc_root };
         let (shutdown, stopped) = oneshot::channel::<()>();
         let server = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(listener.serve(commander, options, async { drop(stopped.await) })).unwrap();
         });
-        let daemon = Self { directory, memory, shutdown: Some(shutdown), server: Some(server) };
-        daemon.pretend_cgroup("0::/user.slice\n");
-        daemon
+        Self { directory, memory, shutdown: Some(shutdown), server: Some(server) }
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -97,6 +109,11 @@ impl Daemon {
 
     pub(crate) fn add(&self, session: SessionState) {
         self.memory.lock().unwrap().sessions.push(session);
+    }
+
+    /// Has new sessions said to be in this cgroup, so that a caller in it finds itself where it should be.
+    pub(crate) fn place_sessions_in(&self, cgroup: &str) {
+        self.memory.lock().unwrap().cgroup = Some(cgroup.to_owned());
     }
 
     pub(crate) fn opened(&self) -> Vec<OpenSession> {
@@ -131,7 +148,8 @@ fn answer(mut commands: Commands, memory: &Mutex<Memory>) {
             Command::Open(open, reply) => {
                 let id = format!("{:016x}", memory.opened.len() + 1);
                 // Outside the cgroup that /proc pretends, so that the caller stays no agent.
-                let mut state = session(&id, &open.agent, &format!("/auditor/{id}"));
+                let cgroup = memory.cgroup.clone().unwrap_or_else(|| format!("/auditor/{id}"));
+                let mut state = session(&id, &open.agent, &cgroup);
                 if let Some(session) = Arc::get_mut(&mut state.session) {
                     session.agent.labels.clone_from(&open.labels);
                     session.task.clone_from(&open.task);
