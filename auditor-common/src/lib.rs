@@ -11,6 +11,7 @@ pub mod control;
 pub mod counter;
 pub mod endpoint;
 pub mod event;
+pub mod packet;
 pub mod rule;
 
 /// Asserts the size of a shared type at compile time.

@@ -1,10 +1,126 @@
-//! Kernel programs.
+//! Entry points of the kernel programs, and the table from what they found to what the kernel is told.
+//!
+//! Nothing else stands here. Each hook's work is in the module of its name; verdicts in `verdict`, sessions and socket
+//! state in `session`, rings and counters in `emit`. All programs of this object work on kernels that refuse kprobes,
+//! fentry and LSM programs (lockdown=integrity).
+//!
+//! The crate also compiles for the host, so that the compiler and clippy see it there; it does nothing there.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
-#[cfg(not(target_arch = "bpf"))]
-fn main() {}
+#![expect(
+    missing_docs,
+    reason = "the attribute macros make a public function around each entry point without its comment"
+)]
+#![expect(unreachable_pub, reason = "the loader finds entry points by their symbols, which must be public")]
+
+mod connect;
+mod connection;
+mod emit;
+mod packet;
+mod process;
+mod session;
+mod socket;
+mod verdict;
+
+use auditor_common::event::{EGRESS, INGRESS};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops, tracepoint};
+use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TracePointContext};
+
+/// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
+const REFUSE: i32 = 0;
+const PASS: i32 = 1;
+
+const fn answer(pass: bool) -> i32 {
+    if pass { PASS } else { REFUSE }
+}
+
+/// `__cgroup_bpf_run_filter_sock_addr`, BPF_CGROUP_INET4_CONNECT, Linux 4.17.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(context: SockAddrContext) -> i32 {
+    answer(connect::connect4(&context))
+}
+
+/// BPF_CGROUP_INET6_CONNECT, Linux 4.17.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(context: SockAddrContext) -> i32 {
+    answer(connect::connect6(&context))
+}
+
+/// BPF_CGROUP_UDP4_SENDMSG, Linux 4.18.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(context: SockAddrContext) -> i32 {
+    answer(connect::sendmsg4(&context))
+}
+
+/// BPF_CGROUP_UDP6_SENDMSG, Linux 4.18.
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(context: SockAddrContext) -> i32 {
+    answer(connect::sendmsg6(&context))
+}
+
+/// BPF_CGROUP_INET_SOCK_CREATE, Linux 4.10.
+#[cgroup_sock(sock_create)]
+pub fn sock_create(context: SockContext) -> i32 {
+    answer(socket::created(&context))
+}
+
+/// BPF_CGROUP_INET_SOCK_RELEASE, Linux 5.9. Its answer is not looked at.
+#[cgroup_sock(sock_release)]
+pub fn sock_release(context: SockContext) -> i32 {
+    socket::released(&context);
+    PASS
+}
+
+/// BPF_CGROUP_SOCK_OPS, Linux 4.13. The answer is a reply to some operations, to none of those used here.
+#[sock_ops]
+pub fn sock_operation(context: SockOpsContext) -> u32 {
+    connection::operation(&context);
+    1
+}
+
+/// BPF_CGROUP_INET_EGRESS, Linux 4.10.
+#[cgroup_skb(egress)]
+pub fn egress(context: SkBuffContext) -> i32 {
+    answer(packet::passes::<EGRESS>(&context))
+}
+
+/// BPF_CGROUP_INET_INGRESS, Linux 4.10.
+#[cgroup_skb(ingress)]
+pub fn ingress(context: SkBuffContext) -> i32 {
+    answer(packet::passes::<INGRESS>(&context))
+}
+
+/// TP_PROTO(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm), Linux 3.4.
+#[tracepoint]
+pub fn sched_process_exec(context: TracePointContext) -> u32 {
+    process::executed(&context);
+    0
+}
+
+/// TP_PROTO(struct task_struct *parent, struct task_struct *child), in the parent's context, Linux 2.6.28.
+#[tracepoint]
+pub fn sched_process_fork(context: TracePointContext) -> u32 {
+    process::forked(&context);
+    0
+}
+
+/// TP_PROTO(struct task_struct *p, bool group_dead), in the context of the task that ends, Linux 2.6.28.
+#[tracepoint]
+pub fn sched_process_exit(context: TracePointContext) -> u32 {
+    process::exited(&context);
+    0
+}
+
+/// The licence that GPL-only helpers ask for. Apache-2.0 alone is not among the kernel's compatible ones.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+pub static LICENSE: [u8; 4] = *b"GPL\0";
+
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

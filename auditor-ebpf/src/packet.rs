@@ -1,0 +1,296 @@
+//! Packets of agents' sockets, both ways: the last word on what leaves, and the copy of what is said.
+//!
+//! The verdict that connect(2) was given is looked at again for each packet, cheaply: same generation of policy, same
+//! destination, not expired. Otherwise it is decided anew, from the packet's own header, which also covers sockets that
+//! were opened before their cgroup was tagged and answers to connections from outside.
+//!
+//! A TCP segment with payload, SYN, FIN or RST is copied to the payload ring. One that finds no room is dropped, so that
+//! TCP sends it again when there is some (`overload = "backpressure"`): nothing is ever said that was not written down.
+
+use core::mem::MaybeUninit;
+use core::ptr::read_volatile;
+
+use auditor_common::control::{Control, OVERLOAD_RECORD_LOSS};
+use auditor_common::counter::{
+    SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, SITE_PAYLOAD_EGRESS, SITE_PAYLOAD_INGRESS,
+    errno,
+};
+use auditor_common::endpoint::Endpoint;
+use auditor_common::event::{EGRESS, HOOK_EGRESS, KIND_PACKET, Packet};
+use auditor_common::packet::{
+    FIN, Internet, RST, SYN, TCP, TCP_HEADER, UDP, UDP_HEADER, ipv4, ipv6, is_ipv6_extension, tcp,
+};
+use auditor_common::rule::{ACTION_ALLOW, REASON_MALFORMED, REASON_NO_SESSION, Verdict};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::bpf_sock;
+use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes};
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::session::SocketState;
+use crate::verdict::Subject;
+use crate::{emit, session, verdict};
+
+/// Largest payload of one record; longer segments become several.
+const LARGEST: usize = 16384;
+/// Records of [`LARGEST`] that one packet may become, beside a last one that is shorter: 64 KiB, TCP's limit for GSO without
+/// "BIG TCP".
+const LARGEST_RECORDS: u32 = 4;
+
+/// A record with room for `N` payload bytes.
+#[repr(C)]
+struct Slot<const N: usize> {
+    packet: Packet,
+    payload: [u8; N],
+}
+
+/// What the headers of a packet said.
+struct Parsed {
+    transport: u8,
+    remote: Endpoint,
+    sequence: u32,
+    acknowledgement: u32,
+    flags: u8,
+    /// Offset of the payload from the IP header.
+    offset: u32,
+    /// Payload bytes.
+    length: u32,
+}
+
+#[inline(always)]
+pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
+    let Some(control) = emit::control() else { return false };
+    // SAFETY: the field may be read by programs of this type.
+    let socket = unsafe { (*context.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        emit::count(SITE_PACKET_HEADERS, errno::ENOENT);
+        return false;
+    }
+    // SAFETY: not null; answers null for request and time-wait sockets.
+    let socket = unsafe { bpf_sk_fullsock(socket) };
+    if socket.is_null() {
+        emit::count(SITE_PACKET_HEADERS, errno::ENOENT);
+        return false;
+    }
+    // SAFETY: a full socket of this context.
+    let Some(state) = (unsafe { session::state_or_attach(socket) }) else {
+        // An audited cgroup, but no session: a socket that outlived its session.
+        if DIRECTION == EGRESS {
+            refuse_without_session(context, socket);
+        }
+        return false;
+    };
+    let Some(parsed) = parse::<DIRECTION>(context) else {
+        emit::count(SITE_PACKET_HEADERS, errno::EINVAL);
+        if DIRECTION == EGRESS {
+            let subject = subject(context, socket, state.session, Endpoint::v6([0; 16], 0));
+            verdict::record(&subject, &Verdict::refuse(REASON_MALFORMED));
+        }
+        return false;
+    };
+    if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, control) {
+        return false;
+    }
+    if parsed.transport == TCP
+        && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0)
+        && !copy::<DIRECTION>(context, state.session, &parsed, control)
+        && control.overload != OVERLOAD_RECORD_LOSS
+    {
+        return false;
+    }
+    if DIRECTION == EGRESS {
+        state.sent += u64::from(parsed.length);
+    } else {
+        state.received += u64::from(parsed.length);
+    }
+    true
+}
+
+#[inline(always)]
+fn may_leave(
+    context: &SkBuffContext,
+    socket: *mut bpf_sock,
+    state: &mut SocketState,
+    parsed: &Parsed,
+    control: &Control,
+) -> bool {
+    let known = state.generation == control.generation && state.remote == parsed.remote;
+    if known && (state.expires == 0 || state.expires > emit::now()) {
+        return state.action == ACTION_ALLOW;
+    }
+    let (verdict, table) = verdict::on(state, parsed.transport, parsed.remote, control.generation);
+    if verdict.allows() {
+        return true;
+    }
+    let mut subject = subject(context, socket, state.session, parsed.remote);
+    subject.table = table;
+    verdict::record(&subject, &verdict);
+    false
+}
+
+#[inline(always)]
+fn refuse_without_session(context: &SkBuffContext, socket: *mut bpf_sock) {
+    let remote = parse::<EGRESS>(context).map_or(Endpoint::v6([0; 16], 0), |parsed| parsed.remote);
+    let subject = subject(context, socket, 0, remote);
+    verdict::record(&subject, &Verdict::refuse(REASON_NO_SESSION));
+}
+
+#[inline(always)]
+fn subject(context: &SkBuffContext, socket: *mut bpf_sock, session: u64, remote: Endpoint) -> Subject {
+    // SAFETY: `socket` is a full socket of this context, whose fields may be read; the helper takes the context.
+    unsafe {
+        Subject {
+            session,
+            cookie: bpf_get_socket_cookie(context.as_ptr()),
+            remote,
+            table: 0,
+            family: (*socket).family,
+            socket_type: (*socket).type_,
+            protocol: (*socket).protocol,
+            hook: HOOK_EGRESS,
+        }
+    }
+}
+
+#[inline(always)]
+fn parse<const DIRECTION: u8>(context: &SkBuffContext) -> Option<Parsed> {
+    let first: u8 = context.load(0).ok()?;
+    let mut internet: Internet = match first >> 4 {
+        4 => ipv4(&context.load(0).ok()?)?,
+        6 => ipv6(&context.load(0).ok()?)?,
+        _ => return None,
+    };
+    if first >> 4 == 6 {
+        // Two are the most that a host's own stack puts in front of TCP or UDP.
+        for _ in 0..2 {
+            if !is_ipv6_extension(internet.protocol) {
+                break;
+            }
+            let extension: [u8; 2] = context.load(internet.length as usize).ok()?;
+            internet.protocol = extension[0];
+            internet.length += (u32::from(extension[1]) + 1) * 8;
+        }
+    }
+    let remote_address = if DIRECTION == EGRESS { internet.destination } else { internet.source };
+    let (remote_port, sequence, acknowledgement, flags, header) = match internet.protocol {
+        TCP => {
+            let header: [u8; TCP_HEADER] = context.load(internet.length as usize).ok()?;
+            let tcp = tcp(&header)?;
+            let port = if DIRECTION == EGRESS { tcp.destination } else { tcp.source };
+            (port, tcp.sequence, tcp.acknowledgement, tcp.flags, tcp.length)
+        }
+        UDP => {
+            let header: [u8; UDP_HEADER] = context.load(internet.length as usize).ok()?;
+            let [source, destination] =
+                [[header[0], header[1]], [header[2], header[3]]].map(u16::from_be_bytes);
+            (if DIRECTION == EGRESS { destination } else { source }, 0, 0, 0, UDP_HEADER as u32)
+        }
+        _ => return None,
+    };
+    let offset = internet.length + header;
+    let length = context.len().checked_sub(offset)?;
+    Some(Parsed {
+        transport: internet.protocol,
+        remote: Endpoint::v6(remote_address, remote_port),
+        sequence,
+        acknowledgement,
+        flags,
+        offset,
+        length,
+    })
+}
+
+/// Copies a segment to the ring, in as many records as it needs. `false`: at least one found no room, or could not be
+/// read.
+#[inline(always)]
+fn copy<const DIRECTION: u8>(
+    context: &SkBuffContext,
+    session: u64,
+    parsed: &Parsed,
+    control: &Control,
+) -> bool {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    let mut done = 0;
+    for _ in 0..LARGEST_RECORDS {
+        if parsed.length - done <= LARGEST as u32 {
+            break;
+        }
+        if !record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, LARGEST as u32, control) {
+            return false;
+        }
+        done += LARGEST as u32;
+    }
+    let rest = parsed.length - done;
+    match rest {
+        0..=256 => record::<DIRECTION, 256>(context, session, cookie, parsed, done, rest, control),
+        257..=1024 => record::<DIRECTION, 1024>(context, session, cookie, parsed, done, rest, control),
+        1025..=2048 => record::<DIRECTION, 2048>(context, session, cookie, parsed, done, rest, control),
+        2049..=4096 => record::<DIRECTION, 4096>(context, session, cookie, parsed, done, rest, control),
+        4097..=16384 => record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, rest, control),
+        _ => {
+            emit::count(SITE_PACKET_LENGTH, errno::EMSGSIZE);
+            false
+        }
+    }
+}
+
+#[inline(always)]
+fn record<const DIRECTION: u8, const N: usize>(
+    context: &SkBuffContext,
+    session: u64,
+    cookie: u64,
+    parsed: &Parsed,
+    done: u32,
+    length: u32,
+    control: &Control,
+) -> bool {
+    let Some(mut entry) = emit::reserve_payload::<Slot<N>>() else {
+        emit::count(
+            if DIRECTION == EGRESS { SITE_PAYLOAD_EGRESS } else { SITE_PAYLOAD_INGRESS },
+            errno::ENOSPC,
+        );
+        return false;
+    };
+    let slot: *mut Slot<N> = MaybeUninit::as_mut_ptr(&mut entry);
+    // SAFETY: the reservation is exactly one slot; the record's fields are all written here, in place.
+    unsafe {
+        (&raw mut (*slot).packet).write(Packet {
+            header: emit::header(KIND_PACKET, session),
+            cookie,
+            remote: parsed.remote,
+            sequence: parsed.sequence.wrapping_add(done),
+            acknowledgement: parsed.acknowledgement,
+            length,
+            captured: length,
+            flags: parsed.flags,
+            direction: DIRECTION,
+            _padding: [0; 2],
+        });
+    }
+    if length != 0 {
+        // The compiler knows that `length` fits and would leave the check out; the verifier does not know:
+        // "R4 unbounded memory access, use 'var &= const' or 'if (var < const)'".
+        // SAFETY: a local variable.
+        let bounded = unsafe { read_volatile(&raw const length) };
+        if bounded == 0 || bounded > N as u32 {
+            entry.discard(0);
+            return false;
+        }
+        // SAFETY: `bounded` is at most N, which is the room behind the pointer.
+        let result = unsafe {
+            bpf_skb_load_bytes(
+                context.as_ptr(),
+                parsed.offset + done,
+                (&raw mut (*slot).payload).cast(),
+                bounded,
+            )
+        };
+        if result != 0 {
+            emit::count(SITE_PACKET_PAYLOAD, errno::EFAULT);
+            entry.discard(0);
+            return false;
+        }
+    }
+    emit::submit_payload(entry, control);
+    true
+}

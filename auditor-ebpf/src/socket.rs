@@ -1,0 +1,92 @@
+//! socket(2) and the end of a socket: which types an agent may have, and the binding of socket to session.
+//!
+//! Only TCP and UDP can be audited and decided, so nothing else is made: no raw sockets, no ICMP, no SCTP, and no MPTCP,
+//! whose later subflows belong to no caller. This hook sees the internet families only; others are the launcher's matter.
+
+use core::mem::MaybeUninit;
+
+use auditor_common::counter::SITE_CONNECTION;
+use auditor_common::endpoint::Endpoint;
+use auditor_common::event::{Closed, HOOK_SOCKET, KIND_CLOSED};
+use auditor_common::packet::{TCP, UDP};
+use auditor_common::rule::{REASON_NO_SESSION, REASON_SOCKET_TYPE, Verdict};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+use aya_ebpf::programs::SockContext;
+
+use crate::emit::{self, Wake};
+use crate::verdict::Subject;
+use crate::{session, verdict};
+
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+
+pub(crate) fn created(context: &SockContext) -> bool {
+    let socket = context.sock;
+    // SAFETY: the context is the socket; these fields may be read by programs of this type.
+    let (family, socket_type, protocol) = unsafe { ((*socket).family, (*socket).type_, (*socket).protocol) };
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    let mut subject = Subject {
+        session: 0,
+        cookie,
+        remote: Endpoint::v6([0; 16], 0),
+        table: 0,
+        family,
+        socket_type,
+        protocol,
+        hook: HOOK_SOCKET,
+    };
+    let Some(found) = session::of_current() else {
+        verdict::record(&subject, &Verdict::refuse(REASON_NO_SESSION));
+        return false;
+    };
+    subject.session = found.id;
+    let auditable = (socket_type == SOCK_STREAM && protocol == u32::from(TCP))
+        || (socket_type == SOCK_DGRAM && protocol == u32::from(UDP));
+    if !auditable {
+        verdict::record(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
+        return false;
+    }
+    // SAFETY: the context is a socket.
+    unsafe { session::attach(socket, &found) }.is_some()
+}
+
+/// The end of a UDP socket. TCP's is told by sockops, with the kernel's counts.
+pub(crate) fn released(context: &SockContext) {
+    let socket = context.sock;
+    // SAFETY: the context is the socket; the field may be read by programs of this type.
+    let protocol = unsafe { (*socket).protocol };
+    if protocol != u32::from(UDP) {
+        return;
+    }
+    // SAFETY: the context is a socket.
+    let Some(state) = (unsafe { session::state(socket) }) else { return };
+    if state.generation == 0 {
+        // It never had a destination.
+        return;
+    }
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    emit::lifecycle(
+        SITE_CONNECTION,
+        Wake::InTime,
+        #[inline(always)]
+        |place: &mut MaybeUninit<Closed>| {
+            place.write(Closed {
+                header: emit::header(KIND_CLOSED, state.session),
+                cookie,
+                local: Endpoint::v6([0; 16], 0),
+                remote: state.remote,
+                bytes_acked: 0,
+                bytes_received: 0,
+                round_trip_us: 0,
+                old_state: 0,
+                retransmits: 0,
+                protocol,
+                sent: state.sent,
+                received: state.received,
+            });
+        },
+    );
+}

@@ -1,0 +1,227 @@
+//! The cgroup2 hierarchy: where it is mounted, and the cgroups that sessions live in.
+//!
+//! Two layouts are in use: cgroup2 alone at /sys/fs/cgroup, and the hybrid one, where version 1 hierarchies are there and
+//! cgroup2 hangs below them. Which one this host has is read from mountinfo, not assumed.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// Why the hierarchy or one of its cgroups could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    /// Nothing of type cgroup2 is mounted.
+    #[error(
+        "no cgroup2 hierarchy is mounted: mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`, or boot with \
+         systemd.unified_cgroup_hierarchy=1"
+    )]
+    NoHierarchy,
+    /// A path that should be a cgroup2 directory is not one.
+    #[error("{0} is not a cgroup2 directory: it has no cgroup.procs")]
+    NotACgroup(PathBuf),
+    /// The root of the hierarchy was named.
+    #[error("{0} is the root of the cgroup2 hierarchy, which holds the whole host: name a cgroup below it")]
+    Root(PathBuf),
+    /// A system call failed.
+    #[error("{call} {path}: {error}")]
+    Io {
+        /// What was tried.
+        call: &'static str,
+        /// On which path.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    let path = path.to_owned();
+    move |error| CgroupError::Io { call, path, error }
+}
+
+/// The mounted hierarchy.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    mount: PathBuf,
+}
+
+impl Hierarchy {
+    /// Finds the cgroup2 mount in `mountinfo` (the text of /proc/self/mountinfo, see proc(5)). With several, the first one.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoHierarchy`].
+    pub fn find(mountinfo: &str) -> Result<Self, CgroupError> {
+        mountinfo
+            .lines()
+            .find_map(|line| {
+                let (mount, filesystem) = line.split_once(" - ")?;
+                (filesystem.split(' ').next() == Some("cgroup2"))
+                    .then(|| Self { mount: PathBuf::from(unescape(mount.split(' ').nth(4).unwrap_or("/"))) })
+            })
+            .ok_or(CgroupError::NoHierarchy)
+    }
+
+    /// Takes a directory for the hierarchy's mount.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotACgroup`].
+    pub fn at(mount: &Path) -> Result<Self, CgroupError> {
+        if !mount.join("cgroup.procs").exists() {
+            return Err(CgroupError::NotACgroup(mount.to_owned()));
+        }
+        Ok(Self { mount: mount.to_owned() })
+    }
+
+    /// Where it is mounted.
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// Opens a cgroup that exists, by its path below the mount or by its whole path.
+    ///
+    /// # Errors
+    /// It is no cgroup, or the root.
+    pub fn existing(&self, path: &Path) -> Result<Cgroup, CgroupError> {
+        let whole = if path.starts_with(&self.mount) {
+            path.to_owned()
+        } else {
+            self.mount.join(path.strip_prefix("/").unwrap_or(path))
+        };
+        let whole = fs::canonicalize(&whole).map_err(failed("open", &whole))?;
+        if whole == self.mount {
+            return Err(CgroupError::Root(whole));
+        }
+        if !whole.starts_with(&self.mount) || !whole.join("cgroup.procs").exists() {
+            return Err(CgroupError::NotACgroup(whole));
+        }
+        Cgroup::of(whole, &self.mount)
+    }
+
+    /// Makes a cgroup below the mount, or takes the one that is there.
+    ///
+    /// # Errors
+    /// mkdir(2) failed.
+    pub fn make(&self, name: &Path) -> Result<Cgroup, CgroupError> {
+        let path = self.mount.join(name);
+        match fs::DirBuilder::new().mode(0o755).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("mkdir", &path)(error));
+            }
+            _ => {}
+        }
+        Cgroup::of(path, &self.mount)
+    }
+}
+
+/// Octal escapes of mountinfo (proc(5)): space, tab, newline, backslash.
+fn unescape(field: &str) -> String {
+    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// One cgroup.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cgroup {
+    path: PathBuf,
+    name: String,
+    id: u64,
+}
+
+impl Cgroup {
+    fn of(path: PathBuf, mount: &Path) -> Result<Self, CgroupError> {
+        // The id that bpf_get_current_cgroup_id answers is the inode number of the directory (kernfs, 64 bit).
+        let id = fs::metadata(&path).map_err(failed("stat", &path))?.ino();
+        let name = Path::new("/").join(path.strip_prefix(mount).unwrap_or(&path)).display().to_string();
+        Ok(Self { path, name, id })
+    }
+
+    /// Whole path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Path below the mount, as /proc/PID/cgroup has it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The kernel's number for it.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Moves a process in, with all its threads.
+    ///
+    /// # Errors
+    /// The process is gone, or the kernel refuses.
+    pub fn admit(&self, pid: u32) -> Result<(), CgroupError> {
+        let procs = self.path.join("cgroup.procs");
+        fs::write(&procs, pid.to_string()).map_err(failed("move a process with", &procs))
+    }
+
+    /// Whether a process lives in it or below it.
+    ///
+    /// # Errors
+    /// cgroup.events cannot be read.
+    pub fn populated(&self) -> Result<bool, CgroupError> {
+        let events = self.path.join("cgroup.events");
+        let text = fs::read_to_string(&events).map_err(failed("read", &events))?;
+        Ok(text.lines().any(|line| line == "populated 1"))
+    }
+
+    /// Removes it and what is below it. The kernel refuses while a process lives in it.
+    ///
+    /// # Errors
+    /// rmdir(2) failed.
+    pub fn remove(&self) -> Result<(), CgroupError> {
+        remove_below(&self.path)
+    }
+}
+
+fn remove_below(path: &Path) -> Result<(), CgroupError> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed("list", path))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(failed("list", path))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // Depth is bounded by cgroup.max.depth and by the length of a path.
+            remove_below(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("rmdir", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "\
+26 1 0:23 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755
+27 26 0:24 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu
+36 26 0:33 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+";
+    const UNIFIED: &str = "30 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+
+    #[test]
+    fn both_layouts_are_found() {
+        assert_eq!(Hierarchy::find(HYBRID).unwrap().mount(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(Hierarchy::find(UNIFIED).unwrap().mount(), Path::new("/sys/fs/cgroup"));
+    }
+
+    #[test]
+    fn a_host_without_cgroup2_is_told_what_to_do() {
+        let error = Hierarchy::find("26 1 0:23 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n").unwrap_err();
+        assert!(error.to_string().contains("mount -t cgroup2"), "{error}");
+    }
+
+    #[test]
+    fn a_mount_point_with_a_space_is_read() {
+        let line = "30 23 0:26 / /mnt/c\\040g rw - cgroup2 none rw\n";
+        assert_eq!(Hierarchy::find(line).unwrap().mount(), Path::new("/mnt/c g"));
+    }
+}

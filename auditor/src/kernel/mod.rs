@@ -1,0 +1,9 @@
+//! The kernel side as the daemon sees it: the object with its programs, where they are attached, and its tables.
+//!
+//! Attach to each session's cgroup or to the parent of the sessions' cgroups, never to the root of the hierarchy: whoever
+//! is not an agent pays nothing.
+
+pub mod cgroup;
+pub mod object;
+pub mod tables;
+pub mod tracefs;

@@ -1,0 +1,168 @@
+//! The kernel programs' tables, typed: what the daemon writes (sessions, rules, control) and what it reads (failures).
+
+use auditor_common::control::{Control, Session};
+use auditor_common::counter::{Failure, errno, site_name};
+use auditor_common::rule::{RuleKey, RuleValue};
+use aya::maps::lpm_trie::Key;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use aya::{Ebpf, Pod};
+
+/// A shared type as a map's key or value.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Shared<T>(T);
+
+// SAFETY: repr(C), integers and byte arrays only, padding explicit: any bytes are a value, and all bytes are initialised.
+unsafe impl Pod for Shared<Session> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<RuleKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<RuleValue> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Control> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Failure> {}
+
+/// Why a table could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// The object has no such map.
+    #[error("the kernel programs have no table {0}: daemon and programs are of different versions")]
+    Missing(&'static str),
+    /// The kernel refused.
+    #[error("table {table}: {error}")]
+    Map {
+        /// Which.
+        table: &'static str,
+        /// What aya says.
+        error: MapError,
+    },
+}
+
+fn failed(table: &'static str) -> impl FnOnce(MapError) -> TableError {
+    move |error| TableError::Map { table, error }
+}
+
+/// A compiled rule: prefix length in bits of the key, key, value.
+pub type CompiledRule = (u32, RuleKey, RuleValue);
+
+/// All tables.
+pub struct Tables {
+    sessions: HashMap<MapData, u64, Shared<Session>>,
+    rules: LpmTrie<MapData, Shared<RuleKey>, Shared<RuleValue>>,
+    control: Array<MapData, Shared<Control>>,
+    failures: PerCpuHashMap<MapData, Shared<Failure>, u64>,
+}
+
+impl Tables {
+    /// Takes the tables out of a loaded object.
+    ///
+    /// # Errors
+    /// One is missing or of another type.
+    pub fn take(object: &mut Ebpf) -> Result<Self, TableError> {
+        let mut map = |name: &'static str| object.take_map(name).ok_or(TableError::Missing(name));
+        let mut tables = Self {
+            sessions: map("SESSIONS")?.try_into().map_err(failed("SESSIONS"))?,
+            rules: map("RULES")?.try_into().map_err(failed("RULES"))?,
+            control: map("CONTROL")?.try_into().map_err(failed("CONTROL"))?,
+            failures: map("FAILURES")?.try_into().map_err(failed("FAILURES"))?,
+        };
+        tables.prepare_failures()?;
+        Ok(tables)
+    }
+
+    /// Makes the entries of the failures that are likely, so that counting one does not have to allocate.
+    fn prepare_failures(&mut self) -> Result<(), TableError> {
+        use auditor_common::counter as site;
+        let likely = [
+            (site::SITE_PAYLOAD_EGRESS, errno::ENOSPC),
+            (site::SITE_PAYLOAD_INGRESS, errno::ENOSPC),
+            (site::SITE_VERDICT, errno::ENOSPC),
+            (site::SITE_CONNECTION, errno::ENOSPC),
+            (site::SITE_PROCESS, errno::ENOSPC),
+            (site::SITE_SOCKET_STORAGE, errno::ENOMEM),
+        ];
+        let processors =
+            aya::util::nr_cpus().map_err(|(_, error)| failed("FAILURES")(MapError::IoError(error)))?;
+        for (site, errno) in likely {
+            let zero = PerCpuValues::try_from(vec![0; processors])
+                .map_err(|error| failed("FAILURES")(MapError::IoError(error)))?;
+            self.failures.insert(Shared(Failure { site, errno }), zero, 0).map_err(failed("FAILURES"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the control entry.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn set_control(&mut self, control: Control) -> Result<(), TableError> {
+        self.control.set(0, Shared(control), 0).map_err(failed("CONTROL"))
+    }
+
+    /// Makes a cgroup a session's, or changes its policy.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn set_session(&mut self, cgroup: u64, session: Session) -> Result<(), TableError> {
+        self.sessions.insert(cgroup, Shared(session), 0).map_err(failed("SESSIONS"))
+    }
+
+    /// Takes a session out. What it leaves behind is refused from here on.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove_session(&mut self, cgroup: u64) -> Result<(), TableError> {
+        match self.sessions.remove(&cgroup) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(failed("SESSIONS")),
+        }
+    }
+
+    /// Adds compiled rules. Either all are in the table afterwards, or none.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn add_rules(&mut self, rules: &[CompiledRule]) -> Result<(), TableError> {
+        for (index, (prefix, key, value)) in rules.iter().enumerate() {
+            if let Err(error) = self.rules.insert(&Key::new(*prefix, Shared(*key)), Shared(*value), 0) {
+                // What is added already is harmless: no session refers to it. Its removal is attempted all the same.
+                let _ = self.remove_rules(&rules[..index]);
+                return Err(failed("RULES")(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes compiled rules.
+    ///
+    /// # Errors
+    /// The kernel refused; the rest is removed all the same.
+    pub fn remove_rules(&mut self, rules: &[CompiledRule]) -> Result<(), TableError> {
+        let mut result = Ok(());
+        for (prefix, key, _) in rules {
+            match self.rules.remove(&Key::new(*prefix, Shared(*key))) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => result = Err(failed("RULES")(error)),
+            }
+        }
+        result
+    }
+
+    /// Failures since the object was loaded: site, errno, count over all processors. Entries that count zero are left out.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn failures(&self) -> Result<Vec<(&'static str, u32, u64)>, TableError> {
+        let mut failures = Vec::new();
+        for entry in self.failures.iter() {
+            let (Shared(failure), counts) = entry.map_err(failed("FAILURES"))?;
+            let count: u64 = counts.iter().sum();
+            if count != 0 {
+                failures.push((site_name(failure.site), failure.errno, count));
+            }
+        }
+        failures.sort_unstable();
+        Ok(failures)
+    }
+}

@@ -1,0 +1,139 @@
+//! Where events come from: the kernel's rings, or a capture that is replayed.
+//!
+//! A source gives events in the order in which they happened, as far as that can be known. It lends them for the length of
+//! one call and keeps nothing.
+
+pub mod ring;
+
+use auditor_common::event::{
+    Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_PACKET, Packet,
+};
+
+use crate::clock::Boottime;
+
+/// One event, as the kernel recorded it.
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    /// A segment, with the captured payload.
+    Packet(Packet, &'a [u8]),
+    /// A destination was decided.
+    Decision(Decision),
+    /// A TCP connection was established.
+    Established(Established),
+    /// A connection has ended.
+    Closed(Closed),
+    /// A program was executed.
+    Exec(Exec),
+    /// A process or thread was created.
+    Fork(Fork),
+    /// A process ended.
+    Exit(Exit),
+}
+
+/// A record that is not one: shorter than its kind, or of an unknown kind.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a record of kind {kind} and {length} bytes: daemon and kernel programs are of different versions")]
+pub struct Malformed {
+    /// Its kind, 0 where it is too short to have one.
+    pub kind: u32,
+    /// Its length in bytes.
+    pub length: usize,
+}
+
+impl<'a> Event<'a> {
+    /// Reads a record from a ring.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, Malformed> {
+        let length = bytes.len();
+        let kind = read::<Header>(bytes).ok_or(Malformed { kind: 0, length })?.kind;
+        let event = match kind {
+            KIND_PACKET => read::<Packet>(bytes).and_then(|packet| {
+                let payload = bytes.get(size_of::<Packet>()..)?.get(..packet.captured as usize)?;
+                Some(Event::Packet(packet, payload))
+            }),
+            KIND_DECISION => read(bytes).map(Event::Decision),
+            KIND_ESTABLISHED => read(bytes).map(Event::Established),
+            KIND_CLOSED => read(bytes).map(Event::Closed),
+            KIND_EXEC => read(bytes).map(Event::Exec),
+            KIND_FORK => read(bytes).map(Event::Fork),
+            KIND_EXIT => read(bytes).map(Event::Exit),
+            _ => None,
+        };
+        event.ok_or(Malformed { kind, length })
+    }
+
+    /// When it happened.
+    pub fn time(&self) -> Boottime {
+        let header = match self {
+            Event::Packet(event, _) => &event.header,
+            Event::Decision(event) => &event.header,
+            Event::Established(event) => &event.header,
+            Event::Closed(event) => &event.header,
+            Event::Exec(event) => &event.header,
+            Event::Fork(event) => &event.header,
+            Event::Exit(event) => &event.header,
+        };
+        Boottime(header.time)
+    }
+}
+
+/// Types whose every bit pattern is a value.
+///
+/// # Safety
+/// repr(C), only integers and byte arrays inside.
+unsafe trait Record: Copy {}
+// SAFETY: see `auditor_common::event`; the crate's rules say so for all of its types.
+unsafe impl Record for Header {}
+// SAFETY: as above.
+unsafe impl Record for Packet {}
+// SAFETY: as above.
+unsafe impl Record for Decision {}
+// SAFETY: as above.
+unsafe impl Record for Established {}
+// SAFETY: as above.
+unsafe impl Record for Closed {}
+// SAFETY: as above.
+unsafe impl Record for Exec {}
+// SAFETY: as above.
+unsafe impl Record for Fork {}
+// SAFETY: as above.
+unsafe impl Record for Exit {}
+
+fn read<T: Record>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: long enough, any bit pattern is a T, and the read does not ask for alignment.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Gives events.
+pub trait Source {
+    /// Hands out what has happened since the last call, oldest first, and returns when there is nothing more or `most`
+    /// events were given.
+    ///
+    /// # Errors
+    /// The first record that cannot be read; what came before it was handed out.
+    fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_too_short_or_unknown_is_refused() {
+        assert_eq!(Event::decode(&[1, 0, 0]).err(), Some(Malformed { kind: 0, length: 3 }));
+        let mut packet = [0; 72];
+        packet[0] = 1;
+        assert!(matches!(Event::decode(&packet), Ok(Event::Packet(_, []))));
+        // `captured`, at offset 64, promises more than there is.
+        packet[64] = 1;
+        assert_eq!(Event::decode(&packet).err(), Some(Malformed { kind: 1, length: 72 }));
+        packet[0] = 99;
+        assert_eq!(Event::decode(&packet).err(), Some(Malformed { kind: 99, length: 72 }));
+    }
+}

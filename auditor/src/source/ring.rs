@@ -1,0 +1,111 @@
+//! The kernel's two rings, merged.
+//!
+//! Within a ring, records stand in the order of their reservation. Between the rings there is no order but time. What led
+//! to a segment (the verdict, the handshake) was written before it, so the lifecycle ring is looked at again after a
+//! segment was found, and whatever is older goes first.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::{Event, Malformed, Source};
+
+/// Lifecycle records taken off their ring and not yet handed out, at most. The rest waits in the ring.
+const AHEAD: usize = 1024;
+
+/// Reading ends of both rings.
+pub struct Rings {
+    payload: RingBuf<MapData>,
+    lifecycle: RingBuf<MapData>,
+    /// Lifecycle records that wait for the segments before them.
+    ahead: VecDeque<Box<[u8]>>,
+}
+
+impl Rings {
+    /// From the rings of a loaded object.
+    pub fn new(payload: RingBuf<MapData>, lifecycle: RingBuf<MapData>) -> Self {
+        Self { payload, lifecycle, ahead: VecDeque::new() }
+    }
+}
+
+/// Takes lifecycle records off their ring.
+fn look_ahead(lifecycle: &mut RingBuf<MapData>, ahead: &mut VecDeque<Box<[u8]>>) {
+    while ahead.len() < AHEAD
+        && let Some(record) = lifecycle.next()
+    {
+        ahead.push_back(record.as_ref().into());
+    }
+}
+
+impl Source for Rings {
+    fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed> {
+        let mut given = 0;
+        while given < most {
+            look_ahead(&mut self.lifecycle, &mut self.ahead);
+            let before = self.ahead.len();
+            let segment = self.payload.next();
+            let Some(segment) = segment else {
+                // Nothing that is older than these can still come: a segment before one of them would have been seen.
+                for record in self.ahead.drain(..before) {
+                    on(Event::decode(&record)?);
+                    given += 1;
+                }
+                return Ok(given);
+            };
+            let event = Event::decode(&segment)?;
+            // Again: what led to this segment may have been written between the two looks.
+            look_ahead(&mut self.lifecycle, &mut self.ahead);
+            while let Some(record) = self.ahead.front() {
+                let earlier = Event::decode(record)?;
+                if earlier.time() > event.time() {
+                    break;
+                }
+                on(earlier);
+                given += 1;
+                self.ahead.pop_front();
+            }
+            on(event);
+            given += 1;
+        }
+        Ok(given)
+    }
+}
+
+/// Waits for a ring to ask for its reader, for a command, or for the time of the next turn.
+///
+/// Rings are watched edge-triggered: a ring that merely holds something does not end the wait, only a wake-up from the
+/// kernel programs does. That is what lets records gather for a turn.
+pub struct Waiter {
+    epoll: Epoll,
+}
+
+impl Waiter {
+    /// Watches the rings and a descriptor that becomes readable when a command waits.
+    ///
+    /// # Errors
+    /// epoll(7) refused.
+    pub fn new(rings: &Rings, commands: BorrowedFd<'_>) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
+        epoll.add(rings.payload.as_fd(), edge)?;
+        epoll.add(rings.lifecycle.as_fd(), edge)?;
+        epoll.add(commands, EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
+        Ok(Self { epoll })
+    }
+
+    /// Waits at most `turn`.
+    ///
+    /// # Errors
+    /// epoll_wait(2) failed for another reason than a signal.
+    pub fn wait(&self, turn: Duration) -> io::Result<()> {
+        let timeout = EpollTimeout::try_from(turn).unwrap_or(EpollTimeout::ZERO);
+        match self.epoll.wait(&mut [EpollEvent::empty(); 3], timeout) {
+            Ok(_) | Err(nix::Error::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

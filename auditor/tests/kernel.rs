@@ -1,0 +1,23 @@
+//! The kernel accepts the programs, and they attach to a cgroup. Needs root and a kernel with BPF; fails without.
+
+use std::fs;
+use std::path::Path;
+
+use auditor::kernel::cgroup::Hierarchy;
+use auditor::kernel::object::{Object, RingSizes};
+
+#[test]
+fn the_programs_load_and_attach_to_a_cgroup() {
+    assert!(nix::unistd::geteuid().is_root(), "this test loads BPF programs: run it as root");
+    let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let hierarchy = Hierarchy::find(&mountinfo).unwrap();
+    let cgroup = hierarchy.make(Path::new(&format!("auditor-test-{}", std::process::id()))).unwrap();
+    let result = Object::load(RingSizes { payload: 1 << 20, lifecycle: 1 << 18 }).and_then(|mut loaded| {
+        loaded.object.attach(&cgroup, None).map(|attachment| attachment.programs().count())
+    });
+    cgroup.remove().unwrap();
+    match result {
+        Ok(attached) => assert_eq!(attached, 9),
+        Err(error) => panic!("{error}"),
+    }
+}
