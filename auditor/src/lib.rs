@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod kernel;
 pub mod policy;
+pub mod posture;
 pub mod process;
 pub mod protocol;
 pub mod record;

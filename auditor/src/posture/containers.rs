@@ -1,0 +1,73 @@
+//! Sockets of container engines: whoever may write to one may start processes outside of any session, as root.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use super::{Check, Host};
+
+/// Below /run.
+const SOCKETS: [&str; 5] = [
+    "docker.sock",
+    "containerd/containerd.sock",
+    "podman/podman.sock",
+    "crio/crio.sock",
+    "buildkit/buildkitd.sock",
+];
+
+pub(super) fn sockets(host: &Host) -> Check {
+    const NAME: &str = "container-sockets";
+    const MEANING: &str = "an agent that reaches one of them can start processes outside of its session";
+    let present: Vec<_> = SOCKETS.iter().filter_map(|name| reach(host, &host.run.join(name))).collect();
+    let open: Vec<_> =
+        present.iter().filter(|socket| socket.reachable).map(|socket| &*socket.description).collect();
+    if !open.is_empty() {
+        return Check::degraded(
+            NAME,
+            MEANING,
+            open.join("; "),
+            "take agents' users out of these groups, and do not run agents as root",
+        );
+    }
+    if present.is_empty() {
+        return Check::ok(NAME, MEANING, "none found");
+    }
+    let all: Vec<_> = present.iter().map(|socket| &*socket.description).collect();
+    Check::ok(NAME, MEANING, all.join("; "))
+}
+
+struct Socket {
+    description: String,
+    reachable: bool,
+}
+
+fn reach(host: &Host, path: &Path) -> Option<Socket> {
+    let metadata = fs::metadata(path).ok().filter(|metadata| metadata.file_type().is_socket())?;
+    let path = path.display();
+    if metadata.mode() & 0o002 != 0 {
+        return Some(Socket { description: format!("{path}: open to everybody"), reachable: true });
+    }
+    let (group, members) = group(host, metadata.gid());
+    let in_group = metadata.mode() & 0o020 != 0 && metadata.gid() != 0;
+    Some(if in_group && !members.is_empty() {
+        Socket { description: format!("{path}: open to {group} ({})", members.join(", ")), reachable: true }
+    } else {
+        Socket { description: format!("{path}: for root only"), reachable: false }
+    })
+}
+
+/// Name and members of a group. Users whose primary group it is are not listed there.
+fn group(host: &Host, gid: u32) -> (String, Vec<String>) {
+    let text = fs::read_to_string(&host.groups).unwrap_or_default();
+    let number = gid.to_string();
+    text.lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find_map(|fields| match fields.as_slice() {
+            [name, _, id, members] if *id == number => {
+                let members = members.split(',').filter(|member| !member.is_empty()).map(str::to_owned);
+                Some((format!("group {name}"), members.collect()))
+            }
+            _ => None,
+        })
+        .unwrap_or_else(|| (format!("group {gid}"), vec!["unknown members".to_owned()]))
+}
