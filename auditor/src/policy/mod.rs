@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod destination;
+mod explain;
 mod table;
 
 use auditor_common::endpoint::Endpoint;
@@ -19,6 +20,7 @@ use crate::clock::{Clock, Utc};
 use crate::record;
 
 pub use destination::{Destination, DestinationError, TCP, Transports, UDP};
+pub use explain::{Explanation, UnknownAgent, explain};
 pub use table::{Entry, Table};
 
 /// What happens to traffic.
