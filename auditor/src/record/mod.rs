@@ -3,6 +3,9 @@
 //! These are the auditor's own words (agent, session, connection, statement, verdict). How they are written down (OCSF
 //! 1.8.0, one JSON object a line) is the business of [`ocsf`]; how lines are chained and kept, of [`crate::trail`].
 
+pub mod ocsf;
+pub mod verb;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,0 +1,420 @@
+//! One function an OCSF class: which attributes it sets, and to what.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::object::{
+    Actor, Analytic, Api, ConnectionInfo, Control, Database, Endpoint, Evidence, FindingInfo, HttpRequest,
+    HttpResponse, Metadata, Named, ProcessObject, SessionObject, Traffic, UNKNOWN, Url, User,
+};
+use super::own::Own;
+use super::text::Verbatim;
+use super::{Identity, Renderer, VERSION};
+use crate::protocol::{Outcome, Statement};
+use crate::record::verb::first_keyword;
+use crate::record::{Application, Caller, CloseReason, Connection, Coverage, Entry, Event, Verdict};
+
+/// `severity_id`.
+const INFORMATIONAL: u8 = 1;
+const LOW: u8 = 2;
+const MEDIUM: u8 = 3;
+const HIGH: u8 = 4;
+
+/// `status_id`, where the class does not say otherwise.
+const SUCCESS: u8 = 1;
+const FAILURE: u8 = 2;
+
+/// `activity_id` of what OCSF has no word for; `activity_name` then has ours.
+const OTHER: u8 = 99;
+
+#[derive(Serialize)]
+struct QueryInfo<'a> {
+    uid: String,
+    query_string: Verbatim<'a>,
+}
+
+#[derive(Serialize)]
+struct Unmapped<'a> {
+    auditor: Own<'a>,
+}
+
+/// All attributes that any of our classes uses. `time` stays first and `unmapped` last.
+#[derive(Serialize)]
+pub(super) struct Record<'a> {
+    time: u64,
+    class_uid: u32,
+    category_uid: u32,
+    activity_id: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activity_name: Option<&'a str>,
+    type_uid: u32,
+    severity_id: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_id: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status_detail: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action_id: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disposition_id: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_alert: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<Named<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    firewall_rule: Option<Named<'a>>,
+    metadata: Metadata<'a>,
+    device: &'a RawValue,
+    actor: Actor<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<ProcessObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    launch_type_id: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<User<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    privileges: Option<[&'a str; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    src_endpoint: Option<Endpoint<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dst_endpoint: Option<Endpoint<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection_info: Option<ConnectionInfo<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_protocol_name: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traffic: Option<Traffic>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    type_id: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<Database<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query_info: Option<QueryInfo<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<Api<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_request: Option<HttpRequest<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_response: Option<HttpResponse>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding_info: Option<FindingInfo<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evidences: Option<[Evidence<'a>; 1]>,
+    unmapped: Unmapped<'a>,
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn new(renderer: &'a Renderer, entry: &'a Entry, identity: Identity<'a>) -> Self {
+        let mut record = Self::base(renderer, entry, identity);
+        match &entry.event {
+            Event::Statement { connection, application, statement } => {
+                record.datastore(renderer, connection, application, statement);
+            }
+            Event::ConnectionOpened { connection } => {
+                record.network(1, renderer, connection);
+                record.status_id = Some(SUCCESS);
+            }
+            Event::ConnectionClosed { connection, application, coverage, reason, duration_us, .. } => {
+                record.connection_closed(renderer, connection, coverage, *reason);
+                record.app_protocol_name = application.protocol;
+                record.duration = Some(duration_us / 1000);
+            }
+            Event::ConnectionRefused { connection, .. } => {
+                record.network(5, renderer, connection);
+                record.severity_id = MEDIUM;
+                record.status_id = Some(FAILURE);
+                record.status_detail = Some(connection.verdict.reason);
+            }
+            Event::ProcessStarted => {
+                record.process(1, entry);
+                record.launch_type_id = Some(3); // Exec
+            }
+            Event::ProcessEnded => record.process(2, entry),
+            Event::SessionOpened { by, .. } => {
+                record.session(1, entry, None);
+                record.actor = Actor::caller(by);
+            }
+            Event::SessionEnded { reason, duration_us, .. } => {
+                record.session(OTHER, entry, Some(reason));
+                record.activity_name = Some("Revoke Privileges");
+                record.duration = Some(duration_us / 1000);
+            }
+            Event::Finding { kind, message, connection } => {
+                record.finding(renderer, identity.uid, kind, message, connection.as_deref());
+            }
+            Event::DaemonStarted { degraded, .. } => {
+                record.lifecycle(renderer, 3, None);
+                record.severity_id = if degraded.is_empty() { INFORMATIONAL } else { LOW };
+            }
+            Event::DaemonStopped => record.lifecycle(renderer, 4, None),
+            Event::DaemonReloaded { .. } => record.lifecycle(renderer, OTHER, Some("Reload")),
+            Event::Heartbeat { losses, .. } => {
+                record.lifecycle(renderer, OTHER, Some("Heartbeat"));
+                record.severity_id = if losses.is_empty() { INFORMATIONAL } else { MEDIUM };
+            }
+            Event::TrailRecovered { .. } => {
+                record.lifecycle(renderer, OTHER, Some("Recover Trail"));
+                record.severity_id = MEDIUM;
+            }
+            Event::ApiAccess { by, method, path, status } => record.api(renderer, by, method, path, *status),
+        }
+        record
+    }
+
+    fn base(renderer: &'a Renderer, entry: &'a Entry, identity: Identity<'a>) -> Self {
+        Self {
+            time: entry.time.epoch_millis(),
+            class_uid: 0,
+            category_uid: 0,
+            activity_id: 0,
+            activity_name: None,
+            type_uid: 0,
+            severity_id: INFORMATIONAL,
+            status_id: None,
+            status: None,
+            status_code: None,
+            status_detail: None,
+            message: None,
+            duration: None,
+            action_id: None,
+            disposition_id: None,
+            is_alert: None,
+            policy: None,
+            firewall_rule: None,
+            metadata: Metadata {
+                version: VERSION,
+                uid: identity.uid,
+                sequence: identity.sequence,
+                product: &renderer.product,
+                profiles: ["host", "security_control"],
+                is_truncated: None,
+                untruncated_size: None,
+            },
+            device: &renderer.device,
+            actor: Actor::of(entry),
+            process: None,
+            launch_type_id: None,
+            user: None,
+            session: None,
+            privileges: None,
+            src_endpoint: None,
+            dst_endpoint: None,
+            connection_info: None,
+            app_protocol_name: None,
+            traffic: None,
+            type_id: None,
+            database: None,
+            query_info: None,
+            api: None,
+            http_request: None,
+            http_response: None,
+            app: None,
+            finding_info: None,
+            evidences: None,
+            unmapped: Unmapped { auditor: Own::new(entry.session.as_deref(), &entry.event) },
+        }
+    }
+
+    /// `class_uid` is the category and two digits, `type_uid` the class and two digits.
+    fn class(&mut self, class_uid: u32, activity_id: u8) {
+        self.class_uid = class_uid;
+        self.category_uid = class_uid / 1000;
+        self.activity_id = activity_id;
+        self.type_uid = class_uid * 100 + u32::from(activity_id);
+    }
+
+    fn control(&mut self, verdict: &'a Verdict) {
+        let control = Control::new(verdict);
+        self.action_id = Some(control.action_id);
+        self.disposition_id = Some(control.disposition_id);
+        self.policy = control.policy;
+        self.firewall_rule = control.firewall_rule;
+    }
+
+    fn endpoints(&mut self, renderer: &'a Renderer, connection: &'a Connection) {
+        let (source, destination) = Endpoint::both(connection, &renderer.hostname);
+        self.src_endpoint = Some(source);
+        self.dst_endpoint = Some(destination);
+    }
+
+    /// 6005 Datastore Activity.
+    fn datastore(
+        &mut self,
+        renderer: &'a Renderer,
+        connection: &'a Connection,
+        application: &'a Application,
+        statement: &'a Statement,
+    ) {
+        let keyword = first_keyword(&statement.text);
+        let activity = keyword.map_or(0, activity_of);
+        self.class(6005, activity);
+        self.activity_name = keyword.filter(|_| activity == OTHER);
+        self.control(&connection.verdict);
+        self.endpoints(renderer, connection);
+        match &statement.outcome {
+            Outcome::Completed => self.status_id = Some(SUCCESS),
+            Outcome::Failed(error) => {
+                self.status_id = Some(FAILURE);
+                self.status_code = Some(&error.code);
+                self.status_detail = Some(&error.message);
+            }
+            Outcome::Skipped => {
+                self.status_id = Some(OTHER);
+                self.status = Some("Skipped");
+            }
+            Outcome::Unknown => self.status_id = Some(0),
+        }
+        self.duration = u64::try_from(statement.finished.since(statement.started).as_millis()).ok();
+        if statement.text_length > u64::try_from(statement.text.len()).unwrap_or(u64::MAX) {
+            self.metadata.is_truncated = Some(true);
+            self.metadata.untruncated_size = Some(statement.text_length);
+        }
+        self.type_id = Some(1); // Database
+        self.database = Some(Database {
+            name: application.login.as_ref().and_then(|login| login.database.as_deref()).unwrap_or(UNKNOWN),
+            type_id: match application.protocol {
+                Some("postgres" | "mysql") => 1, // Relational
+                _ => 0,
+            },
+        });
+        self.query_info = Some(QueryInfo {
+            uid: format!("{}/{}", connection.id, statement.sequence),
+            query_string: Verbatim::new(&statement.text),
+        });
+    }
+
+    /// 4001 Network Activity.
+    fn network(&mut self, activity: u8, renderer: &'a Renderer, connection: &'a Connection) {
+        self.class(4001, activity);
+        self.control(&connection.verdict);
+        self.endpoints(renderer, connection);
+        self.connection_info = Some(ConnectionInfo::new(connection));
+    }
+
+    fn connection_closed(
+        &mut self,
+        renderer: &'a Renderer,
+        connection: &'a Connection,
+        coverage: &Coverage,
+        reason: CloseReason,
+    ) {
+        let (activity, status) = match reason {
+            CloseReason::Ended => (2, SUCCESS),
+            CloseReason::NotEstablished => (4, FAILURE),
+        };
+        self.network(activity, renderer, connection);
+        self.status_id = Some(status);
+        self.traffic = Some(Traffic::new(coverage, connection.inbound));
+        if !coverage.gaps.is_empty() {
+            self.severity_id = MEDIUM;
+        }
+    }
+
+    /// 1007 Process Activity.
+    fn process(&mut self, activity: u8, entry: &'a Entry) {
+        self.class(1007, activity);
+        self.process = Some(entry.process.as_deref().map_or_else(ProcessObject::unknown, ProcessObject::new));
+    }
+
+    /// 3003 Authorize Session: the agent is who is authorised, its policy what it is given.
+    fn session(&mut self, activity: u8, entry: &'a Entry, reason: Option<&'static str>) {
+        self.class(3003, activity);
+        self.status_id = Some(SUCCESS);
+        let session = entry.session.as_deref();
+        self.user = Some(User::agent(session.map_or(UNKNOWN, |session| &session.agent.name)));
+        self.privileges = Some([session.map_or(UNKNOWN, |session| &session.policy)]);
+        self.session = session.map(|session| SessionObject { uid: &session.id, expiration_reason: reason });
+    }
+
+    /// 2004 Detection Finding. Its uid is the record's: each finding is reported once.
+    fn finding(
+        &mut self,
+        renderer: &'a Renderer,
+        uid: &'a str,
+        kind: &'static str,
+        message: &'a str,
+        connection: Option<&'a Connection>,
+    ) {
+        self.class(2004, 1);
+        self.severity_id = HIGH;
+        self.status_id = Some(1); // New
+        self.is_alert = Some(true);
+        self.message = Some(message);
+        self.finding_info = Some(FindingInfo {
+            uid,
+            title: kind,
+            desc: message,
+            types: [kind],
+            created_time: self.time,
+            analytic: Analytic { name: kind, type_id: 1 }, // Rule
+        });
+        self.evidences = connection.map(|connection| {
+            let (src_endpoint, dst_endpoint) = Endpoint::both(connection, &renderer.hostname);
+            [Evidence { src_endpoint, dst_endpoint, connection_info: ConnectionInfo::new(connection) }]
+        });
+    }
+
+    /// 6002 Application Lifecycle.
+    fn lifecycle(&mut self, renderer: &'a Renderer, activity: u8, name: Option<&'static str>) {
+        self.class(6002, activity);
+        self.activity_name = name;
+        self.app = Some(&renderer.product);
+    }
+
+    /// 6003 API Activity. The API is on a unix socket, so its source is this host.
+    fn api(&mut self, renderer: &'a Renderer, by: &'a Caller, method: &'a str, path: &'a str, status: u16) {
+        let activity = match method {
+            "POST" => 1,
+            "GET" | "HEAD" => 2,
+            "PUT" | "PATCH" => 3,
+            "DELETE" => 4,
+            _ => OTHER,
+        };
+        self.class(6003, activity);
+        self.activity_name = (activity == OTHER).then_some(method);
+        self.status_id = Some(if status < 400 { SUCCESS } else { FAILURE });
+        self.actor = Actor::caller(by);
+        self.src_endpoint = Some(Endpoint::local(None, &renderer.hostname));
+        let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
+        self.api = Some(Api { operation: method, service: Named { name: "auditor" } });
+        self.http_request = Some(HttpRequest {
+            http_method: HTTP_METHODS.contains(&method).then_some(method),
+            url: Url { path: bare, query_string: query },
+        });
+        self.http_response = Some(HttpResponse { code: status });
+    }
+}
+
+/// The methods that OCSF's enumeration has.
+const HTTP_METHODS: [&str; 9] =
+    ["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "PATCH"];
+
+/// OCSF's activities are about data records, so DDL is none of them.
+fn activity_of(keyword: &str) -> u8 {
+    const ACTIVITIES: [(&str, u8); 8] = [
+        ("select", 4), // Query
+        ("table", 4),
+        ("values", 4),
+        ("fetch", 4),
+        ("insert", 6), // Create
+        ("update", 2),
+        ("delete", 7),
+        ("truncate", 7),
+    ];
+    ACTIVITIES
+        .iter()
+        .find(|(verb, _)| verb.eq_ignore_ascii_case(keyword))
+        .map_or(OTHER, |(_, activity)| *activity)
+}

@@ -1,0 +1,343 @@
+//! The OCSF objects that records are made of, as borrowed views of the domain model.
+//!
+//! Member order is the order of appearance in the record. What is not known is left out; where OCSF insists on an
+//! attribute, the value is [`UNKNOWN`], never a guess.
+
+use std::net::{IpAddr, SocketAddr};
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::record::{Caller, Connection, Coverage, Entry, Process, Transport, Verdict};
+
+/// For attributes that OCSF requires and nobody knows.
+pub(super) const UNKNOWN: &str = "unknown";
+
+#[derive(Serialize)]
+pub(super) struct Metadata<'a> {
+    pub(super) version: &'static str,
+    pub(super) uid: &'a str,
+    pub(super) sequence: u64,
+    pub(super) product: &'a RawValue,
+    pub(super) profiles: [&'static str; 2],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) is_truncated: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) untruncated_size: Option<u64>,
+}
+
+/// A user of this host, or the agent as whom a session is opened.
+#[derive(Serialize)]
+pub(super) struct User<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<Decimal>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    type_id: Option<u8>,
+}
+
+impl<'a> User<'a> {
+    fn of_host(uid: Option<u32>, name: Option<&'a str>) -> Option<Self> {
+        (uid.is_some() || name.is_some()).then_some(Self {
+            uid: uid.map(Decimal),
+            name,
+            r#type: None,
+            type_id: None,
+        })
+    }
+
+    pub(super) fn agent(name: &'a str) -> Self {
+        Self { uid: None, name: Some(name), r#type: Some("agent"), type_id: Some(99) }
+    }
+}
+
+/// OCSF wants user ids as strings.
+#[derive(Clone, Copy)]
+struct Decimal(u32);
+
+impl Serialize for Decimal {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    name: &'a str,
+    path: &'a str,
+    type_id: u8,
+}
+
+#[derive(Serialize)]
+struct Parent {
+    pid: u32,
+}
+
+#[derive(Serialize)]
+pub(super) struct ProcessObject<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<File<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cmd_line: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<User<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parent_process: Option<Parent>,
+}
+
+impl<'a> ProcessObject<'a> {
+    pub(super) fn new(process: &'a Process) -> Self {
+        Self {
+            pid: Some(process.pid),
+            uid: None,
+            name: Some(process.name.as_str()).filter(|name| !name.is_empty()),
+            file: process.executable.as_deref().map(|path| File {
+                name: path.rsplit('/').next().unwrap_or(path),
+                path,
+                type_id: 8, // Executable File
+            }),
+            cmd_line: process.command_line.as_deref(),
+            user: User::of_host(process.uid, process.user.as_deref()),
+            parent_process: process.parent.map(|pid| Parent { pid }),
+        }
+    }
+
+    fn bare(pid: u32) -> Self {
+        Self { pid: Some(pid), ..Self::unknown() }
+    }
+
+    pub(super) fn unknown() -> Self {
+        Self {
+            pid: None,
+            uid: Some(UNKNOWN),
+            name: None,
+            file: None,
+            cmd_line: None,
+            user: None,
+            parent_process: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Actor<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<ProcessObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<User<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    app_name: Option<&'a str>,
+}
+
+impl<'a> Actor<'a> {
+    /// The process and its user; where the process is not known, the agent by name; where there is no agent either,
+    /// this program.
+    pub(super) fn of(entry: &'a Entry) -> Self {
+        match (entry.process.as_deref(), entry.session.as_deref()) {
+            (Some(process), session) => Self {
+                process: Some(ProcessObject::new(process)),
+                user: User::of_host(process.uid, process.user.as_deref()),
+                app_name: session.map(|session| session.agent.name.as_str()),
+            },
+            (None, Some(session)) => {
+                Self { process: None, user: None, app_name: Some(session.agent.name.as_str()) }
+            }
+            (None, None) => Self { process: None, user: None, app_name: Some("auditor") },
+        }
+    }
+
+    pub(super) fn caller(caller: &'a Caller) -> Self {
+        Self {
+            process: Some(ProcessObject { uid: None, ..ProcessObject::bare(caller.pid) }),
+            user: User::of_host(Some(caller.uid), caller.user.as_deref()),
+            app_name: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Endpoint<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hostname: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'static str>,
+}
+
+impl<'a> Endpoint<'a> {
+    /// This host; with its name, for it is known even where the address is not.
+    pub(super) fn local(address: Option<SocketAddr>, hostname: &'a str) -> Self {
+        Self { hostname: Some(hostname), ..Self::at(address) }
+    }
+
+    fn remote(address: Option<SocketAddr>) -> Self {
+        Self { name: address.is_none().then_some(UNKNOWN), ..Self::at(address) }
+    }
+
+    fn at(address: Option<SocketAddr>) -> Self {
+        Self {
+            ip: address.map(|address| address.ip().to_canonical()),
+            port: address.map(|address| address.port()),
+            hostname: None,
+            name: None,
+        }
+    }
+
+    /// Source and destination: whoever connected is the source.
+    pub(super) fn both(connection: &Connection, hostname: &'a str) -> (Self, Self) {
+        let (local, remote) = (Self::local(connection.local, hostname), Self::remote(connection.remote));
+        if connection.inbound { (remote, local) } else { (local, remote) }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct ConnectionInfo<'a> {
+    uid: &'a str,
+    direction_id: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol_name: Option<&'static str>,
+    protocol_num: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol_ver_id: Option<u8>,
+}
+
+impl<'a> ConnectionInfo<'a> {
+    pub(super) fn new(connection: &'a Connection) -> Self {
+        let (protocol_name, protocol_num) = match connection.transport {
+            Transport::Tcp => (Some("tcp"), 6),
+            Transport::Udp => (Some("udp"), 17),
+            Transport::Other(number) => (None, number),
+        };
+        let ip = connection.remote.or(connection.local).map(|address| address.ip().to_canonical());
+        Self {
+            uid: &connection.id,
+            direction_id: if connection.inbound { 1 } else { 2 },
+            protocol_name,
+            protocol_num,
+            protocol_ver_id: ip.map(|ip| if ip.is_ipv4() { 4 } else { 6 }),
+        }
+    }
+}
+
+/// Directions are OCSF's: out is from the source (whoever connected) to the destination.
+#[derive(Serialize)]
+pub(super) struct Traffic {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_in: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_out: Option<u64>,
+    bytes_missed: u64,
+}
+
+impl Traffic {
+    pub(super) fn new(coverage: &Coverage, inbound: bool) -> Self {
+        let (bytes_out, bytes_in) =
+            if inbound { (coverage.received, coverage.sent) } else { (coverage.sent, coverage.received) };
+        Self {
+            bytes: bytes_in.zip(bytes_out).map(|(one, other)| one.saturating_add(other)),
+            bytes_in,
+            bytes_out,
+            bytes_missed: coverage.gaps.iter().fold(0, |sum, gap| sum.saturating_add(gap.length)),
+        }
+    }
+}
+
+/// OCSF's `policy`, `firewall_rule`, `api.service` and the like: a name.
+#[derive(Serialize)]
+pub(super) struct Named<'a> {
+    pub(super) name: &'a str,
+}
+
+/// What the security_control profile says of a decision.
+pub(super) struct Control<'a> {
+    pub(super) action_id: u8,
+    pub(super) disposition_id: u8,
+    pub(super) policy: Option<Named<'a>>,
+    pub(super) firewall_rule: Option<Named<'a>>,
+}
+
+impl<'a> Control<'a> {
+    pub(super) fn new(verdict: &'a Verdict) -> Self {
+        Self {
+            action_id: if verdict.allowed { 1 } else { 2 },
+            disposition_id: if verdict.allowed { 1 } else { 2 },
+            policy: verdict.policy.as_deref().map(|name| Named { name }),
+            firewall_rule: verdict.rule.as_deref().map(|name| Named { name }),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Database<'a> {
+    pub(super) name: &'a str,
+    pub(super) type_id: u8,
+}
+
+#[derive(Serialize)]
+pub(super) struct SessionObject<'a> {
+    pub(super) uid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) expiration_reason: Option<&'static str>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Api<'a> {
+    pub(super) operation: &'a str,
+    pub(super) service: Named<'static>,
+}
+
+#[derive(Serialize)]
+pub(super) struct HttpRequest<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) http_method: Option<&'a str>,
+    pub(super) url: Url<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Url<'a> {
+    pub(super) path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) query_string: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+pub(super) struct HttpResponse {
+    pub(super) code: u16,
+}
+
+#[derive(Serialize)]
+pub(super) struct FindingInfo<'a> {
+    pub(super) uid: &'a str,
+    pub(super) title: &'a str,
+    pub(super) desc: &'a str,
+    pub(super) types: [&'a str; 1],
+    pub(super) created_time: u64,
+    pub(super) analytic: Analytic<'a>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Analytic<'a> {
+    pub(super) name: &'a str,
+    pub(super) type_id: u8,
+}
+
+#[derive(Serialize)]
+pub(super) struct Evidence<'a> {
+    pub(super) src_endpoint: Endpoint<'a>,
+    pub(super) dst_endpoint: Endpoint<'a>,
+    pub(super) connection_info: ConnectionInfo<'a>,
+}

@@ -1,0 +1,521 @@
+//! `unmapped.auditor`: what OCSF has no words for, under the names that scripts rely on.
+//!
+//! `kind` is always there and always first. Everything else is absent where it is unknown or does not apply.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+use super::text::{Hex, Verbatim};
+use crate::protocol::{Outcome, Parameter, ServerError, Statement, StatementKind};
+use crate::record::verb::first_keyword;
+use crate::record::{Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session};
+
+#[derive(Default, Serialize)]
+pub(super) struct Own<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<AgentFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connection: Option<ConnectionFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<StatementFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finding: Option<FindingFields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    daemon: Option<DaemonFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovery: Option<RecoveryFields<'a>>,
+}
+
+impl<'a> Own<'a> {
+    pub(super) fn new(session: Option<&'a Session>, event: &'a Event) -> Self {
+        let mut own = Self {
+            kind: kind(event),
+            agent: session.map(|session| AgentFields::new(&session.agent)),
+            session: session.map(SessionFields::new),
+            ..Self::default()
+        };
+        match event {
+            Event::Statement { connection, application, statement } => {
+                own.connection = Some(ConnectionFields::new(connection, Some(application)));
+                own.statement = Some(StatementFields::new(connection, statement));
+            }
+            Event::ConnectionOpened { connection } => {
+                own.connection = Some(ConnectionFields::new(connection, None));
+            }
+            Event::ConnectionClosed {
+                connection,
+                application,
+                coverage,
+                reason,
+                duration_us,
+                statements,
+            } => {
+                own.connection = Some(ConnectionFields {
+                    coverage: Some(CoverageFields::new(coverage)),
+                    end: Some(match reason {
+                        CloseReason::Ended => "ended",
+                        CloseReason::NotEstablished => "not-established",
+                    }),
+                    duration_us: Some(*duration_us),
+                    statements: Some(*statements),
+                    ..ConnectionFields::new(connection, Some(application))
+                });
+            }
+            Event::ConnectionRefused { connection, call } => {
+                own.connection =
+                    Some(ConnectionFields { call: Some(call), ..ConnectionFields::new(connection, None) });
+            }
+            Event::SessionOpened { cgroup, command, .. } => {
+                if let Some(session) = &mut own.session {
+                    session.cgroup = Some(cgroup);
+                    session.command = command.as_deref();
+                }
+            }
+            Event::SessionEnded { reason, totals, duration_us } => {
+                if let Some(session) = &mut own.session {
+                    session.end = Some(reason);
+                    session.connections = Some(totals.connections);
+                    session.statements = Some(totals.statements);
+                    session.violations = Some(totals.violations);
+                    session.duration_us = Some(*duration_us);
+                }
+            }
+            Event::Finding { kind, connection, .. } => {
+                own.finding = Some(FindingFields { kind });
+                own.connection =
+                    connection.as_deref().map(|connection| ConnectionFields::new(connection, None));
+            }
+            Event::DaemonStarted { configuration, degraded, kernel } => {
+                own.daemon = Some(DaemonFields {
+                    configuration: Some(configuration),
+                    degraded: Some(degraded),
+                    kernel: Some(kernel),
+                    ..DaemonFields::default()
+                });
+            }
+            Event::DaemonReloaded { configuration } => {
+                own.daemon =
+                    Some(DaemonFields { configuration: Some(configuration), ..DaemonFields::default() });
+            }
+            Event::Heartbeat { losses, sessions } => {
+                own.daemon = Some(DaemonFields {
+                    losses: Some(losses.iter().map(LossFields::new).collect()),
+                    sessions: Some(*sessions),
+                    ..DaemonFields::default()
+                });
+            }
+            Event::TrailRecovered { segment, bytes } => {
+                own.recovery = Some(RecoveryFields { segment, bytes: *bytes });
+            }
+            Event::ProcessStarted | Event::ProcessEnded | Event::DaemonStopped | Event::ApiAccess { .. } => {}
+        }
+        own
+    }
+}
+
+/// The stable name of what happened, as `unmapped.auditor.kind` has it and `auditor log --kind` takes it.
+fn kind(event: &Event) -> &'static str {
+    match event {
+        Event::Statement { .. } => "statement",
+        Event::ConnectionOpened { .. } => "connection-opened",
+        Event::ConnectionClosed { .. } => "connection-closed",
+        Event::ConnectionRefused { .. } => "connection-refused",
+        Event::ProcessStarted => "process-started",
+        Event::ProcessEnded => "process-ended",
+        Event::SessionOpened { .. } => "session-opened",
+        Event::SessionEnded { .. } => "session-ended",
+        Event::Finding { .. } => "finding",
+        Event::DaemonStarted { .. } => "daemon-started",
+        Event::DaemonStopped => "daemon-stopped",
+        Event::DaemonReloaded { .. } => "daemon-reloaded",
+        Event::Heartbeat { .. } => "heartbeat",
+        Event::TrailRecovered { .. } => "trail-recovered",
+        Event::ApiAccess { .. } => "api-access",
+    }
+}
+
+#[derive(Serialize)]
+struct AgentFields<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: &'a BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    identity: Option<&'a str>,
+}
+
+impl<'a> AgentFields<'a> {
+    fn new(agent: &'a Agent) -> Self {
+        Self { name: &agent.name, labels: &agent.labels, identity: agent.identity.as_deref() }
+    }
+}
+
+#[derive(Serialize)]
+struct SessionFields<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<&'a str>,
+    policy: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cgroup: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statements: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    violations: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_us: Option<u64>,
+}
+
+impl<'a> SessionFields<'a> {
+    fn new(session: &'a Session) -> Self {
+        Self {
+            id: &session.id,
+            task: session.task.as_deref(),
+            policy: &session.policy,
+            cgroup: None,
+            command: None,
+            end: None,
+            connections: None,
+            statements: None,
+            violations: None,
+            duration_us: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ConnectionFields<'a> {
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    database: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    application: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opaque: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsFields>,
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rule: Option<&'a str>,
+    reason: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    call: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statements: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coverage: Option<CoverageFields<'a>>,
+}
+
+impl<'a> ConnectionFields<'a> {
+    fn new(connection: &'a Connection, application: Option<&'a Application>) -> Self {
+        let login = application.and_then(|application| application.login.as_ref());
+        let opaque = application.and_then(|application| application.opaque);
+        Self {
+            id: &connection.id,
+            protocol: application.and_then(|application| application.protocol),
+            user: login.and_then(|login| login.user.as_deref()),
+            database: login.and_then(|login| login.database.as_deref()),
+            application: login.and_then(|login| login.application.as_deref()),
+            opaque,
+            tls: (opaque == Some("tls")).then_some(TlsFields { decrypted: false }),
+            verdict: if connection.verdict.allowed { "allow" } else { "deny" },
+            rule: connection.verdict.rule.as_deref(),
+            reason: connection.verdict.reason,
+            call: None,
+            end: None,
+            statements: None,
+            duration_us: None,
+            coverage: None,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct TlsFields {
+    decrypted: bool,
+}
+
+/// Always whole: a count that the kernel did not give is null here, so that nobody takes its absence for zero.
+#[derive(Serialize)]
+struct CoverageFields<'a> {
+    sent: Option<u64>,
+    received: Option<u64>,
+    audited_sent: u64,
+    audited_received: u64,
+    gaps: Gaps<'a>,
+}
+
+impl<'a> CoverageFields<'a> {
+    fn new(coverage: &'a Coverage) -> Self {
+        Self {
+            sent: coverage.sent,
+            received: coverage.received,
+            audited_sent: coverage.audited_sent,
+            audited_received: coverage.audited_received,
+            gaps: Gaps(&coverage.gaps),
+        }
+    }
+}
+
+struct Gaps<'a>(&'a [GapRange]);
+
+impl Serialize for Gaps<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Gap {
+            direction: &'static str,
+            offset: u64,
+            length: u64,
+        }
+        serializer.collect_seq(self.0.iter().map(|gap| Gap {
+            direction: if gap.sent { "sent" } else { "received" },
+            offset: gap.offset,
+            length: gap.length,
+        }))
+    }
+}
+
+#[derive(Serialize)]
+struct StatementFields<'a> {
+    seq: u64,
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verb: Option<Lower<'a>>,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameters: Option<Parameters<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows: Option<u64>,
+    #[serde(skip_serializing_if = "Tags::is_empty")]
+    tags: Tags<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_code: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Notices::is_empty")]
+    notices: Notices<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transaction: Option<char>,
+    duration_us: u64,
+    request_bytes: u64,
+    response_bytes: u64,
+    #[serde(skip_serializing_if = "Columns::is_empty")]
+    columns: Columns<'a>,
+    truncated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    escaped: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incomplete: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decision: Option<&'static str>,
+}
+
+impl<'a> StatementFields<'a> {
+    fn new(connection: &Connection, statement: &'a Statement) -> Self {
+        let error = match &statement.outcome {
+            Outcome::Failed(error) => Some(error),
+            Outcome::Completed | Outcome::Skipped | Outcome::Unknown => None,
+        };
+        let kept = u64::try_from(statement.text.len()).unwrap_or(u64::MAX);
+        let truncated = statement.text_length > kept;
+        Self {
+            seq: statement.sequence,
+            kind: match statement.kind {
+                StatementKind::Simple => "simple",
+                StatementKind::Prepared => "prepared",
+                StatementKind::Copy => "copy",
+                StatementKind::Function => "function",
+                StatementKind::Admin => "admin",
+            },
+            verb: first_keyword(&statement.text).map(Lower),
+            outcome: match &statement.outcome {
+                Outcome::Completed => "completed",
+                Outcome::Failed(_) => "failed",
+                Outcome::Skipped => "skipped",
+                Outcome::Unknown => "unknown",
+            },
+            name: statement.name.as_deref(),
+            parameters: (!statement.parameters.is_empty()).then_some(Parameters(&statement.parameters)),
+            rows: statement.rows(),
+            tags: Tags(statement),
+            error_code: error.map(|error| error.code.as_str()),
+            error_message: error.map(|error| error.message.as_str()),
+            notices: Notices(&statement.notices),
+            transaction: statement.transaction,
+            duration_us: u64::try_from(statement.finished.since(statement.started).as_micros())
+                .unwrap_or(u64::MAX),
+            request_bytes: statement.request_bytes,
+            response_bytes: statement.response_bytes,
+            columns: Columns(statement),
+            truncated,
+            text_bytes: truncated.then_some(statement.text_length),
+            escaped: Verbatim::new(&statement.text).escaped(),
+            incomplete: statement.incomplete.then_some(true),
+            decision: connection.verdict.allowed.then_some("allowed"),
+        }
+    }
+}
+
+/// A keyword in lower case.
+struct Lower<'a>(&'a str);
+
+impl Serialize for Lower<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.to_ascii_lowercase())
+    }
+}
+
+/// Bind values: text as a string, NULL as null, a binary value as `{"hex": …}`, a cut one as
+/// `{"text" or "hex": what was kept, "length": bytes as sent}`.
+struct Parameters<'a>(&'a [Parameter]);
+
+impl Serialize for Parameters<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(ParameterValue))
+    }
+}
+
+struct ParameterValue<'a>(&'a Parameter);
+
+impl Serialize for ParameterValue<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Parameter::Null => serializer.serialize_none(),
+            Parameter::Text(text) => serializer.serialize_str(text),
+            Parameter::Binary(bytes) => {
+                let mut map = serializer.serialize_map(Some(1))?;
+                map.serialize_entry("hex", &Hex(bytes))?;
+                map.end()
+            }
+            Parameter::Cut { head, length } => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                match std::str::from_utf8(head) {
+                    Ok(text) => map.serialize_entry("text", text)?,
+                    Err(_) => map.serialize_entry("hex", &Hex(head))?,
+                }
+                map.serialize_entry("length", length)?;
+                map.end()
+            }
+        }
+    }
+}
+
+/// The server's command tags, in order.
+struct Tags<'a>(&'a Statement);
+
+impl Tags<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.results.is_empty()
+    }
+}
+
+impl Serialize for Tags<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.results.iter().map(|result| result.tag.as_str()))
+    }
+}
+
+struct Columns<'a>(&'a Statement);
+
+impl Columns<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.columns.is_empty()
+    }
+}
+
+impl Serialize for Columns<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct ColumnFields<'a> {
+            name: &'a str,
+            r#type: &'a str,
+        }
+        let columns = self.0.columns.iter();
+        serializer
+            .collect_seq(columns.map(|column| ColumnFields { name: &column.name, r#type: &column.type_name }))
+    }
+}
+
+struct Notices<'a>(&'a [ServerError]);
+
+impl Notices<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Notices<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Notice<'a> {
+            severity: &'a str,
+            code: &'a str,
+            message: &'a str,
+        }
+        serializer.collect_seq(self.0.iter().map(|notice| Notice {
+            severity: &notice.severity,
+            code: &notice.code,
+            message: &notice.message,
+        }))
+    }
+}
+
+#[derive(Serialize)]
+struct FindingFields {
+    kind: &'static str,
+}
+
+#[derive(Default, Serialize)]
+struct DaemonFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    configuration: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    losses: Option<Vec<LossFields<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct LossFields<'a> {
+    site: &'a str,
+    error: &'a str,
+    count: u64,
+}
+
+impl<'a> LossFields<'a> {
+    fn new(loss: &'a Loss) -> Self {
+        Self { site: &loss.site, error: &loss.error, count: loss.count }
+    }
+}
+
+#[derive(Serialize)]
+struct RecoveryFields<'a> {
+    segment: &'a str,
+    bytes: u64,
+}
