@@ -1,0 +1,239 @@
+//! The handlers and their description. Route, parameters, answers and OpenAPI come from the same lines.
+//!
+//! Who may do what, beyond reaching the socket: everybody in the group may look, and open a session for himself or
+//! for a process of his own. Ending a session takes an agent's bounds away, and tagging a cgroup or a stranger's process
+//! changes what others may do: these are for root.
+
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{Method, StatusCode, Uri};
+use axum::{Extension, Json, Router};
+use jiff::Timestamp;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::ApiError;
+use super::guard::{Connected, Context};
+use super::types::{ErrorBody, OpenSession, Session, SessionFilter, SessionList, SessionTarget, Status};
+use crate::daemon::command::{self, Command, SessionState, Target};
+
+/// Longest free text in a request for a session: task, label key, label value.
+const MAX_TEXT_BYTES: usize = 4096;
+/// Labels of a session at most.
+const MAX_LABELS: usize = 64;
+
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "auditor",
+    description = "Host connection auditor. HTTP over the unix socket /run/auditor/auditor.sock; the caller is \
+                   identified by the kernel. A caller that lives in an agent's session is refused with 403.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
+struct Description;
+
+/// All routes, with their description.
+fn described() -> OpenApiRouter<Context> {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(open_session, list_sessions))
+        .routes(routes!(close_session))
+        .routes(routes!(status))
+        .routes(routes!(reload))
+        .routes(routes!(describe))
+}
+
+/// The description of the API.
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    described().into_openapi()
+}
+
+/// The router that serves it.
+pub(super) fn router() -> Router<Context> {
+    Router::from(described()).fallback(unknown_path).method_not_allowed_fallback(unknown_method)
+}
+
+async fn unknown_path(uri: Uri) -> ApiError {
+    ApiError::not_found(format!("there is nothing at {}; GET /v1/openapi.json describes the API", uri.path()))
+}
+
+async fn unknown_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method-not-allowed",
+        format!("{} does not take {method}; GET /v1/openapi.json describes the API", uri.path()),
+    )
+}
+
+/// Open a session.
+#[utoipa::path(post, path = "/v1/sessions", tag = "sessions", request_body = OpenSession, responses(
+    (status = 201, description = "The session is open: its rules are in force.", body = Session),
+    (status = 400, description = "Unknown agent, or the target cannot become a session.", body = ErrorBody),
+    (status = 403, description = "The caller is an agent, or the target is not the caller's to tag.", body = ErrorBody),
+    (status = 409, description = "The process exited while its session was being opened.", body = ErrorBody),
+    (status = 500, description = "The kernel refused.", body = ErrorBody),
+))]
+async fn open_session(
+    State(context): State<Context>,
+    Extension(connected): Extension<Connected>,
+    request: Result<Json<OpenSession>, JsonRejection>,
+) -> Result<(StatusCode, Json<Session>), ApiError> {
+    let Json(request) = request?;
+    check_texts(&request)?;
+    let of_caller = request.target == SessionTarget::Caller {};
+    let target = target(&context, &connected, request.target)?;
+    let open = command::OpenSession {
+        agent: request.agent,
+        task: request.task,
+        labels: request.labels,
+        target,
+        command: request.command,
+        caller: connected.caller.clone(),
+    };
+    let state = context.commander.ask(|reply| Command::Open(Box::new(open), reply)).await?;
+    if of_caller && !connected.peer.is_alive() {
+        // Its process id may belong to somebody else by now, who must not find himself in an agent's cgroup.
+        let id = state.session.id.clone();
+        let _ = context.commander.ask(|reply| Command::Close(id, reply)).await?;
+        return Err(ApiError::new(StatusCode::CONFLICT, "caller-gone", "the caller has exited"));
+    }
+    Ok((StatusCode::CREATED, Json(state.into())))
+}
+
+fn check_texts(request: &OpenSession) -> Result<(), ApiError> {
+    let labels = request.labels.iter().flat_map(|(key, value)| [key, value]);
+    if let Some(text) = request.task.iter().chain(labels).find(|text| text.len() > MAX_TEXT_BYTES) {
+        let length = text.len();
+        return Err(ApiError::invalid(format!(
+            "a task or label of {length} bytes: at most {MAX_TEXT_BYTES} are kept, shorten it"
+        )));
+    }
+    if request.labels.len() > MAX_LABELS {
+        return Err(ApiError::invalid(format!("more than {MAX_LABELS} labels")));
+    }
+    if request.labels.keys().any(String::is_empty) {
+        return Err(ApiError::invalid("a label without a name"));
+    }
+    Ok(())
+}
+
+fn target(context: &Context, connected: &Connected, target: SessionTarget) -> Result<Target, ApiError> {
+    let is_root = connected.peer.uid() == 0;
+    match target {
+        SessionTarget::Caller {} => Ok(Target::Process(connected.peer.pid())),
+        SessionTarget::Process { pid } => {
+            if pid <= 1 {
+                return Err(ApiError::invalid(format!("process {pid} cannot become an agent's session")));
+            }
+            let owner = owner(context, pid)?;
+            if !is_root && owner != connected.peer.uid() {
+                return Err(ApiError::forbidden(
+                    "not-owner",
+                    format!("process {pid} belongs to user {owner}: tagging it is for that user or root"),
+                ));
+            }
+            Ok(Target::Process(pid))
+        }
+        SessionTarget::Cgroup { path } => {
+            if !is_root {
+                return Err(ApiError::forbidden("root-required", "tagging a cgroup is for root"));
+            }
+            if path.trim_matches('/').is_empty() || path.split('/').any(|part| part == "..") {
+                return Err(ApiError::invalid(format!(
+                    "{path:?} cannot be a session: name a cgroup below the root, without `..`"
+                )));
+            }
+            Ok(Target::Cgroup(path.into()))
+        }
+    }
+}
+
+/// Real user id of a process.
+fn owner(context: &Context, pid: u32) -> Result<u32, ApiError> {
+    let status = std::fs::read_to_string(context.proc_root.join(pid.to_string()).join("status"))
+        .map_err(|error| ApiError::not_found(format!("process {pid}: {error}")))?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
+        .ok_or_else(|| ApiError::not_found(format!("process {pid}: its owner is not known")))
+}
+
+/// End a session: its cgroup is no longer watched nor bound by its policy.
+#[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions",
+    params(("id" = String, Path, description = "Identity of the session.")),
+    responses(
+        (status = 200, description = "The session as it ended.", body = Session),
+        (status = 403, description = "The caller is not root.", body = ErrorBody),
+        (status = 404, description = "No such session is open.", body = ErrorBody),
+    ))]
+async fn close_session(
+    State(context): State<Context>,
+    Extension(connected): Extension<Connected>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Session>, ApiError> {
+    let Path(id) = id?;
+    require_root(&connected, "ending a session")?;
+    let state = context.commander.ask(|reply| Command::Close(id, reply)).await?;
+    Ok(Json(state.into()))
+}
+
+/// List sessions.
+#[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(SessionFilter), responses(
+    (status = 200, description = "Sessions of this daemon's life, oldest first.", body = SessionList),
+    (status = 400, description = "A filter is not understood.", body = ErrorBody),
+))]
+async fn list_sessions(
+    State(context): State<Context>,
+    filter: Result<Query<SessionFilter>, QueryRejection>,
+) -> Result<Json<SessionList>, ApiError> {
+    let Query(filter) = filter?;
+    let since = filter.since.as_deref().map(|time| epoch_millis("since", time)).transpose()?;
+    let wanted = |state: &SessionState| {
+        filter.agent.as_ref().is_none_or(|agent| state.session.agent.name == *agent)
+            && since.is_none_or(|since| state.ended.is_none_or(|ended| ended >= since))
+            && (!filter.live || state.ended.is_none())
+    };
+    let sessions = context.commander.ask(Command::Sessions).await?;
+    Ok(Json(SessionList { sessions: sessions.into_iter().filter(wanted).map(Session::from).collect() }))
+}
+
+/// The daemon's state of health.
+#[utoipa::path(get, path = "/v1/status", tag = "daemon", responses(
+    (status = 200, description = "State of health.", body = Status),
+))]
+async fn status(State(context): State<Context>) -> Result<Json<Status>, ApiError> {
+    Ok(Json(context.commander.ask(Command::State).await?.into()))
+}
+
+/// Read the configuration file again. An invalid one changes nothing.
+#[utoipa::path(post, path = "/v1/reload", tag = "daemon", responses(
+    (status = 204, description = "The configuration is in force."),
+    (status = 400, description = "It is invalid, and the one before stays in force.", body = ErrorBody),
+    (status = 403, description = "The caller is an agent.", body = ErrorBody),
+))]
+async fn reload(State(context): State<Context>) -> Result<StatusCode, ApiError> {
+    context.commander.ask(Command::Reload).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// This description.
+#[utoipa::path(get, path = "/v1/openapi.json", tag = "daemon", responses(
+    (status = 200, description = "OpenAPI 3.1.", body = serde_json::Value),
+))]
+async fn describe() -> Json<utoipa::openapi::OpenApi> {
+    Json(openapi())
+}
+
+fn require_root(connected: &Connected, what: &str) -> Result<(), ApiError> {
+    if connected.peer.uid() == 0 {
+        return Ok(());
+    }
+    Err(ApiError::forbidden("root-required", format!("{what} is for root")))
+}
+
+/// An RFC 3339 time in epoch milliseconds.
+pub(super) fn epoch_millis(parameter: &str, time: &str) -> Result<u64, ApiError> {
+    let parsed: Timestamp = time.parse().map_err(|error| {
+        ApiError::invalid(format!("{parameter}: {error}; write a time like 2026-01-31T12:00:00Z"))
+    })?;
+    Ok(u64::try_from(parsed.as_millisecond()).unwrap_or(0))
+}

@@ -1,0 +1,240 @@
+//! What travels over the API, in both directions. Server and client share these types, so they cannot disagree.
+//!
+//! Requests refuse unknown fields and parameters: a misspelt filter must not silently select everything. Answers may grow
+//! fields.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::daemon::command::{DaemonState, SessionState};
+
+/// A request for a session.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OpenSession {
+    /// Name of an agent in the configuration.
+    pub agent: String,
+    /// What the session is for, in the opener's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<String>,
+    /// Free labels; they appear in every record of the session.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What becomes a session.
+    pub target: SessionTarget,
+    /// Arguments of the command that is about to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+}
+
+/// What becomes a session.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SessionTarget {
+    /// The caller itself: it is moved into a cgroup of its own before the answer is sent.
+    // Braces, because serde lets a plain unit variant swallow unknown fields, and a process id claimed here is to be refused.
+    Caller {},
+    /// Another process: it is moved into a cgroup of its own. For root, or for the process's own user.
+    Process {
+        /// Process id as the daemon sees it.
+        pid: u32,
+    },
+    /// A cgroup that exists, with everything in it. For root.
+    Cgroup {
+        /// Its path, below the cgroup2 mount or as a whole.
+        path: String,
+    },
+}
+
+/// A session.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct Session {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// Name of the agent.
+    pub agent: String,
+    /// Labels given when it was opened.
+    pub labels: BTreeMap<String, String>,
+    /// Verified subject of an identity token, where there was one.
+    pub identity: Option<String>,
+    /// What it was opened for.
+    pub task: Option<String>,
+    /// Name of the policy in force when it was opened.
+    pub policy: String,
+    /// Path of its cgroup below the cgroup2 mount.
+    pub cgroup: String,
+    /// Beginning, epoch milliseconds.
+    pub opened: u64,
+    /// End, epoch milliseconds; null while it lives.
+    pub ended: Option<u64>,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Statements recorded.
+    pub statements: u64,
+    /// Refused attempts and other violations.
+    pub violations: u64,
+    /// Payload bytes that the kernel moved on its connections that have closed.
+    pub bytes_moved: u64,
+    /// Of these, bytes that were audited.
+    pub bytes_audited: u64,
+}
+
+impl From<SessionState> for Session {
+    fn from(state: SessionState) -> Self {
+        let session = state.session;
+        Self {
+            id: session.id.clone(),
+            agent: session.agent.name.clone(),
+            labels: session.agent.labels.clone(),
+            identity: session.agent.identity.clone(),
+            task: session.task.clone(),
+            policy: session.policy.clone(),
+            cgroup: state.cgroup,
+            opened: state.opened,
+            ended: state.ended,
+            connections: state.totals.connections,
+            statements: state.totals.statements,
+            violations: state.totals.violations,
+            bytes_moved: state.bytes_moved,
+            bytes_audited: state.bytes_audited,
+        }
+    }
+}
+
+/// Which sessions to list. What is absent does not restrict.
+#[derive(Clone, Debug, Default, Deserialize, Eq, IntoParams, PartialEq, Serialize)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub struct SessionFilter {
+    /// Name of the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+    /// Sessions that were open at this time or later. RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+    /// Only sessions that are open now.
+    #[serde(default)]
+    pub live: bool,
+}
+
+/// The sessions of this daemon's life, oldest first.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct SessionList {
+    /// Those that the filter lets through.
+    pub sessions: Vec<Session>,
+}
+
+/// The daemon's state of health.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// Epoch milliseconds of the start.
+    pub started: u64,
+    /// Number of the policy generation in force; it grows with each reload.
+    pub generation: u32,
+    /// Kernel programs in force.
+    pub programs: Vec<ProgramStatus>,
+    /// Sessions open now.
+    pub sessions: u64,
+    /// Connections open now.
+    pub connections: u64,
+    /// Statements recorded since the start.
+    pub statements: u64,
+    /// The ring that carries packets.
+    pub payload_ring: RingStatus,
+    /// The ring that carries verdicts and lifecycle events.
+    pub lifecycle_ring: RingStatus,
+    /// Failures counted by the kernel programs since the start.
+    pub failures: Vec<FailureStatus>,
+    /// The trail's writing end.
+    pub trail: TrailStatus,
+    /// Guarantees that this host does not give, one sentence each.
+    pub degraded: Vec<String>,
+}
+
+/// A kernel program.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct ProgramStatus {
+    /// Name.
+    pub name: String,
+    /// Cgroups that it is attached to, or 1 for a tracepoint.
+    pub attachments: u64,
+}
+
+/// How full a ring is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct RingStatus {
+    /// Bytes that wait to be read.
+    pub used: u64,
+    /// Size in bytes.
+    pub size: u64,
+}
+
+/// A failure inside the kernel programs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct FailureStatus {
+    /// Where.
+    pub site: String,
+    /// The errno.
+    pub errno: u32,
+    /// How often since the start.
+    pub count: u64,
+}
+
+/// The trail's writing end.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct TrailStatus {
+    /// Sequence number of the last record.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: String,
+    /// Why nothing is written at the moment; null when all is well.
+    pub blocked: Option<String>,
+}
+
+impl From<DaemonState> for Status {
+    fn from(state: DaemonState) -> Self {
+        let ring = |(used, size)| RingStatus { used, size };
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: state.started,
+            generation: state.generation,
+            programs: state
+                .programs
+                .into_iter()
+                .map(|(name, attachments)| ProgramStatus { name, attachments })
+                .collect(),
+            sessions: state.sessions,
+            connections: state.connections,
+            statements: state.statements,
+            payload_ring: ring(state.payload_ring),
+            lifecycle_ring: ring(state.lifecycle_ring),
+            failures: state
+                .failures
+                .into_iter()
+                .map(|(site, errno, count)| FailureStatus { site, errno, count })
+                .collect(),
+            trail: TrailStatus { sequence: state.head.0, hash: state.head.1, blocked: state.trail_blocked },
+            degraded: state.degraded,
+        }
+    }
+}
+
+/// The body of every answer that is not a success.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    /// Short, stable name for programs.
+    pub code: String,
+    /// One sentence for people: what, and what to do next.
+    pub message: String,
+}

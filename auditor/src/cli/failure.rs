@@ -1,0 +1,76 @@
+//! How a command that did not succeed ends: a sentence on stderr and an exit status.
+
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+use auditor::api::client::ClientError;
+
+/// The answer is no.
+const NO: u8 = 1;
+/// Wrong usage or configuration.
+const USAGE: u8 = 2;
+/// The daemon cannot be reached.
+const UNREACHABLE: u8 = 3;
+
+/// Why a command did not succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    status: u8,
+    /// `None`: what there is to say has been said, or nobody listens any more.
+    message: Option<String>,
+}
+
+impl Failure {
+    /// It was understood, and the answer is no.
+    pub(crate) fn refused(message: impl Display) -> Self {
+        Self { status: NO, message: Some(message.to_string()) }
+    }
+
+    /// What went wrong, for a command with exit statuses of its own.
+    pub(crate) fn message(&self) -> &str {
+        self.message.as_deref().unwrap_or("the output is closed")
+    }
+
+    /// Says it and gives the exit status.
+    pub(crate) fn report(self) -> ExitCode {
+        if let Some(message) = self.message {
+            complain(message);
+        }
+        ExitCode::from(self.status)
+    }
+}
+
+/// A sentence on stderr, in the auditor's name.
+pub(crate) fn complain(message: impl Display) {
+    // There is nowhere to report that stderr is closed.
+    let _ = writeln!(io::stderr(), "auditor: {message}");
+}
+
+/// Help and version are successes; everything else is wrong usage.
+pub(crate) fn of_usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let status = match &error {
+            ClientError::Unreachable { .. } | ClientError::Broken { .. } => UNREACHABLE,
+            ClientError::Refused { status: 400, .. } => USAGE,
+            ClientError::Refused { status: 503, .. } => UNREACHABLE,
+            ClientError::Refused { .. } => NO,
+        };
+        Self { status, message: Some(error.to_string()) }
+    }
+}
+
+/// Writing to stdout failed. A closed pipe is how `| head` says that it has enough.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == ErrorKind::BrokenPipe {
+            return Self { status: 0, message: None };
+        }
+        Self::refused(format!("cannot write to stdout: {error}"))
+    }
+}

@@ -1,0 +1,109 @@
+//! The command line: parse low, build high, one file a command.
+//!
+//! This file knows the commands' names and what is common to them; what a command takes and does stands in its own
+//! file. Exit statuses are a contract with scripts and are given out in [`failure`] alone.
+
+mod failure;
+mod openapi;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use auditor::api::SOCKET_NAME;
+use auditor::api::client::Client;
+use clap::{Args, Parser, Subcommand};
+
+use failure::Failure;
+
+/// Audits what AI agents do over the network, from the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "auditor", version, disable_help_subcommand = true, subcommand_required = true)]
+struct CommandLine {
+    #[command(flatten)]
+    places: Places,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Where things are. Two daemons with different places do not disturb each other.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Places")]
+struct Places {
+    /// Configuration file
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/auditor/auditor.toml")]
+    config: PathBuf,
+    /// Directory of trail, spool and keys
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/lib/auditor")]
+    state_dir: PathBuf,
+    /// Directory of the API socket
+    #[arg(long, global = true, value_name = "DIR", default_value = "/run/auditor")]
+    runtime_dir: PathBuf,
+    /// Directory of pinned kernel programs and maps
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf/auditor")]
+    pin_dir: PathBuf,
+    /// Mount point of cgroup2 [default: found in /proc/self/mountinfo]
+    #[arg(long, global = true, value_name = "DIR")]
+    cgroup_root: Option<PathBuf>,
+    /// API socket of the daemon [default: auditor.sock in the runtime directory]
+    #[arg(long, global = true, value_name = "FILE", env = "AUDITOR_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+impl Places {
+    fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| self.runtime_dir.join(SOCKET_NAME))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Open a session and run a command in it
+    Run(run::Run),
+    /// Print the description of the API
+    #[command(hide = true)]
+    Openapi,
+}
+
+/// Parses the arguments, does what they say, and tells how it went.
+pub(crate) fn main() -> ExitCode {
+    let CommandLine { places, command } = match CommandLine::try_parse() {
+        Ok(line) => line,
+        Err(error) => return failure::of_usage(&error),
+    };
+    let done = match command {
+        // Its exit status is the command's own.
+        Command::Run(run) => return run.execute(&places),
+        Command::Openapi => openapi::execute(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// A connection to the daemon, and the runtime that drives it.
+struct Connection {
+    // Dropped before the runtime.
+    client: Client,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Connection {
+    fn open(places: &Places) -> Result<Self, Failure> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+                Failure::refused(format!("the runtime for the client does not start: {error}"))
+            })?;
+        let client = runtime.block_on(Client::connect(&places.socket()))?;
+        Ok(Self { client, runtime })
+    }
+}
+
+/// A label as `KEY=VALUE`.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".to_owned()),
+    }
+}

@@ -1,0 +1,69 @@
+//! What a command must not have, given up for good before it begins.
+//!
+//! In this order, because each step may need what a later one takes:
+//! 1. descriptors beyond stderr are closed on execution: a socket from outside would carry data past the session's rules;
+//! 2. the bounding set, while CAP_SETPCAP may still be there;
+//! 3. the user, while CAP_SETUID may still be there;
+//! 4. all capabilities: without them no raw sockets, no namespaces, no BPF, no other process's memory;
+//! 5. no_new_privs: set-user-id programs such as sudo give nothing back; it is inherited and cannot be unset;
+//! 6. the system-call filters of [`super::seccomp`].
+//!
+//! All of it concerns this thread, which is the only one that survives execve(2).
+
+use std::io;
+
+use nix::sys::prctl;
+use seccompiler::BpfProgram;
+
+use super::capabilities;
+use super::user::User;
+
+/// Which step failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HardenError {
+    /// Inherited descriptors could not be closed.
+    #[error("cannot close inherited descriptors: {0}")]
+    Descriptors(#[source] io::Error),
+    /// The process could not become the user.
+    #[error("cannot become user {user}: {call}: {source}; only root can use --user")]
+    User { call: &'static str, user: String, source: nix::Error },
+    /// Capabilities could not be dropped.
+    #[error("cannot drop capabilities: {0}")]
+    Capabilities(#[source] io::Error),
+    /// no_new_privs could not be set.
+    #[error("cannot set no_new_privs: {0}")]
+    NoNewPrivileges(#[source] nix::Error),
+    /// A filter was not installed.
+    #[error("cannot install the system-call filter: {0}; the kernel needs CONFIG_SECCOMP_FILTER")]
+    Filter(#[source] seccompiler::Error),
+}
+
+/// Gives everything up. After an error the process is in between, and must not execute anything.
+pub(super) fn harden(user: Option<&User>, filters: &[BpfProgram]) -> Result<(), HardenError> {
+    close_inherited_on_exec().map_err(HardenError::Descriptors)?;
+    capabilities::drop_bounding().map_err(HardenError::Capabilities)?;
+    if let Some(user) = user {
+        user.assume()?;
+    }
+    capabilities::drop_all().map_err(HardenError::Capabilities)?;
+    prctl::set_no_new_privs().map_err(HardenError::NoNewPrivileges)?;
+    filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter)).map_err(HardenError::Filter)
+}
+
+/// By `/proc/self/fd` rather than close_range(2), whose CLOEXEC flag came with Linux 5.11 only.
+fn close_inherited_on_exec() -> io::Result<()> {
+    let names = std::fs::read_dir("/proc/self/fd")?
+        .map(|entry| entry.map(|entry| entry.file_name()))
+        .collect::<io::Result<Vec<_>>>()?;
+    let descriptors = names.iter().filter_map(|name| name.to_str()?.parse::<libc::c_int>().ok());
+    for descriptor in descriptors.filter(|descriptor| *descriptor > libc::STDERR_FILENO) {
+        // SAFETY: F_SETFD changes a flag of a descriptor and touches no memory; nobody relies on the flag being unset.
+        let result = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        let error = io::Error::last_os_error();
+        // EBADF: the descriptor of the directory listing itself, closed by now.
+        if result != 0 && error.raw_os_error() != Some(libc::EBADF) {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
