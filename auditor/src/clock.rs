@@ -55,6 +55,12 @@ impl Clock {
     pub fn utc(&self, time: Boottime) -> Utc {
         Utc(u64::try_from(self.boottime_at_epoch + i128::from(time.0)).unwrap_or(0))
     }
+
+    /// The boot time of a point in UTC, as this clock's offset has it; what lies before boot is 0.
+    pub fn boottime(&self, time: Utc) -> Boottime {
+        let since_boot = i128::from(time.0) - self.boottime_at_epoch;
+        Boottime(u64::try_from(since_boot.max(0)).unwrap_or(u64::MAX))
+    }
 }
 
 fn read(clock: libc::clockid_t) -> u64 {

@@ -247,7 +247,7 @@ impl Object {
 /// mount(2) failed.
 pub fn ensure_bpffs(path: &Path) -> nix::Result<()> {
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-    if nix::sys::statfs::statfs(path).is_ok_and(|stat| i64::from(stat.filesystem_type().0) == BPF_FS_MAGIC) {
+    if nix::sys::statfs::statfs(path).is_ok_and(|stat| stat.filesystem_type().0 == BPF_FS_MAGIC) {
         return Ok(());
     }
     mount(

@@ -93,7 +93,7 @@ fn offset(mount: &Path, event: &'static str, field: &str) -> Result<Option<u32>,
     }
 }
 
-/// The offset of a field in an event's description: `field:pid_t pid;	offset:12;	size:4;	signed:1;`.
+/// The offset of a field in an event's description, whose lines read `field:pid_t pid; offset:12; size:4; signed:1;`.
 fn offset_in(format: &str, field: &str) -> Option<u32> {
     format.lines().find_map(|line| {
         let (declaration, rest) = line.trim().strip_prefix("field:")?.split_once(';')?;

@@ -22,8 +22,10 @@
 //! beyond a FIN are delivered all the same. Segments beyond [`Limits::window_bytes`] in either direction are ignored and
 //! counted. Checksums are not verified here.
 //!
-//! **Known limit.** Linux hides an urgent byte (URG, MSG_OOB) from the normal stream. The urgent pointer is not part of
-//! what the hooks report, so such a byte is delivered in place; [`Counters::urgent`] tells that it happened.
+//! **Known limits.** Linux hides an urgent byte (URG, MSG_OOB) from the normal stream. The urgent pointer is not part of
+//! what the hooks report, so such a byte is delivered in place; [`Counters::urgent`] tells that it happened. And whoever can
+//! inject segments can fill the bound on early ones with data far ahead, so that what truly comes is skipped: as a gap that
+//! the record shows, never as other bytes than those that passed.
 #![forbid(unsafe_code)]
 
 mod history;

@@ -1,0 +1,450 @@
+//! From the kernel's events to entries of the trail: who it was, in which session, on which connection, by which rule.
+//!
+//! The owner of everything that is known about live sessions, processes and connections. Events come in one by one and in
+//! order; nothing here waits for anything but the trail.
+
+use std::collections::{HashMap, VecDeque};
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use auditor_common::event::{
+    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Packet,
+};
+use auditor_common::packet::{TCP, UDP};
+
+use super::conversation::{Conversation, Findings, Notice};
+use super::policies::Policies;
+use crate::clock::{Boottime, Clock};
+use crate::policy;
+use crate::process::Processes;
+use crate::protocol::{Limits, Observation};
+use crate::record::{
+    Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
+};
+use crate::session::Sessions;
+use crate::source::Event;
+
+/// TCP connections that are followed at most; further ones are recorded without their content.
+const CONVERSATIONS: usize = 65_536;
+/// UDP sockets that are followed at most.
+const DATAGRAMS: usize = 65_536;
+/// How long after the kernel's word that a connection has ended its last segments are waited for. They were written
+/// before that word; a few turns are ample.
+const LAST_SEGMENTS: Duration = Duration::from_millis(20);
+
+/// A UDP socket with the last destination that it was allowed.
+struct Datagrams {
+    session: u64,
+    connection: Arc<Connection>,
+    process: Option<Arc<Process>>,
+    began: Boottime,
+}
+
+/// See the module.
+pub(super) struct Attribution {
+    pub(super) sessions: Sessions,
+    pub(super) policies: Policies,
+    pub(super) limits: Limits,
+    clock: Clock,
+    boot_id: String,
+    processes: Processes,
+    conversations: HashMap<u64, Conversation>,
+    datagrams: HashMap<u64, Datagrams>,
+    closing: VecDeque<(Boottime, u64)>,
+    findings: Findings,
+    /// Entries that wait to be written, oldest first.
+    entries: Vec<Entry>,
+    statements: u64,
+}
+
+impl Attribution {
+    pub(super) fn new(boot_id: String, clock: Clock, policies: Policies, processes: Processes, limits: Limits) -> Self {
+        Self {
+            sessions: Sessions::default(),
+            policies,
+            limits,
+            clock,
+            boot_id,
+            processes,
+            conversations: HashMap::new(),
+            datagrams: HashMap::new(),
+            closing: VecDeque::new(),
+            findings: Findings::default(),
+            entries: Vec::new(),
+            statements: 0,
+        }
+    }
+
+    /// Follows a step of the wall clock.
+    pub(super) fn set_clock(&mut self, clock: Clock) {
+        self.clock = clock;
+    }
+
+    /// Hands over what is to be written.
+    pub(super) fn take_entries(&mut self) -> std::vec::Drain<'_, Entry> {
+        self.entries.drain(..)
+    }
+
+    /// TCP and UDP conversations that are open.
+    pub(super) fn connections(&self) -> u64 {
+        (self.conversations.len() + self.datagrams.len()) as u64
+    }
+
+    /// Statements since the start.
+    pub(super) fn statements(&self) -> u64 {
+        self.statements
+    }
+
+    /// One event.
+    pub(super) fn on(&mut self, event: Event<'_>) {
+        match event {
+            Event::Packet(packet, payload) => self.packet(&packet, payload),
+            Event::Decision(decision) => self.decision(&decision),
+            Event::Established(established) => self.established(&established),
+            Event::Closed(closed) => self.closed(&closed),
+            Event::Exec(exec) => {
+                let process = self.processes.executed(&exec);
+                self.enter(exec.header.session, Some(process), Boottime(exec.header.time), Recorded::ProcessStarted);
+            }
+            Event::Fork(fork) => self.processes.forked(fork.task.pid, fork.child),
+            Event::Exit(exit) => {
+                let process = self.processes.exited(&exit.task);
+                self.enter(exit.header.session, Some(process), Boottime(exit.header.time), Recorded::ProcessEnded);
+            }
+        }
+    }
+
+    fn enter(&mut self, session: u64, process: Option<Arc<Process>>, at: Boottime, event: Recorded) {
+        let session = self.sessions.record(session);
+        self.entries.push(Entry { time: self.clock.utc(at), session, process, event });
+    }
+
+    fn connection_id(&self, cookie: u64) -> String {
+        format!("{}-{cookie:x}", self.boot_id)
+    }
+
+    fn decision(&mut self, decision: &Decision) {
+        let at = Boottime(decision.header.time);
+        let number = decision.header.session;
+        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task));
+        let transport = match u8::try_from(decision.protocol) {
+            Ok(TCP) => Transport::Tcp,
+            Ok(UDP) => Transport::Udp,
+            _ => Transport::Other(decision.protocol),
+        };
+        let policy = self.policies.by_table(decision.table);
+        let protocol = u8::try_from(decision.protocol).unwrap_or(0);
+        let verdict = policy::render(policy, &decision.verdict, decision.remote, protocol);
+        let expected = policy
+            .and_then(|policy| policy.rule(decision.verdict.rule))
+            .and_then(|rule| rule.protocol)
+            .map(policy::Protocol::name);
+        let connection = Connection {
+            id: self.connection_id(decision.cookie),
+            transport,
+            local: None,
+            remote: (decision.hook != HOOK_SOCKET).then(|| decision.remote.socket_address()),
+            inbound: false,
+            verdict,
+        };
+        if !decision.verdict.allows() {
+            if let Some(session) = self.sessions.get_mut(number) {
+                session.totals.violations += 1;
+            }
+            let call = match decision.hook {
+                HOOK_CONNECT => "connect",
+                HOOK_SENDMSG => "sendmsg",
+                HOOK_SOCKET => "socket",
+                HOOK_EGRESS => "packet",
+                _ => "unknown",
+            };
+            let connection = Arc::new(connection);
+            self.enter(number, process, at, Recorded::ConnectionRefused { connection, call });
+        } else if transport == Transport::Tcp {
+            // A socket may be connected again after an attempt that failed.
+            self.finish(decision.cookie, at);
+            self.begin(decision.cookie, number, connection, process, expected, at);
+        } else {
+            self.datagram(decision.cookie, number, connection, process, at);
+        }
+    }
+
+    fn begin(
+        &mut self,
+        cookie: u64,
+        session: u64,
+        connection: Connection,
+        process: Option<Arc<Process>>,
+        expected: Option<&'static str>,
+        at: Boottime,
+    ) -> bool {
+        if self.conversations.len() >= CONVERSATIONS {
+            return false;
+        }
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.open_connections += 1;
+        }
+        let conversation = Conversation::new(session, connection, process, expected, self.limits, at);
+        self.conversations.insert(cookie, conversation);
+        true
+    }
+
+    fn datagram(
+        &mut self,
+        cookie: u64,
+        number: u64,
+        connection: Connection,
+        process: Option<Arc<Process>>,
+        at: Boottime,
+    ) {
+        let connection = Arc::new(connection);
+        if let Some(datagrams) = self.datagrams.get_mut(&cookie) {
+            datagrams.connection = Arc::clone(&connection);
+        } else {
+            if let Some(session) = self.sessions.get_mut(number) {
+                session.totals.connections += 1;
+            }
+            if self.datagrams.len() < DATAGRAMS {
+                let datagrams = Datagrams {
+                    session: number,
+                    connection: Arc::clone(&connection),
+                    process: process.clone(),
+                    began: at,
+                };
+                self.datagrams.insert(cookie, datagrams);
+            }
+        }
+        self.enter(number, process, at, Recorded::ConnectionOpened { connection });
+    }
+
+    /// A conversation that began without a decision of its own: accepted from outside, or older than the session.
+    fn begin_undecided(&mut self, cookie: u64, session: u64, remote: SocketAddr, inbound: bool, at: Boottime) -> bool {
+        let verdict = self.decide_again(session, remote, at);
+        let connection = Connection {
+            id: self.connection_id(cookie),
+            transport: Transport::Tcp,
+            local: None,
+            remote: Some(remote),
+            inbound,
+            verdict,
+        };
+        self.begin(cookie, session, connection, None, None, at)
+    }
+
+    /// What the packet hook decided about a peer that no connect(2) named, by the same rules and the same function.
+    fn decide_again(&self, session: u64, remote: SocketAddr, at: Boottime) -> Verdict {
+        let policy = self
+            .sessions
+            .record(session)
+            .and_then(|session| self.policies.by_table(self.policies.session(0, &session.policy).table));
+        let verdict = policy.map_or(
+            auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION),
+            |policy| policy::Table::new(policy, &self.clock).decide(remote.into(), TCP, at),
+        );
+        policy::render(policy, &verdict, remote.into(), TCP)
+    }
+
+    fn established(&mut self, event: &Established) {
+        let at = Boottime(event.header.time);
+        let cookie = event.cookie;
+        if !self.conversations.contains_key(&cookie) {
+            let remote = event.remote.socket_address();
+            if !self.begin_undecided(cookie, event.header.session, remote, event.passive != 0, at) {
+                return;
+            }
+        }
+        let mut findings = mem::take(&mut self.findings);
+        if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            conversation.established(event, &mut findings);
+            let connection = Arc::clone(&conversation.connection);
+            let (number, process) = (conversation.session, conversation.process.clone());
+            if let Some(session) = self.sessions.get_mut(number) {
+                session.totals.connections += 1;
+            }
+            self.enter(number, process, at, Recorded::ConnectionOpened { connection });
+        }
+        self.report(cookie, at, &mut findings);
+        self.findings = findings;
+    }
+
+    fn packet(&mut self, packet: &Packet, payload: &[u8]) {
+        let at = Boottime(packet.header.time);
+        let cookie = packet.cookie;
+        if !self.conversations.contains_key(&cookie) {
+            let remote = packet.remote.socket_address();
+            if !self.begin_undecided(cookie, packet.header.session, remote, false, at) {
+                return;
+            }
+        }
+        let mut findings = mem::take(&mut self.findings);
+        if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            conversation.segment(packet, payload, &mut findings);
+        }
+        self.report(cookie, at, &mut findings);
+        self.findings = findings;
+    }
+
+    /// Enters what a step on a conversation has found, and leaves `findings` empty.
+    fn report(&mut self, cookie: u64, at: Boottime, findings: &mut Findings) {
+        if findings.observations.is_empty() && findings.notices.is_empty() {
+            return;
+        }
+        let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
+        let number = conversation.session;
+        let process = conversation.process.clone();
+        let connection = Arc::clone(&conversation.connection);
+        let expected = conversation.expected;
+        let mut events = Vec::new();
+        for observation in findings.observations.drain(..) {
+            conversation.learn(&observation);
+            match observation {
+                Observation::Statement(statement) => {
+                    let application = Arc::clone(&conversation.application);
+                    let connection = Arc::clone(&connection);
+                    events.push((statement.finished, Recorded::Statement { connection, application, statement }));
+                }
+                Observation::Violation(message) => {
+                    let connection = Some(Arc::clone(&connection));
+                    events.push((at, Recorded::Finding { kind: "protocol-violation", message, connection }));
+                }
+                Observation::Opaque(_) if expected.is_some() => {
+                    let message = "the rule names the protocol, and the connection went on encrypted: what is said on \
+                                   it is not in the record"
+                        .to_owned();
+                    let connection = Some(Arc::clone(&connection));
+                    events.push((at, Recorded::Finding { kind: "opaque-connection", message, connection }));
+                }
+                Observation::Opaque(_) | Observation::Login(_) | Observation::Authenticated => {}
+            }
+        }
+        for notice in findings.notices.drain(..) {
+            let connection = Some(Arc::clone(&connection));
+            if let Some((kind, message)) = finding(notice, expected) {
+                events.push((at, Recorded::Finding { kind, message, connection }));
+            }
+        }
+        for (at, event) in events {
+            let statement = matches!(event, Recorded::Statement { .. });
+            self.statements += u64::from(statement);
+            if let Some(session) = self.sessions.get_mut(number) {
+                session.totals.statements += u64::from(statement);
+                session.totals.violations += u64::from(!statement);
+            }
+            self.enter(number, process.clone(), at, event);
+        }
+    }
+
+    fn closed(&mut self, event: &Closed) {
+        let at = Boottime(event.header.time);
+        if event.protocol == u32::from(TCP) {
+            if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
+                conversation.closing(event);
+                self.closing.push_back((at, event.cookie));
+            }
+            return;
+        }
+        let Some(datagrams) = self.datagrams.remove(&event.cookie) else { return };
+        // The bytes of datagrams are counted, not read.
+        let coverage =
+            Coverage { sent: Some(event.sent), received: Some(event.received), ..Coverage::default() };
+        let closed = Recorded::ConnectionClosed {
+            connection: datagrams.connection,
+            application: Arc::new(Application::default()),
+            coverage,
+            reason: CloseReason::Ended,
+            duration_us: u64::try_from(at.since(datagrams.began).as_micros()).unwrap_or(u64::MAX),
+            statements: 0,
+        };
+        self.enter(datagrams.session, datagrams.process, at, closed);
+    }
+
+    /// Ends the connections whose last segments have had their time.
+    pub(super) fn settle(&mut self, now: Boottime) {
+        while let Some(&(at, cookie)) = self.closing.front()
+            && now.since(at) >= LAST_SEGMENTS
+        {
+            self.closing.pop_front();
+            // The socket may have been connected again meanwhile.
+            if self.conversations.get(&cookie).is_some_and(Conversation::is_closing) {
+                self.finish(cookie, now);
+            }
+        }
+    }
+
+    fn finish(&mut self, cookie: u64, now: Boottime) {
+        let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
+        let mut findings = mem::take(&mut self.findings);
+        let (coverage, reason, duration_us) = conversation.finish(now, &mut findings);
+        self.report(cookie, now, &mut findings);
+        self.findings = findings;
+        let Some(conversation) = self.conversations.remove(&cookie) else { return };
+        if let Some(session) = self.sessions.get_mut(conversation.session) {
+            session.open_connections = session.open_connections.saturating_sub(1);
+            session.bytes_moved += coverage.sent.unwrap_or(0) + coverage.received.unwrap_or(0);
+            session.bytes_audited += coverage.audited_sent + coverage.audited_received;
+        }
+        let closed = Recorded::ConnectionClosed {
+            connection: conversation.connection,
+            application: conversation.application,
+            coverage,
+            reason,
+            duration_us,
+            statements: conversation.statements,
+        };
+        self.enter(conversation.session, conversation.process, now, closed);
+    }
+
+    /// Ends all connections of a session, or of all sessions.
+    pub(super) fn finish_session(&mut self, number: Option<u64>, now: Boottime) {
+        let of = |session: u64| number.is_none_or(|number| number == session);
+        let mut cookies: Vec<u64> = self
+            .conversations
+            .iter()
+            .filter(|(_, conversation)| of(conversation.session))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        cookies.sort_unstable();
+        for cookie in cookies {
+            self.finish(cookie, now);
+        }
+        self.datagrams.retain(|_, datagrams| !of(datagrams.session));
+    }
+
+    /// Enters something that is not an event of the kernel's.
+    pub(super) fn enter_now(&mut self, session: u64, event: Recorded) {
+        self.enter(session, None, Clock::now(), event);
+    }
+
+    /// Enters something that was made elsewhere.
+    pub(super) fn enter_made(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+}
+
+/// What a notice means to a reader of the trail.
+fn finding(notice: Notice, expected: Option<&'static str>) -> Option<(&'static str, String)> {
+    let direction = |sent| if sent { "sent" } else { "received" };
+    match notice {
+        Notice::Gap(gap) => Some((
+            "gap",
+            format!(
+                "{} bytes {} from offset {} on were not seen: what was said in them is not in the record",
+                gap.length,
+                direction(gap.sent),
+                gap.offset
+            ),
+        )),
+        Notice::Conflict { sent, offset, length } => Some((
+            "stream-conflict",
+            format!(
+                "{length} bytes {} from offset {offset} on were seen in two versions; the record follows the first",
+                direction(sent)
+            ),
+        )),
+        Notice::Unrecognised => expected.map(|expected| {
+            ("protocol-mismatch", format!("the rule allows {expected} only, and the connection speaks something else"))
+        }),
+    }
+}

@@ -1,0 +1,273 @@
+//! One TCP connection of an agent, from its segments to its statements: both directions' reassembly, the protocol that
+//! was found, and what the connection's records have in common.
+
+use std::sync::Arc;
+
+use auditor_common::event::{Closed, EGRESS, Established, Packet};
+use auditor_common::packet::{FIN, RST, SYN};
+
+use crate::clock::Boottime;
+use crate::protocol::{self, Detection, Dissector, Limits, Observation, Opaque, Side};
+use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
+use crate::stream::{self, Delivery, HalfStream, Segment};
+
+/// Bytes of history and early segments that a direction may keep. Loopback and a healthy network need next to none.
+const STREAM_LIMITS: stream::Limits =
+    stream::Limits { early_bytes: 1 << 20, early_segments: 1024, history_bytes: 4 << 10, window_bytes: 1 << 30 };
+
+/// What came of a segment, beside observations.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Notice {
+    /// Bytes of a direction were never seen.
+    Gap(GapRange),
+    /// Two versions of the same bytes were seen, at this offset and of this length.
+    Conflict { sent: bool, offset: u64, length: u64 },
+    /// The client's first bytes are of no protocol that is known.
+    Unrecognised,
+}
+
+/// How the application's bytes are read.
+enum Reader {
+    /// Not enough of the client's bytes are there to tell the protocol.
+    Detecting(Vec<u8>),
+    /// It is told.
+    Reading(Box<dyn Dissector>),
+    /// It cannot be told, or not be read: bytes are counted only.
+    Blind,
+}
+
+/// A TCP connection.
+pub(super) struct Conversation {
+    /// The session's number in the kernel; 0 while it is not known.
+    pub(super) session: u64,
+    /// Identity, ends and verdict.
+    pub(super) connection: Arc<Connection>,
+    /// Who connected.
+    pub(super) process: Option<Arc<Process>>,
+    /// What it speaks.
+    pub(super) application: Arc<Application>,
+    /// What it must speak, by the rule that allowed it.
+    pub(super) expected: Option<&'static str>,
+    /// Statements recorded.
+    pub(super) statements: u64,
+    /// When it was first heard of.
+    began: Boottime,
+    established: bool,
+    /// The kernel's counts when the connection was established: what the handshake itself counted.
+    counted_by_handshake: (u64, u64),
+    sent: HalfStream,
+    received: HalfStream,
+    reader: Reader,
+    limits: Limits,
+    closed: Option<Closed>,
+}
+
+impl Conversation {
+    pub(super) fn new(
+        session: u64,
+        connection: Connection,
+        process: Option<Arc<Process>>,
+        expected: Option<&'static str>,
+        limits: Limits,
+        began: Boottime,
+    ) -> Self {
+        Self {
+            session,
+            connection: Arc::new(connection),
+            process,
+            application: Arc::default(),
+            expected,
+            statements: 0,
+            began,
+            established: false,
+            counted_by_handshake: (0, 0),
+            sent: HalfStream::new(STREAM_LIMITS),
+            received: HalfStream::new(STREAM_LIMITS),
+            reader: Reader::Detecting(Vec::new()),
+            limits,
+            closed: None,
+        }
+    }
+
+    /// The handshake is done.
+    pub(super) fn established(&mut self, event: &Established, out: &mut Findings) {
+        self.established = true;
+        self.counted_by_handshake = (event.bytes_acked, event.bytes_received);
+        let connection = Arc::make_mut(&mut self.connection);
+        connection.local = Some(event.local.socket_address());
+        connection.remote = Some(event.remote.socket_address());
+        connection.inbound = event.passive != 0;
+        let at = Boottime(event.header.time);
+        self.feed(true, at, out, |stream, deliver| stream.start(event.send_next, deliver));
+        self.feed(false, at, out, |stream, deliver| stream.start(event.receive_next, deliver));
+    }
+
+    /// A segment passed a hook.
+    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], out: &mut Findings) {
+        let sent = packet.direction == EGRESS;
+        let at = Boottime(packet.header.time);
+        let segment = Segment {
+            sequence: packet.sequence,
+            flags: packet.flags & (FIN | SYN | RST),
+            payload,
+            length: packet.length,
+            at,
+        };
+        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
+        // The other direction up to here has arrived: what of it was not seen will not come again.
+        if packet.flags & (SYN | RST) == 0 {
+            self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(packet.acknowledgement, deliver));
+        }
+    }
+
+    /// The kernel has ended it. Its last segments may still be on their way out of the ring.
+    pub(super) fn closing(&mut self, event: &Closed) {
+        let connection = Arc::make_mut(&mut self.connection);
+        if connection.local.is_none() && event.local.port() != 0 {
+            connection.local = Some(event.local.socket_address());
+        }
+        self.closed = Some(*event);
+    }
+
+    /// Whether the kernel has ended it.
+    pub(super) fn is_closing(&self) -> bool {
+        self.closed.is_some()
+    }
+
+    /// Gives out what is under way and says how complete the record is.
+    pub(super) fn finish(&mut self, at: Boottime, out: &mut Findings) -> (Coverage, CloseReason, u64) {
+        let closed = self.closed.filter(|_| self.established);
+        let (handshake_sent, handshake_received) = self.counted_by_handshake;
+        let moved_in = closed.map(|closed| {
+            payload_bytes(closed.bytes_received.saturating_sub(handshake_received), &self.received)
+        });
+        let moved_out =
+            closed.map(|closed| payload_bytes(closed.bytes_acked.saturating_sub(handshake_sent), &self.sent));
+        // What was sent and never acknowledged (the connection was reset) was sent all the same.
+        let reach = moved_out.map(|moved| moved.max(self.sent.offset()));
+        self.feed(true, at, out, |stream, deliver| stream.finish(reach, deliver));
+        self.feed(false, at, out, |stream, deliver| stream.finish(moved_in, deliver));
+        if let Reader::Reading(dissector) = &mut self.reader {
+            dissector.close(at, &mut out.observations);
+        }
+        let gaps = |stream: &HalfStream, sent| {
+            let range = move |gap: &stream::Gap| GapRange { sent, offset: gap.offset, length: gap.length };
+            stream.gaps().iter().map(range).collect::<Vec<_>>()
+        };
+        let mut ranges = gaps(&self.sent, true);
+        ranges.extend(gaps(&self.received, false));
+        let coverage = Coverage {
+            sent: moved_out,
+            received: moved_in,
+            audited_sent: self.sent.counters().delivered,
+            audited_received: self.received.counters().delivered,
+            gaps: ranges,
+        };
+        let reason = if self.established { CloseReason::Ended } else { CloseReason::NotEstablished };
+        let end = self.closed.map_or(at, |closed| Boottime(closed.header.time));
+        let duration = u64::try_from(end.since(self.began).as_micros()).unwrap_or(u64::MAX);
+        (coverage, reason, duration)
+    }
+
+    fn feed(
+        &mut self,
+        sent: bool,
+        at: Boottime,
+        out: &mut Findings,
+        step: impl FnOnce(&mut HalfStream, &mut dyn FnMut(Delivery<'_>)),
+    ) {
+        let stream = if sent { &mut self.sent } else { &mut self.received };
+        let side = if sent != self.connection.inbound { Side::Client } else { Side::Server };
+        let (reader, application, limits) = (&mut self.reader, &mut self.application, self.limits);
+        step(stream, &mut |delivery| match delivery {
+            Delivery::Bytes { bytes, at } => reader.bytes(side, at, bytes, application, limits, out),
+            Delivery::Gap { offset, length } => {
+                out.notices.push(Notice::Gap(GapRange { sent, offset, length }));
+                reader.gap(side, at, length, out);
+            }
+            Delivery::Conflict { offset, length } => {
+                out.notices.push(Notice::Conflict { sent, offset, length });
+            }
+        });
+    }
+
+    /// Takes over what an observation says of the connection as a whole.
+    pub(super) fn learn(&mut self, observation: &Observation) {
+        match observation {
+            Observation::Login(login) => {
+                Arc::make_mut(&mut self.application).login = Some(login.clone());
+            }
+            Observation::Opaque(opaque) => {
+                let reason = match opaque {
+                    Opaque::Tls => "tls",
+                    Opaque::GssEncryption => "gss-encryption",
+                };
+                Arc::make_mut(&mut self.application).opaque = Some(reason);
+                self.reader = Reader::Blind;
+            }
+            Observation::Violation(_) => self.reader = Reader::Blind,
+            Observation::Statement(_) => self.statements += 1,
+            Observation::Authenticated => {}
+        }
+    }
+}
+
+/// RFC 4898 counts FIN as a byte. Where the direction's FIN was seen and everything before it, one more is that one.
+fn payload_bytes(counted: u64, stream: &HalfStream) -> u64 {
+    if stream.at_fin() && counted == stream.offset() + 1 { counted - 1 } else { counted }
+}
+
+impl Reader {
+    fn bytes(
+        &mut self,
+        side: Side,
+        at: Boottime,
+        bytes: &[u8],
+        application: &mut Arc<Application>,
+        limits: Limits,
+        out: &mut Findings,
+    ) {
+        match self {
+            Self::Reading(dissector) => dissector.bytes(side, at, bytes, &mut out.observations),
+            Self::Blind => {}
+            // The server speaks first: of the protocols that are known, none does.
+            Self::Detecting(_) if side == Side::Server => self.unrecognised(out),
+            Self::Detecting(seen) => {
+                seen.extend_from_slice(&bytes[..bytes.len().min(protocol::DETECTION_BYTES)]);
+                match protocol::detect(seen) {
+                    Detection::Incomplete => {}
+                    Detection::No => self.unrecognised(out),
+                    Detection::Yes(found) => {
+                        let mut dissector = found.dissector(limits);
+                        Arc::make_mut(application).protocol = Some(dissector.name());
+                        // What was seen before these bytes; they themselves follow whole.
+                        let before = seen.len() - bytes.len().min(protocol::DETECTION_BYTES);
+                        dissector.bytes(side, at, &seen[..before], &mut out.observations);
+                        dissector.bytes(side, at, bytes, &mut out.observations);
+                        *self = Self::Reading(dissector);
+                    }
+                }
+            }
+        }
+    }
+
+    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Findings) {
+        match self {
+            Self::Reading(dissector) => dissector.gap(side, at, length, &mut out.observations),
+            Self::Detecting(_) => self.unrecognised(out),
+            Self::Blind => {}
+        }
+    }
+
+    fn unrecognised(&mut self, out: &mut Findings) {
+        *self = Self::Blind;
+        out.notices.push(Notice::Unrecognised);
+    }
+}
+
+/// What a step gave; kept by the caller and used again, so that a segment without findings allocates nothing.
+#[derive(Default)]
+pub(super) struct Findings {
+    pub(super) observations: Vec<Observation>,
+    pub(super) notices: Vec<Notice>,
+}

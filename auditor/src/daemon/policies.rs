@@ -1,0 +1,150 @@
+//! The policies in force: their compiled form in the kernel's table, and what a verdict's numbers mean.
+//!
+//! Each generation's policies get table numbers of their own. A new generation is added beside the old one, sessions are
+//! switched over one by one (each by a single map update, so a packet meets either the old policy or the new one), then
+//! the old entries go. A generation that does not fit is refused with nothing changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use auditor_common::control::{Control, Session};
+
+use crate::clock::Clock;
+use crate::config::{Overload, Settings};
+use crate::kernel::tables::{CompiledRule, TableError, Tables};
+use crate::policy::{Action, Policy};
+
+/// Bytes in the payload ring at which its reader is woken: a quarter.
+const WAKE_SHARE: u32 = 4;
+
+/// A policy with its number in the kernel.
+#[derive(Clone, Debug)]
+pub(super) struct Installed {
+    pub(super) table: u32,
+    pub(super) policy: Arc<Policy>,
+    rules: Vec<CompiledRule>,
+}
+
+/// All of them.
+#[derive(Debug)]
+pub(super) struct Policies {
+    by_name: HashMap<String, Installed>,
+    /// Policies of the last generation: verdicts that they gave may still wait in the ring.
+    retired: HashMap<u32, Arc<Policy>>,
+    next_table: u32,
+    generation: u32,
+    payload_ring: u32,
+}
+
+impl Policies {
+    /// Puts the first generation in force.
+    pub(super) fn install(
+        settings: &Settings,
+        tables: &mut Tables,
+        clock: &Clock,
+        payload_ring: u32,
+    ) -> Result<Self, TableError> {
+        let mut policies = Self {
+            by_name: HashMap::new(),
+            retired: HashMap::new(),
+            next_table: 1,
+            generation: 0,
+            payload_ring,
+        };
+        policies.by_name = policies.compile(settings, tables, clock)?;
+        policies.advance(settings, tables)?;
+        Ok(policies)
+    }
+
+    /// Puts another generation in force. `sessions`: cgroup id, session number and policy name of each open session; one
+    /// whose policy is gone is denied everything.
+    pub(super) fn replace<'a>(
+        &mut self,
+        settings: &Settings,
+        tables: &mut Tables,
+        clock: &Clock,
+        sessions: impl Iterator<Item = (u64, u64, &'a str)>,
+    ) -> Result<(), TableError> {
+        let new = self.compile(settings, tables, clock)?;
+        let old = std::mem::replace(&mut self.by_name, new);
+        let mut result = Ok(());
+        for (cgroup, number, policy) in sessions {
+            if let Err(error) = tables.set_session(cgroup, self.session(number, policy)) {
+                // The table is as it was for this session: it would stay on entries that go now, and those that go deny.
+                result = Err(error);
+            }
+        }
+        self.retired = old.values().map(|old| (old.table, Arc::clone(&old.policy))).collect();
+        for old in old.values() {
+            tables.remove_rules(&old.rules)?;
+        }
+        self.advance(settings, tables)?;
+        result
+    }
+
+    fn compile(
+        &mut self,
+        settings: &Settings,
+        tables: &mut Tables,
+        clock: &Clock,
+    ) -> Result<HashMap<String, Installed>, TableError> {
+        let mut installed: HashMap<String, Installed> = HashMap::new();
+        for policy in &settings.policies {
+            let table = self.next_table;
+            self.next_table = self.next_table.wrapping_add(1).max(1);
+            let rules: Vec<CompiledRule> = policy
+                .compile(table, clock)
+                .into_iter()
+                .map(|entry| (entry.prefix_length, entry.key, entry.value))
+                .collect();
+            if let Err(error) = tables.add_rules(&rules) {
+                for earlier in installed.values() {
+                    // Nothing refers to these; what could not be removed only takes room.
+                    let _ = tables.remove_rules(&earlier.rules);
+                }
+                return Err(error);
+            }
+            installed.insert(policy.name.clone(), Installed { table, policy: Arc::new(policy.clone()), rules });
+        }
+        Ok(installed)
+    }
+
+    fn advance(&mut self, settings: &Settings, tables: &mut Tables) -> Result<(), TableError> {
+        self.generation = self.generation.wrapping_add(1).max(1);
+        let overload = match settings.daemon.overload {
+            Overload::Backpressure => auditor_common::control::OVERLOAD_BACKPRESSURE,
+            Overload::RecordLoss => auditor_common::control::OVERLOAD_RECORD_LOSS,
+        };
+        tables.set_control(Control {
+            generation: self.generation,
+            overload,
+            wake_at: u64::from(self.payload_ring / WAKE_SHARE),
+        })
+    }
+
+    /// The kernel's entry for a session under a policy.
+    pub(super) fn session(&self, number: u64, policy: &str) -> Session {
+        match self.by_name.get(policy) {
+            Some(installed) => Session {
+                id: number,
+                table: installed.table,
+                default_action: installed.policy.default.code(),
+            },
+            None => Session { id: number, table: 0, default_action: Action::Deny.code() },
+        }
+    }
+
+    /// The policy of a table number, if it is in force or was until a moment ago.
+    pub(super) fn by_table(&self, table: u32) -> Option<&Policy> {
+        self.by_name
+            .values()
+            .find(|installed| installed.table == table)
+            .map(|installed| &*installed.policy)
+            .or_else(|| self.retired.get(&table).map(|policy| &**policy))
+    }
+
+    /// Counts changes.
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+}

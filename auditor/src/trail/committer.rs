@@ -1,0 +1,228 @@
+//! The thread that makes records durable: whole chunks in order, one write and one fdatasync each, then HEAD.
+//!
+//! A chunk stays in memory until it is durable. Where writing or syncing fails, whatever reached the file is cut off
+//! again and the chunk is written anew from memory, never synced a second time: after a failed fdatasync the kernel may
+//! take the pages for clean that it has lost.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use super::head::{HeadFile, sync_directory};
+use super::recovery::Position;
+use super::segment::Segment;
+use super::writer::{Chunk, Shared};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The files that the committer writes.
+#[derive(Debug)]
+pub(super) struct Files {
+    directory: PathBuf,
+    head: HeadFile,
+    current: Option<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    segment: Segment,
+    file: File,
+    /// Bytes that are durable.
+    length: u64,
+    /// Bytes beyond that may be in the file and are to be cut off.
+    dirty: bool,
+    /// The file's name is durable.
+    named: bool,
+}
+
+impl Files {
+    pub(super) fn open(directory: &Path, position: &Position) -> Result<Self, Error> {
+        let head = HeadFile::open(directory, &position.trail)?;
+        let current = match &position.segment {
+            Some((segment, length)) => {
+                let file = OpenOptions::new()
+                    .append(true)
+                    .open(&segment.path)
+                    .map_err(Error::call("open", &segment.path))?;
+                // Lines that a killed writer had not synced yet are part of the trail now.
+                file.sync_all().map_err(Error::call("fsync", &segment.path))?;
+                Some(Current { segment: segment.clone(), file, length: *length, dirty: false, named: false })
+            }
+            None => None,
+        };
+        head.write(position.sequence, position.hash)?;
+        head.sync()?;
+        Ok(Self { directory: directory.to_owned(), head, current })
+    }
+
+    /// Makes one chunk durable, then HEAD. May be called again for the same chunk after an error.
+    fn commit(&mut self, chunk: &mut Chunk) -> Result<(), Error> {
+        if !chunk.durable {
+            let current = self.segment(chunk.segment)?;
+            current.restore()?;
+            current.dirty = true;
+            current.file.write_all(&chunk.bytes).map_err(Error::call("write", &current.segment.path))?;
+            current.file.sync_data().map_err(Error::call("fdatasync", &current.segment.path))?;
+            current.dirty = false;
+            current.length += u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX);
+            chunk.durable = true;
+        }
+        self.head.write(chunk.sequence, chunk.hash)
+    }
+
+    fn segment(&mut self, first: u64) -> Result<&mut Current, Error> {
+        let current = match self.current.take() {
+            Some(current) if current.segment.first == first => current,
+            previous => {
+                // From here on HEAD is never older than the beginning of the last segment.
+                let begun = self.head.sync().and_then(|()| begin(&self.directory, first));
+                match begun {
+                    Ok(current) => current,
+                    Err(error) => {
+                        self.current = previous;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let current = self.current.insert(current);
+        if !current.named {
+            sync_directory(&self.directory)?;
+            current.named = true;
+        }
+        Ok(current)
+    }
+}
+
+impl Current {
+    /// Back to the last durable whole line, if more may be there.
+    fn restore(&mut self) -> Result<(), Error> {
+        if self.dirty {
+            self.file.set_len(self.length).map_err(Error::call("truncate", &self.segment.path))?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+}
+
+fn begin(directory: &Path, first: u64) -> Result<Current, Error> {
+    let segment = Segment::new(directory, first);
+    let file = OpenOptions::new()
+        .append(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&segment.path)
+        .map_err(Error::call("create", &segment.path))?;
+    Ok(Current { segment, file, length: 0, dirty: false, named: false })
+}
+
+/// Runs until the trail is closed and nothing waits, or closing finds the disk blocked.
+pub(super) fn run(shared: &Shared, mut files: Files) {
+    let _ended = Ended(shared);
+    let mut pause = FIRST_PAUSE;
+    while let Some(mut chunks) = next(shared) {
+        while let Some(chunk) = chunks.front_mut() {
+            match files.commit(chunk) {
+                Ok(()) => {
+                    pause = FIRST_PAUSE;
+                    done(shared, chunk);
+                    chunks.pop_front();
+                }
+                Err(error) => {
+                    if !wait_blocked(shared, &mut files, &error, pause) {
+                        return;
+                    }
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+    if let Err(error) = files.head.sync() {
+        tracing::warn!(%error, "HEAD may be behind after a power failure; the next start puts that right");
+    }
+}
+
+/// Waits until a commit is due and takes what waits; `None` when the trail is closed and nothing does.
+fn next(shared: &Shared) -> Option<VecDeque<Chunk>> {
+    let mut state = shared.state();
+    loop {
+        let Some(since) = state.since else {
+            if state.closing {
+                return None;
+            }
+            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        let left = shared.commit_interval.saturating_sub(since.elapsed());
+        let due = left.is_zero()
+            || state.closing
+            || state.flush > state.durable
+            || state.waiting >= shared.commit_bytes;
+        if due {
+            return Some(state.take());
+        }
+        (state, _) = shared.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn done(shared: &Shared, chunk: &Chunk) {
+    let mut state = shared.state();
+    state.durable = chunk.sequence;
+    state.waiting = state.waiting.saturating_sub(chunk.bytes.len());
+    if state.blocked.take().is_some() {
+        tracing::info!(sequence = chunk.sequence, "the trail is written again");
+    }
+    shared.progress.notify_all();
+}
+
+/// Tells why nothing is written and waits a while; `false` when the trail is being closed.
+fn wait_blocked(shared: &Shared, files: &mut Files, error: &Error, pause: Duration) -> bool {
+    // Whole lines only, also while we wait: somebody may copy the file.
+    if let Some(current) = &mut files.current
+        && let Err(error) = current.restore()
+    {
+        tracing::warn!(%error, "the trail's last line is incomplete until this works");
+    }
+    let mut state = shared.state();
+    if state.blocked.is_none() {
+        tracing::error!(%error, "the trail cannot be written: records wait in memory");
+    }
+    state.blocked = Some(reason(error));
+    shared.progress.notify_all();
+    let until = Instant::now() + pause;
+    loop {
+        if state.closing {
+            return false;
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return true;
+        }
+        (state, _) = shared.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Call { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+            format!("{error}; free some space on that file system and writing goes on by itself")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Whatever ends the thread, nobody waits for it for ever.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.state().ended = true;
+        self.0.progress.notify_all();
+    }
+}

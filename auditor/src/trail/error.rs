@@ -1,0 +1,105 @@
+//! What can go wrong with a trail, each with what to do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::verify::Check;
+
+/// An error of the trail.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call to the operating system failed.
+    #[error("{call} {path}: {source}")]
+    Call {
+        /// The call.
+        call: &'static str,
+        /// Its subject.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another process writes this trail.
+    #[error(
+        "the trail in {path} is locked by another process ({holder}): only one auditor may write a trail; stop the \
+         other one or give this one its own --state-dir"
+    )]
+    Locked {
+        /// The trail's folder.
+        path: PathBuf,
+        /// What the holder wrote into LOCK about itself.
+        holder: String,
+    },
+    /// The trial write at open found no room.
+    #[error(
+        "no room for the trail in {path}: {source}; free some space on that file system (nothing was changed there)"
+    )]
+    NoRoom {
+        /// The trail's folder.
+        path: PathBuf,
+        /// The failure.
+        source: io::Error,
+    },
+    /// There are records, but not the file that says which is the last.
+    #[error("{path} is missing although there are segments: run `auditor verify` and restore it from a copy")]
+    HeadMissing {
+        /// Where HEAD belongs.
+        path: PathBuf,
+    },
+    /// HEAD is not what this program writes.
+    #[error("{path} is damaged: run `auditor verify` and restore it from a copy")]
+    HeadMalformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// HEAD names a record that the segments do not have, or have with another hash.
+    #[error(
+        "records are missing from the trail in {path}: HEAD says that record {head} was the last, the segments end \
+         with record {last}: run `auditor verify`, then move the folder away to start a new trail"
+    )]
+    Shortened {
+        /// The trail's folder.
+        path: PathBuf,
+        /// HEAD's sequence.
+        head: u64,
+        /// The last whole record's.
+        last: u64,
+    },
+    /// A record does not check.
+    #[error(
+        "record {sequence} ({path}, line {line}) does not check: {check}; run `auditor verify`, then move the folder \
+         away to start a new trail"
+    )]
+    Damaged {
+        /// The segment.
+        path: PathBuf,
+        /// Line in the segment, from 1.
+        line: u64,
+        /// The record that belongs there.
+        sequence: u64,
+        /// What failed.
+        check: Check,
+    },
+    /// The record could not be rendered.
+    #[error("cannot render a record: {0}")]
+    Render(#[from] serde_json::Error),
+    /// The trail is being closed, or its writer has ended.
+    #[error("the trail is closed: no more records are taken")]
+    Closed,
+    /// Records were not durable in time.
+    #[error("{records} records are not durable yet: {reason}")]
+    NotDurable {
+        /// How many wait.
+        records: u64,
+        /// Why, as far as it is known.
+        reason: String,
+    },
+    /// A pattern for a search is not valid.
+    #[error("{0}")]
+    Pattern(#[from] regex::Error),
+}
+
+impl Error {
+    pub(super) fn call(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Call { call, path: path.to_owned(), source }
+    }
+}
