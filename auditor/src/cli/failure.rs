@@ -12,6 +12,8 @@ const NO: u8 = 1;
 const USAGE: u8 = 2;
 /// The daemon cannot be reached.
 const UNREACHABLE: u8 = 3;
+/// The kernel lacks something.
+const UNSUPPORTED: u8 = 4;
 
 /// Why a command did not succeed.
 #[derive(Debug)]
@@ -25,6 +27,21 @@ impl Failure {
     /// It was understood, and the answer is no.
     pub(crate) fn refused(message: impl Display) -> Self {
         Self { status: NO, message: Some(message.to_string()) }
+    }
+
+    /// Wrong usage or configuration.
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self { status: USAGE, message: Some(message.to_string()) }
+    }
+
+    /// The answer is no, and stdout says it already.
+    pub(crate) fn told() -> Self {
+        Self { status: NO, message: None }
+    }
+
+    /// The kernel lacks something, and stdout says what.
+    pub(crate) fn unsupported() -> Self {
+        Self { status: UNSUPPORTED, message: None }
     }
 
     /// What went wrong, for a command with exit statuses of its own.

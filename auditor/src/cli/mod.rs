@@ -3,9 +3,19 @@
 //! This file knows the commands' names and what is common to them; what a command takes and does stands in its own
 //! file. Exit statuses are a contract with scripts and are given out in [`failure`] alone.
 
+mod doctor;
 mod failure;
+mod json;
 mod openapi;
+mod policy;
+mod reload;
 mod run;
+mod sessions;
+mod status;
+mod tag;
+mod terminal;
+mod time;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,12 +64,33 @@ impl Places {
     fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| self.runtime_dir.join(SOCKET_NAME))
     }
+
+    fn trail_dir(&self) -> PathBuf {
+        self.state_dir.join("trail")
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Open a session and run a command in it
     Run(run::Run),
+    /// Open a session for something that is running already
+    Tag(tag::Tag),
+    /// End a session: what is in it is no longer watched nor bound
+    Untag(tag::Untag),
+    /// List sessions
+    Sessions(sessions::Sessions),
+    /// Check the configuration, and ask what it would decide
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Verify that the trail is whole
+    Verify(verify::Verify),
+    /// Show the daemon's state of health
+    Status(status::Status),
+    /// Show which guarantees this host gives, and how to mend the others
+    Doctor(doctor::Doctor),
+    /// Have the daemon read its configuration again
+    Reload,
     /// Print the description of the API
     #[command(hide = true)]
     Openapi,
@@ -74,6 +105,14 @@ pub(crate) fn main() -> ExitCode {
     let done = match command {
         // Its exit status is the command's own.
         Command::Run(run) => return run.execute(&places),
+        Command::Tag(tag) => tag.execute(&places),
+        Command::Untag(untag) => untag.execute(&places),
+        Command::Sessions(sessions) => sessions.execute(&places),
+        Command::Policy(policy) => policy.execute(&places),
+        Command::Verify(verify) => verify.execute(&places),
+        Command::Status(status) => status.execute(&places),
+        Command::Doctor(doctor) => doctor.execute(),
+        Command::Reload => reload::execute(&places),
         Command::Openapi => openapi::execute(),
     };
     match done {

@@ -1,0 +1,134 @@
+//! `auditor policy check` and `auditor policy test`: is the configuration valid, and what would it decide? No daemon needed.
+
+use std::io::{Write, stdout};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use auditor::clock::Clock;
+use auditor::config::{self, Loaded};
+use auditor::policy::{self, Explanation};
+use auditor::record::Transport;
+use auditor_common::endpoint::Endpoint;
+use clap::{Subcommand, ValueEnum};
+use serde::Serialize;
+
+use super::failure::{Failure, complain};
+use super::{Places, json};
+
+/// Arguments of `auditor policy`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    /// Check a configuration file
+    Check {
+        /// The file [default: the one of --config]
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Tell what would happen to a connection, and by which rule
+    Test {
+        /// Agent, by its name in the configuration
+        #[arg(long, value_name = "NAME")]
+        agent: String,
+        /// Where to: 10.20.0.9:5432 or [2001:db8::1]:443
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        to: SocketAddr,
+        /// Over which transport
+        #[arg(long, value_enum, default_value_t = Over::Tcp)]
+        transport: Over,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Over {
+    Tcp,
+    Udp,
+}
+
+/// What `policy test --json` prints.
+#[derive(Serialize)]
+struct Answer<'a> {
+    allowed: bool,
+    agent: &'a str,
+    to: SocketAddr,
+    policy: &'a str,
+    rule: Option<&'a str>,
+    reason: &'a str,
+    protocol: Option<&'a str>,
+}
+
+impl Policy {
+    pub(crate) fn execute(self, places: &Places) -> Result<(), Failure> {
+        match self {
+            Self::Check { file } => check(file.unwrap_or_else(|| places.config.clone())),
+            Self::Test { agent, to, transport, json } => test(places, &agent, to, transport, json),
+        }
+    }
+}
+
+fn check(file: PathBuf) -> Result<(), Failure> {
+    let Loaded { settings, warnings, digest } = config::load(&file).map_err(Failure::usage)?;
+    let mut out = stdout().lock();
+    for warning in &warnings {
+        writeln!(out, "{}", warning.render(&file))?;
+    }
+    writeln!(
+        out,
+        "{}: valid: {} agents, {} policies, {} warnings; sha256 {digest}",
+        file.display(),
+        settings.agents.len(),
+        settings.policies.len(),
+        warnings.len()
+    )?;
+    Ok(())
+}
+
+fn test(places: &Places, agent: &str, to: SocketAddr, transport: Over, as_json: bool) -> Result<(), Failure> {
+    let Loaded { settings, warnings, .. } = config::load(&places.config).map_err(Failure::usage)?;
+    for warning in &warnings {
+        complain(warning.render(&places.config));
+    }
+    let transport = match transport {
+        Over::Tcp => Transport::Tcp,
+        Over::Udp => Transport::Udp,
+    };
+    let explanation =
+        policy::explain(&settings, agent, Endpoint::from(to), transport, &Clock::read(), Clock::now())
+            .map_err(Failure::usage)?;
+    let mut out = stdout().lock();
+    if as_json {
+        json::line(&mut out, &answer(&explanation, agent, to))?;
+    } else {
+        writeln!(out, "{}", sentence(&explanation))?;
+    }
+    if explanation.allowed { Ok(()) } else { Err(Failure::told()) }
+}
+
+fn answer<'a>(explanation: &'a Explanation, agent: &'a str, to: SocketAddr) -> Answer<'a> {
+    Answer {
+        allowed: explanation.allowed,
+        agent,
+        to,
+        policy: &explanation.policy,
+        rule: explanation.rule.as_deref(),
+        reason: explanation.reason,
+        protocol: explanation.protocol.map(policy::Protocol::name),
+    }
+}
+
+fn sentence(explanation: &Explanation) -> String {
+    let verdict = if explanation.allowed { "allowed" } else { "denied" };
+    let by = match (&explanation.rule, explanation.reason) {
+        (Some(rule), "expired") => format!("its rule has expired: {rule}"),
+        (Some(rule), _) => format!("by {rule}"),
+        (None, "default") => format!("by the default of policy {}", explanation.policy),
+        (None, reason) => format!("{reason}, policy {}", explanation.policy),
+    };
+    match explanation.protocol {
+        Some(protocol) => format!("{verdict} {by}; it must speak {}", protocol.name()),
+        None => format!("{verdict} {by}"),
+    }
+}
