@@ -55,5 +55,5 @@ fn clock_synchronised() -> Option<bool> {
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: `timex` is a valid, writable timex for the length of the call.
     let state = unsafe { libc::adjtimex(&raw mut timex) };
-    (state >= 0).then(|| timex.status & libc::STA_UNSYNC == 0)
+    (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
 }

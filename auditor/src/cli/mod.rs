@@ -17,11 +17,12 @@ mod terminal;
 mod time;
 mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use auditor::api::SOCKET_NAME;
 use auditor::api::client::Client;
+use auditor::kernel::cgroup::Hierarchy;
 use clap::{Args, Parser, Subcommand};
 
 use failure::Failure;
@@ -63,6 +64,19 @@ struct Places {
 impl Places {
     fn socket(&self) -> PathBuf {
         self.socket.clone().unwrap_or_else(|| self.runtime_dir.join(SOCKET_NAME))
+    }
+
+    /// A cgroup's path below the cgroup2 mount, whether it was given so or as a whole.
+    fn below_mount(&self, cgroup: &Path) -> Result<String, Failure> {
+        let mount = match &self.cgroup_root {
+            Some(root) => root.clone(),
+            None => {
+                let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")
+                    .map_err(|error| Failure::refused(format!("/proc/self/mountinfo: {error}")))?;
+                Hierarchy::find(&mountinfo).map_err(Failure::refused)?.mount().to_owned()
+            }
+        };
+        Ok(cgroup.strip_prefix(&mount).unwrap_or(cgroup).to_string_lossy().into_owned())
     }
 
     fn trail_dir(&self) -> PathBuf {

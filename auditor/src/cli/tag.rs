@@ -82,15 +82,14 @@ impl Untag {
                 let filter = SessionFilter { live: true, ..SessionFilter::default() };
                 let sessions = runtime.block_on(client.sessions(&filter))?;
                 let named = match (cgroup, pid) {
-                    (Some(path), _) => path.to_string_lossy().into_owned(),
+                    (Some(path), _) => places.below_mount(&path)?,
                     (None, Some(pid)) => cgroup_of(pid)?,
                     (None, None) => return Err(Failure::usage("name a session, --cgroup or --pid")),
                 };
                 let found = sessions.into_iter().find(|session| {
-                    // A whole path is longer by the mount point; a process may be in a cgroup below.
-                    let cgroup = session.cgroup.trim_end_matches('/');
-                    named.trim_end_matches('/').ends_with(cgroup)
-                        || pid.is_some() && is_within(&named, cgroup)
+                    // A process may be in a cgroup below the session's; a cgroup is named exactly.
+                    is_within(&named, &session.cgroup)
+                        && (pid.is_some() || is_within(&session.cgroup, &named))
                 });
                 found.ok_or_else(|| Failure::refused(format!("no session is open in {named:?}")))?.id
             }

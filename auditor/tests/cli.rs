@@ -1,0 +1,204 @@
+//! The command line as scripts see it: what is printed, and the exit status.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod pipeline;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use pipeline::{Daemon, session};
+
+fn auditor(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_auditor"));
+    command.args(arguments).env_remove("AUDITOR_SOCKET").env_remove("NO_COLOR");
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    auditor(arguments).output().unwrap()
+}
+
+/// Of a client of this daemon.
+fn ask(daemon: &Daemon, arguments: &[&str]) -> Output {
+    auditor(arguments).env("AUDITOR_SOCKET", daemon.socket()).output().unwrap()
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn write(directory: &Path, name: &str, content: &str) -> String {
+    let path = directory.join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+const CONFIGURATION: &str = r#"
+[[agent]]
+name = "agent-backfill"
+policy = "backfill"
+
+[[policy]]
+name = "backfill"
+default = "deny"
+  [[policy.rule]]
+  to = ["10.20.0.0/16:5432"]
+  action = "allow"
+  protocol = "postgres"
+"#;
+
+#[test]
+fn wrong_usage_is_2() {
+    for arguments in [
+        &[][..],
+        &["frobnicate"],
+        &["sessions", "--since", "yesterday"],
+        &["tag", "--agent", "a"],
+        &["tag", "--agent", "a", "--pid", "1", "--cgroup", "/a"],
+        &["untag"],
+        &["policy", "test", "--agent", "a", "--to", "example.com:443"],
+        &["policy", "check", "/nonexistent.toml"],
+        &["verify", "/nonexistent"],
+    ] {
+        let output = output(arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+    assert_eq!(status(&output(&["--help"])), 0);
+}
+
+#[test]
+fn no_daemon_is_3_and_says_what_to_do() {
+    for arguments in [
+        &["status"][..],
+        &["sessions"],
+        &["reload"],
+        &["untag", "0000000000000001"],
+        &["tag", "--agent", "a", "--pid", "2"],
+    ] {
+        let output = auditor(arguments).args(["--socket", "/nonexistent/auditor.sock"]).output().unwrap();
+        assert_eq!(status(&output), 3, "{arguments:?}");
+        assert!(text(&output.stderr).contains("auditor daemon"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn the_description_of_the_api_is_printed() {
+    let output = output(&["openapi"]);
+    let description: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1"));
+}
+
+#[test]
+fn sessions_are_listed_for_people_and_for_programs() {
+    let daemon = Daemon::start_with_real_proc();
+    let mut hostile = session("00000000000000aa", "agent\x1b[31m", "/auditor/1");
+    hostile.totals.violations = 3;
+    daemon.add(hostile);
+    daemon.add(session("00000000000000bb", "b", "/auditor/2"));
+    let table = ask(&daemon, &["sessions"]);
+    assert_eq!(status(&table), 0, "{}", text(&table.stderr));
+    let table = text(&table.stdout);
+    assert!(!table.contains('\x1b'), "neither colours nor what the agent wrote: {table:?}");
+    assert!(table.contains("agent\\u{1b}[31m") && table.contains("1970-01-01T00:00:01.000Z"), "{table}");
+    let lines = text(&ask(&daemon, &["sessions", "--json", "--agent", "b"]).stdout);
+    let only: serde_json::Value = serde_json::from_str(lines.trim_end()).unwrap();
+    assert_eq!(only["id"], "00000000000000bb");
+}
+
+#[test]
+fn status_reload_tag_and_untag_reach_the_daemon() {
+    assert!(nix::unistd::geteuid().is_root(), "tagging a cgroup is for root: run this test as root");
+    let daemon = Daemon::start_with_real_proc();
+    let state: serde_json::Value =
+        serde_json::from_slice(&ask(&daemon, &["status", "--json"]).stdout).unwrap();
+    assert_eq!(state["trail"]["sequence"], 0);
+    assert!(text(&ask(&daemon, &["status"]).stdout).contains("policy generation"));
+    assert_eq!(status(&ask(&daemon, &["reload"])), 0);
+    let tagged =
+        ask(&daemon, &["tag", "--agent", "a", "--label", "k=v", "--cgroup", "/system.slice/x.service"]);
+    assert_eq!(text(&tagged.stdout), "0000000000000001\n", "{}", text(&tagged.stderr));
+    for other in ["/elsewhere", "/x/auditor/0000000000000001", "/auditor", "/auditor/0000000000000001/child"]
+    {
+        assert_eq!(status(&ask(&daemon, &["untag", "--cgroup", other])), 1, "{other}");
+    }
+    let whole = ["untag", "--cgroup-root", "/mnt/cgroup", "--cgroup", "/mnt/cgroup/auditor/0000000000000001"];
+    let untagged = ask(&daemon, &whole);
+    assert_eq!(text(&untagged.stdout), "0000000000000001\n", "{}", text(&untagged.stderr));
+    assert_eq!(status(&ask(&daemon, &["untag", "no-such-session"])), 1);
+    assert_eq!(status(&ask(&daemon, &["tag", "--agent", "a", "--cgroup", "/"])), 2);
+}
+
+#[test]
+fn policies_are_checked_and_tested_without_a_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let valid = write(directory.path(), "valid.toml", CONFIGURATION);
+    let check = output(&["policy", "check", &valid]);
+    assert_eq!(status(&check), 0, "{}", text(&check.stderr));
+    assert!(text(&check.stdout).contains("1 agents, 1 policies"), "{}", text(&check.stdout));
+
+    let broken = write(directory.path(), "broken.toml", &CONFIGURATION.replace("action", "acton"));
+    let check = output(&["policy", "check", &broken]);
+    assert_eq!(status(&check), 2);
+    assert!(
+        text(&check.stderr).contains("broken.toml:11:"),
+        "file, line and column: {}",
+        text(&check.stderr)
+    );
+
+    let test = |to: &str, more: &[&str]| {
+        let mut line = vec!["--config", &valid, "policy", "test", "--agent", "agent-backfill", "--to", to];
+        line.extend(more);
+        output(&line)
+    };
+    let allowed = test("10.20.0.9:5432", &[]);
+    assert_eq!(status(&allowed), 0, "{}", text(&allowed.stderr));
+    assert!(text(&allowed.stdout).starts_with("allowed by backfill#1"), "{}", text(&allowed.stdout));
+    assert_eq!(status(&test("[::ffff:10.20.0.9]:5432", &[])), 0, "the same host, written otherwise");
+    let denied = test("10.21.0.9:5432", &["--json"]);
+    assert_eq!(status(&denied), 1);
+    let answer: serde_json::Value = serde_json::from_slice(&denied.stdout).unwrap();
+    assert_eq!((&answer["allowed"], &answer["reason"]), (&false.into(), &"default".into()));
+    assert!(denied.stderr.is_empty(), "the answer is no, and that is no error");
+    let unknown = output(&["--config", &valid, "policy", "test", "--agent", "x", "--to", "10.0.0.1:1"]);
+    assert_eq!(status(&unknown), 2);
+}
+
+#[test]
+fn doctor_reports_every_check_with_a_status() {
+    let doctor = output(&["doctor", "--json"]);
+    assert!(matches!(status(&doctor), 0 | 4));
+    let checks: Vec<serde_json::Value> =
+        text(&doctor.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(checks.len() > 10);
+    let is_missing = checks.iter().any(|check| check["status"] == "missing");
+    assert_eq!(status(&doctor) == 4, is_missing);
+    for check in &checks {
+        assert!(check["status"] == "ok" || check["remedy"].is_string(), "{check}");
+    }
+}
+
+#[test]
+fn verify_tells_an_absent_trail_from_a_whole_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().to_str().unwrap();
+    assert_eq!(status(&output(&["verify", "--state-dir", state])), 2, "there is no trail directory");
+    assert_eq!(status(&output(&["verify", state])), 2, "a directory without records is not a whole trail");
+    let forged = write(directory.path(), "export.jsonl", "{\"time\":1}\n");
+    let damaged = output(&["verify", &forged]);
+    assert_eq!(status(&damaged), 1);
+    assert!(text(&damaged.stdout).contains("DAMAGED"), "{}", text(&damaged.stdout));
+}
+
+#[test]
+fn a_closed_pipe_is_a_quiet_end() {
+    let mut child = auditor(&["openapi"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((status(&output), text(&output.stderr)), (0, String::new()));
+}
