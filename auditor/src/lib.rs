@@ -12,6 +12,7 @@ pub mod policy;
 pub mod process;
 pub mod protocol;
 pub mod record;
+pub mod session;
 pub mod source;
 pub mod stream;
 pub mod trail;

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attribution::Attribution;
-use super::command::{Command, CommandError, Commands, DaemonState, OpenSession, Reply, SessionState, Target};
+use super::command::{
+    Command, CommandError, Commands, DaemonState, OpenSession, Reply, SessionState, Target,
+};
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
@@ -32,6 +34,9 @@ const LOOK_AT_SESSIONS: Duration = Duration::from_millis(50);
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// Time between two signs of life in the trail.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// How long the last records may take to reach the disk when the daemon stops.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// Why the pipeline cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -89,8 +94,8 @@ impl Pipeline {
         }
     }
 
-    /// Runs until it is told to stop.
-    pub(super) fn run(mut self) -> Result<(), PipelineError> {
+    /// Runs until it is told to stop; what it started with comes back.
+    pub(super) fn run(mut self) -> Result<Parts, PipelineError> {
         let waiter = Waiter::new(&self.parts.rings, self.parts.commands.wake_descriptor().as_fd())
             .map_err(PipelineError::Wait)?;
         loop {
@@ -103,7 +108,7 @@ impl Pipeline {
                     self.stop()?;
                     // The asker may be gone; the daemon stops all the same.
                     let _ = reply.send(Ok(()));
-                    return Ok(());
+                    return Ok(self.parts);
                 }
                 self.command(command);
             }
@@ -172,8 +177,11 @@ impl Pipeline {
                 (self.parts.hierarchy.make(&name).map_err(failed)?, true)
             }
             Target::Cgroup(path) => {
-                let cgroup =
-                    self.parts.hierarchy.existing(path).map_err(|error| CommandError::Invalid(error.to_string()))?;
+                let cgroup = self
+                    .parts
+                    .hierarchy
+                    .existing(path)
+                    .map_err(|error| CommandError::Invalid(error.to_string()))?;
                 self.refuse_overlap(&cgroup)?;
                 (cgroup, false)
             }
@@ -360,7 +368,8 @@ impl Pipeline {
 
     fn state(&self) -> Result<DaemonState, CommandError> {
         let failures = self.parts.tables.failures().map_err(failed)?;
-        let tagged = self.parts.attribution.sessions.iter().filter(|session| session.attachment.is_some()).count();
+        let tagged =
+            self.parts.attribution.sessions.iter().filter(|session| session.attachment.is_some()).count();
         let mut programs: Vec<_> =
             self.parts.attachment.programs().map(|name| (name.to_owned(), tagged as u64 + 1)).collect();
         programs.extend(self.parts.object.tracepoints().map(|name| (name.to_owned(), 1)));
@@ -372,7 +381,10 @@ impl Pipeline {
             statements: self.parts.attribution.statements(),
             payload_ring: (0, u64::from(self.parts.sizes.payload)),
             lifecycle_ring: (0, u64::from(self.parts.sizes.lifecycle)),
-            failures: failures.into_iter().map(|(site, errno, count)| (site.to_owned(), errno, count)).collect(),
+            failures: failures
+                .into_iter()
+                .map(|(site, errno, count)| (site.to_owned(), errno, count))
+                .collect(),
             head: (head.sequence, head.hash.to_string()),
             trail_blocked: self.parts.trail.blocked(),
             degraded: self.parts.degraded.clone(),
@@ -415,7 +427,8 @@ impl Pipeline {
     fn stop(&mut self) -> Result<(), PipelineError> {
         while self.drain()? {}
         self.parts.attribution.finish_session(None, Clock::now());
-        let numbers: Vec<u64> = self.parts.attribution.sessions.iter().map(|session| session.number).collect();
+        let numbers: Vec<u64> =
+            self.parts.attribution.sessions.iter().map(|session| session.number).collect();
         for number in numbers {
             if let Err(error) = self.end(number, "shutdown") {
                 tracing::error!(%error, session = session::id(number), "end a session");
@@ -424,13 +437,8 @@ impl Pipeline {
         self.heartbeat_record();
         self.parts.attribution.enter_now(0, Recorded::DaemonStopped);
         self.write()?;
-        self.parts.trail.flush()?;
+        self.parts.trail.flush(LAST_RECORDS)?;
         Ok(())
-    }
-
-    /// What stays behind when the pipeline has stopped.
-    pub(super) fn into_parts(self) -> Parts {
-        self.parts
     }
 }
 

@@ -37,7 +37,7 @@ fn look_ahead(lifecycle: &mut RingBuf<MapData>, ahead: &mut VecDeque<Box<[u8]>>)
     while ahead.len() < AHEAD
         && let Some(record) = lifecycle.next()
     {
-        ahead.push_back(record.as_ref().into());
+        ahead.push_back(Box::from(&*record));
     }
 }
 
