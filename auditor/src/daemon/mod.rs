@@ -196,7 +196,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         attachment,
         object,
         tables,
-        rings: Rings::new(payload, lifecycle),
+        rings: Rings::new(payload, lifecycle).map_err(call("map the rings"))?,
         sizes: RINGS,
         attribution,
         trail,
