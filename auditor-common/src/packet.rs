@@ -16,6 +16,10 @@ pub const FIN: u8 = 0x01;
 pub const SYN: u8 = 0x02;
 /// TCP flag RST.
 pub const RST: u8 = 0x04;
+/// TCP flag ACK.
+pub const ACK: u8 = 0x10;
+/// TCP flag URG.
+pub const URG: u8 = 0x20;
 
 /// Length in bytes of an IPv4 header without options.
 pub const IPV4_HEADER: usize = 20;

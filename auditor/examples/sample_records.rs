@@ -129,7 +129,7 @@ fn statement(text: &[u8]) -> Statement {
     Statement {
         sequence: 3,
         kind: StatementKind::Simple,
-        text: text.to_vec(),
+        text: text.to_vec().into(),
         text_length: u64::try_from(text.len()).unwrap_or(u64::MAX),
         name: None,
         parameters: Vec::new(),

@@ -13,6 +13,7 @@ pub mod posture;
 pub mod process;
 pub mod protocol;
 pub mod record;
+pub mod session;
 pub mod source;
 pub mod stream;
 pub mod trail;

@@ -60,7 +60,13 @@ pub(super) struct Attribution {
 }
 
 impl Attribution {
-    pub(super) fn new(boot_id: String, clock: Clock, policies: Policies, processes: Processes, limits: Limits) -> Self {
+    pub(super) fn new(
+        boot_id: String,
+        clock: Clock,
+        policies: Policies,
+        processes: Processes,
+        limits: Limits,
+    ) -> Self {
         Self {
             sessions: Sessions::default(),
             policies,
@@ -106,12 +112,22 @@ impl Attribution {
             Event::Closed(closed) => self.closed(&closed),
             Event::Exec(exec) => {
                 let process = self.processes.executed(&exec);
-                self.enter(exec.header.session, Some(process), Boottime(exec.header.time), Recorded::ProcessStarted);
+                self.enter(
+                    exec.header.session,
+                    Some(process),
+                    Boottime(exec.header.time),
+                    Recorded::ProcessStarted,
+                );
             }
             Event::Fork(fork) => self.processes.forked(fork.task.pid, fork.child),
             Event::Exit(exit) => {
                 let process = self.processes.exited(&exit.task);
-                self.enter(exit.header.session, Some(process), Boottime(exit.header.time), Recorded::ProcessEnded);
+                self.enter(
+                    exit.header.session,
+                    Some(process),
+                    Boottime(exit.header.time),
+                    Recorded::ProcessEnded,
+                );
             }
         }
     }
@@ -220,7 +236,14 @@ impl Attribution {
     }
 
     /// A conversation that began without a decision of its own: accepted from outside, or older than the session.
-    fn begin_undecided(&mut self, cookie: u64, session: u64, remote: SocketAddr, inbound: bool, at: Boottime) -> bool {
+    fn begin_undecided(
+        &mut self,
+        cookie: u64,
+        session: u64,
+        remote: SocketAddr,
+        inbound: bool,
+        at: Boottime,
+    ) -> bool {
         let verdict = self.decide_again(session, remote, at);
         let connection = Connection {
             id: self.connection_id(cookie),
@@ -303,16 +326,25 @@ impl Attribution {
                 Observation::Statement(statement) => {
                     let application = Arc::clone(&conversation.application);
                     let connection = Arc::clone(&connection);
-                    events.push((statement.finished, Recorded::Statement { connection, application, statement }));
+                    events.push((
+                        statement.finished,
+                        Recorded::Statement { connection, application, statement },
+                    ));
                 }
                 Observation::Violation(message) => {
                     let connection = Some(Arc::clone(&connection));
                     events.push((at, Recorded::Finding { kind: "protocol-violation", message, connection }));
                 }
+                Observation::Refused(error) => {
+                    let message = format!("the server refused the client: {} {}", error.code, error.message);
+                    let connection = Some(Arc::clone(&connection));
+                    events.push((at, Recorded::Finding { kind: "login-refused", message, connection }));
+                }
                 Observation::Opaque(_) if expected.is_some() => {
-                    let message = "the rule names the protocol, and the connection went on encrypted: what is said on \
+                    let message =
+                        "the rule names the protocol, and the connection went on encrypted: what is said on \
                                    it is not in the record"
-                        .to_owned();
+                            .to_owned();
                     let connection = Some(Arc::clone(&connection));
                     events.push((at, Recorded::Finding { kind: "opaque-connection", message, connection }));
                 }
@@ -444,7 +476,10 @@ fn finding(notice: Notice, expected: Option<&'static str>) -> Option<(&'static s
             ),
         )),
         Notice::Unrecognised => expected.map(|expected| {
-            ("protocol-mismatch", format!("the rule allows {expected} only, and the connection speaks something else"))
+            (
+                "protocol-mismatch",
+                format!("the rule allows {expected} only, and the connection speaks something else"),
+            )
         }),
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use auditor_common::event::{Closed, EGRESS, Established, Packet};
-use auditor_common::packet::{FIN, RST, SYN};
+use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
 use crate::clock::Boottime;
 use crate::protocol::{self, Detection, Dissector, Limits, Observation, Opaque, Side};
@@ -12,8 +12,12 @@ use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Pr
 use crate::stream::{self, Delivery, HalfStream, Segment};
 
 /// Bytes of history and early segments that a direction may keep. Loopback and a healthy network need next to none.
-const STREAM_LIMITS: stream::Limits =
-    stream::Limits { early_bytes: 1 << 20, early_segments: 1024, history_bytes: 4 << 10, window_bytes: 1 << 30 };
+const STREAM_LIMITS: stream::Limits = stream::Limits {
+    early_bytes: 1 << 20,
+    early_segments: 1024,
+    history_bytes: 4 << 10,
+    window_bytes: 1 << 30,
+};
 
 /// What came of a segment, beside observations.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -108,14 +112,14 @@ impl Conversation {
         let at = Boottime(packet.header.time);
         let segment = Segment {
             sequence: packet.sequence,
-            flags: packet.flags & (FIN | SYN | RST),
+            flags: packet.flags & (FIN | SYN | RST | URG),
             payload,
             length: packet.length,
             at,
         };
         self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
         // The other direction up to here has arrived: what of it was not seen will not come again.
-        if packet.flags & (SYN | RST) == 0 {
+        if packet.flags & ACK != 0 && packet.flags & RST == 0 {
             self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(packet.acknowledgement, deliver));
         }
     }
@@ -201,13 +205,14 @@ impl Conversation {
                 let reason = match opaque {
                     Opaque::Tls => "tls",
                     Opaque::GssEncryption => "gss-encryption",
+                    Opaque::Hole => "hole",
                 };
                 Arc::make_mut(&mut self.application).opaque = Some(reason);
                 self.reader = Reader::Blind;
             }
             Observation::Violation(_) => self.reader = Reader::Blind,
             Observation::Statement(_) => self.statements += 1,
-            Observation::Authenticated => {}
+            Observation::Authenticated | Observation::Refused(_) => {}
         }
     }
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::attribution::Attribution;
-use super::command::{Command, CommandError, Commands, DaemonState, OpenSession, Reply, SessionState, Target};
+use super::command::{
+    Command, CommandError, Commands, DaemonState, OpenSession, Reply, SessionState, Target,
+};
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
@@ -26,12 +28,18 @@ use crate::trail::Trail;
 const TURN: Duration = Duration::from_millis(10);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
+/// Bytes of records that wait for the disk, from which on no more are made. Half of what the trail takes before it makes
+/// its writer wait, so that one more turn's records fit.
+const TRAIL_BACKLOG: usize = 4 << 20;
 /// Time between two looks at whether a session's cgroup has emptied.
 const LOOK_AT_SESSIONS: Duration = Duration::from_millis(50);
 /// How long a session without processes waits for its connections to end.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// Time between two signs of life in the trail.
 const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// How long the last records may take to reach the disk when the daemon stops.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
 
 /// Why the pipeline cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -73,37 +81,30 @@ pub(super) struct Pipeline {
     looked_at_sessions: Boottime,
     heartbeat: Boottime,
     reported: HashMap<(&'static str, u32), u64>,
-    drained: u64,
 }
 
 impl Pipeline {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Clock::now();
-        Self {
-            parts,
-            started: now,
-            looked_at_sessions: now,
-            heartbeat: now,
-            reported: HashMap::new(),
-            drained: 0,
-        }
+        Self { parts, started: now, looked_at_sessions: now, heartbeat: now, reported: HashMap::new() }
     }
 
-    /// Runs until it is told to stop.
-    pub(super) fn run(mut self) -> Result<(), PipelineError> {
+    /// Runs until it is told to stop; what it started with comes back.
+    pub(super) fn run(mut self) -> Result<Parts, PipelineError> {
         let waiter = Waiter::new(&self.parts.rings, self.parts.commands.wake_descriptor().as_fd())
             .map_err(PipelineError::Wait)?;
         loop {
             waiter.wait(TURN).map_err(PipelineError::Wait)?;
-            // Before commands: whoever asks for the state of things gets it as of now.
-            let more = self.drain()?;
+            // Before commands: whoever asks for the state of things gets it as of now. While the disk does not take what
+            // there is, events stay in the rings, whose fill holds agents back, and commands are answered all the same.
+            let more = self.parts.trail.waiting() > TRAIL_BACKLOG || self.drain()?;
             self.parts.commands.clear_wake();
             while let Some(command) = self.parts.commands.take() {
                 if let Command::Stop(reply) = command {
                     self.stop()?;
                     // The asker may be gone; the daemon stops all the same.
                     let _ = reply.send(Ok(()));
-                    return Ok(());
+                    return Ok(self.parts);
                 }
                 self.command(command);
             }
@@ -120,7 +121,6 @@ impl Pipeline {
     fn drain(&mut self) -> Result<bool, PipelineError> {
         let Parts { rings, attribution, .. } = &mut self.parts;
         let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| attribution.on(event))?;
-        self.drained = given as u64;
         self.write()?;
         Ok(given >= EVENTS_IN_ONE_GO)
     }
@@ -167,13 +167,17 @@ impl Pipeline {
             .map_err(|error| CommandError::Failed(format!("read /dev/urandom: {error}")))?;
         let id = session::id(number);
         let (cgroup, owns_cgroup) = match &request.target {
-            Target::Process(_) => {
+            Target::Process(pid) => {
+                self.refuse_member(*pid)?;
                 let name = Path::new(self.parts.parent.name().trim_start_matches('/')).join(&id);
                 (self.parts.hierarchy.make(&name).map_err(failed)?, true)
             }
             Target::Cgroup(path) => {
-                let cgroup =
-                    self.parts.hierarchy.existing(path).map_err(|error| CommandError::Invalid(error.to_string()))?;
+                let cgroup = self
+                    .parts
+                    .hierarchy
+                    .existing(path)
+                    .map_err(|error| CommandError::Invalid(error.to_string()))?;
                 self.refuse_overlap(&cgroup)?;
                 (cgroup, false)
             }
@@ -214,6 +218,26 @@ impl Pipeline {
         };
         self.parts.attribution.enter_now(number, event);
         Ok(state)
+    }
+
+    /// A process of one session does not become another one's: its history would have two owners.
+    fn refuse_member(&self, pid: u32) -> Result<(), CommandError> {
+        let path = format!("/proc/{pid}/cgroup");
+        let text = std::fs::read_to_string(&path)
+            .map_err(|error| CommandError::NotFound(format!("no process {pid}: {path}: {error}")))?;
+        let Some(cgroup) = text.lines().find_map(|line| line.strip_prefix("0::")) else { return Ok(()) };
+        let within = |session: &&Session| {
+            cgroup
+                .strip_prefix(session.cgroup.name())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        match self.parts.attribution.sessions.iter().find(within) {
+            Some(session) => Err(CommandError::Invalid(format!(
+                "process {pid} belongs to session {} of {} already",
+                session.record.id, session.record.agent.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// A cgroup inside of a session, or around one, would make it unclear whose a process is.
@@ -360,19 +384,24 @@ impl Pipeline {
 
     fn state(&self) -> Result<DaemonState, CommandError> {
         let failures = self.parts.tables.failures().map_err(failed)?;
-        let tagged = self.parts.attribution.sessions.iter().filter(|session| session.attachment.is_some()).count();
+        let tagged =
+            self.parts.attribution.sessions.iter().filter(|session| session.attachment.is_some()).count();
         let mut programs: Vec<_> =
             self.parts.attachment.programs().map(|name| (name.to_owned(), tagged as u64 + 1)).collect();
         programs.extend(self.parts.object.tracepoints().map(|name| (name.to_owned(), 1)));
         let head = self.parts.trail.head();
+        let (payload, lifecycle) = self.parts.rings.waiting();
         Ok(DaemonState {
             programs,
             sessions: self.parts.attribution.sessions.len(),
             connections: self.parts.attribution.connections(),
             statements: self.parts.attribution.statements(),
-            payload_ring: (0, u64::from(self.parts.sizes.payload)),
-            lifecycle_ring: (0, u64::from(self.parts.sizes.lifecycle)),
-            failures: failures.into_iter().map(|(site, errno, count)| (site.to_owned(), errno, count)).collect(),
+            payload_ring: (payload, u64::from(self.parts.sizes.payload)),
+            lifecycle_ring: (lifecycle, u64::from(self.parts.sizes.lifecycle)),
+            failures: failures
+                .into_iter()
+                .map(|(site, errno, count)| (site.to_owned(), errno, count))
+                .collect(),
             head: (head.sequence, head.hash.to_string()),
             trail_blocked: self.parts.trail.blocked(),
             degraded: self.parts.degraded.clone(),
@@ -415,7 +444,8 @@ impl Pipeline {
     fn stop(&mut self) -> Result<(), PipelineError> {
         while self.drain()? {}
         self.parts.attribution.finish_session(None, Clock::now());
-        let numbers: Vec<u64> = self.parts.attribution.sessions.iter().map(|session| session.number).collect();
+        let numbers: Vec<u64> =
+            self.parts.attribution.sessions.iter().map(|session| session.number).collect();
         for number in numbers {
             if let Err(error) = self.end(number, "shutdown") {
                 tracing::error!(%error, session = session::id(number), "end a session");
@@ -424,13 +454,8 @@ impl Pipeline {
         self.heartbeat_record();
         self.parts.attribution.enter_now(0, Recorded::DaemonStopped);
         self.write()?;
-        self.parts.trail.flush()?;
+        self.parts.trail.flush(LAST_RECORDS)?;
         Ok(())
-    }
-
-    /// What stays behind when the pipeline has stopped.
-    pub(super) fn into_parts(self) -> Parts {
-        self.parts
     }
 }
 

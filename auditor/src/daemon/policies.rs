@@ -104,12 +104,14 @@ impl Policies {
                 }
                 return Err(error);
             }
-            installed.insert(policy.name.clone(), Installed { table, policy: Arc::new(policy.clone()), rules });
+            installed
+                .insert(policy.name.clone(), Installed { table, policy: Arc::new(policy.clone()), rules });
         }
         Ok(installed)
     }
 
-    fn advance(&mut self, settings: &Settings, tables: &mut Tables) -> Result<(), TableError> {
+    /// Begins a new generation: every socket is decided again at its next packet.
+    pub(super) fn advance(&mut self, settings: &Settings, tables: &mut Tables) -> Result<(), TableError> {
         self.generation = self.generation.wrapping_add(1).max(1);
         let overload = match settings.daemon.overload {
             Overload::Backpressure => auditor_common::control::OVERLOAD_BACKPRESSURE,

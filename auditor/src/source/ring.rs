@@ -6,11 +6,15 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::{Event, Malformed, Source};
 
@@ -23,12 +27,23 @@ pub struct Rings {
     lifecycle: RingBuf<MapData>,
     /// Lifecycle records that wait for the segments before them.
     ahead: VecDeque<Box<[u8]>>,
+    payload_fill: Fill,
+    lifecycle_fill: Fill,
 }
 
 impl Rings {
     /// From the rings of a loaded object.
-    pub fn new(payload: RingBuf<MapData>, lifecycle: RingBuf<MapData>) -> Self {
-        Self { payload, lifecycle, ahead: VecDeque::new() }
+    ///
+    /// # Errors
+    /// The rings' positions cannot be mapped.
+    pub fn new(payload: RingBuf<MapData>, lifecycle: RingBuf<MapData>) -> io::Result<Self> {
+        let (payload_fill, lifecycle_fill) = (Fill::of(payload.as_fd())?, Fill::of(lifecycle.as_fd())?);
+        Ok(Self { payload, lifecycle, ahead: VecDeque::new(), payload_fill, lifecycle_fill })
+    }
+
+    /// Bytes that wait in the payload ring and in the lifecycle ring.
+    pub fn waiting(&self) -> (u64, u64) {
+        (self.payload_fill.bytes(), self.lifecycle_fill.bytes())
     }
 }
 
@@ -72,6 +87,47 @@ impl Source for Rings {
             given += 1;
         }
         Ok(given)
+    }
+}
+
+/// The positions of a ring's reader and writer, mapped for reading.
+///
+/// A ring buffer map begins with two pages: the consumer's position, then the producer's (kernel/bpf/ringbuf.c, struct
+/// bpf_ringbuf; part of the interface, because the reader maps them).
+struct Fill {
+    pages: NonNull<libc::c_void>,
+    page: usize,
+}
+
+// SAFETY: the mapping is read with atomic loads only, and it lives until it is dropped, on whatever thread.
+unsafe impl Send for Fill {}
+
+impl Fill {
+    fn of(ring: BorrowedFd<'_>) -> io::Result<Self> {
+        // SAFETY: a plain number in, a plain number out.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page = usize::try_from(page).map_err(|_| io::Error::last_os_error())?;
+        let Some(length) = NonZeroUsize::new(2 * page) else { return Err(io::ErrorKind::Unsupported.into()) };
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let pages = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, ring, 0) }?;
+        Ok(Self { pages, page })
+    }
+
+    fn bytes(&self) -> u64 {
+        let position = |offset: usize| {
+            // SAFETY: within the two mapped pages, aligned to a page; the kernel and the reader write it atomically.
+            unsafe { self.pages.byte_add(offset).cast::<AtomicU64>().as_ref() }.load(Ordering::Acquire)
+        };
+        // The consumer first: what is added between the two loads only makes the answer larger.
+        let consumed = position(0);
+        position(self.page).saturating_sub(consumed)
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        // SAFETY: this mapping and no other, of which no reference is left. A failure leaves two pages mapped.
+        let _ = unsafe { munmap(self.pages, 2 * self.page) };
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::chain::{Hash, seal};
 use super::committer::{self, Files};
 use super::error::Error;
+use super::head::Head;
 use super::recovery::{Position, Recovery, recover};
 use crate::record::Entry;
 use crate::record::ocsf::{Host, Identity, Renderer};
@@ -254,6 +255,12 @@ impl Trail {
     /// Sequence of the last record that was appended, 0 before the first.
     pub fn last(&self) -> u64 {
         self.shared.state().sequence
+    }
+
+    /// The last record that was appended, on the disk or not.
+    pub fn head(&self) -> Head {
+        let state = self.shared.state();
+        Head { trail: self.id.clone(), sequence: state.sequence, hash: state.hash }
     }
 
     /// Bytes that wait for the disk.

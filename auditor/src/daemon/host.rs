@@ -1,0 +1,50 @@
+//! What this host is called, for records: read once, from files whose roots are given.
+
+use std::fs;
+use std::path::Path;
+
+use crate::record::ocsf::Host;
+
+/// Reads hostname, machine id, boot id, operating system and kernel release.
+///
+/// `root`: `/`, or a test's own. A machine without machine-id (a container image) has none; everything else that cannot be
+/// read is said to be `unknown`.
+pub(super) fn read(root: &Path) -> Host {
+    let text = |path: &str| {
+        fs::read_to_string(root.join(path))
+            .ok()
+            .map(|text| text.trim().to_owned())
+            .filter(|text| !text.is_empty())
+    };
+    let known = |value: Option<String>| value.unwrap_or_else(|| "unknown".to_owned());
+    Host {
+        hostname: known(text("proc/sys/kernel/hostname")),
+        machine_id: text("etc/machine-id"),
+        boot_id: known(text("proc/sys/kernel/random/boot_id")),
+        os: text("etc/os-release").as_deref().and_then(pretty_name).unwrap_or_else(|| "Linux".to_owned()),
+        kernel: known(text("proc/sys/kernel/osrelease")),
+    }
+}
+
+/// `PRETTY_NAME` of os-release(5).
+fn pretty_name(os_release: &str) -> Option<String> {
+    let value = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    Some(value.trim_matches('"').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_unknown() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc")).unwrap();
+        fs::write(root.path().join("etc/os-release"), "ID=debian\nPRETTY_NAME=\"Debian 12\"\n").unwrap();
+        let host = read(root.path());
+        assert_eq!(
+            (host.os.as_str(), host.boot_id.as_str(), host.machine_id),
+            ("Debian 12", "unknown", None)
+        );
+    }
+}
