@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -14,7 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::types::{ErrorBody, ErrorDetail, OpenSession, Session, SessionFilter, SessionList, Status};
+use super::types::{
+    ErrorBody, ErrorDetail, OpenSession, RecordFilter, Session, SessionFilter, SessionList, Status,
+};
 
 /// Longest answer that is read as a whole.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
@@ -110,6 +112,28 @@ impl Client {
         Ok(list.sessions)
     }
 
+    /// Reads records; with `follow`, without end.
+    ///
+    /// # Errors
+    /// Refused, or the conversation broke off.
+    pub async fn records(&mut self, filter: &RecordFilter) -> Result<Lines, ClientError> {
+        let path = self.with_query("/v1/records", filter)?;
+        self.lines(&path).await
+    }
+
+    /// Reads all records that `id` names.
+    ///
+    /// # Errors
+    /// Refused (there is none), or the conversation broke off.
+    pub async fn records_of(&mut self, id: &str) -> Result<Lines, ClientError> {
+        self.lines(&format!("/v1/records/{}", utf8_percent_encode(id, SEGMENT))).await
+    }
+
+    async fn lines(&mut self, path: &str) -> Result<Lines, ClientError> {
+        let response = self.request(Method::GET, path, None::<&()>).await?;
+        Ok(Lines { path: self.path.clone(), body: response.into_body(), read: BytesMut::new() })
+    }
+
     /// The daemon's state of health.
     ///
     /// # Errors
@@ -177,6 +201,43 @@ impl Client {
 
     fn broken(&self, error: impl std::fmt::Display) -> ClientError {
         ClientError::Broken { path: self.path.clone(), message: error.to_string() }
+    }
+}
+
+/// Lines of an answer, as they arrive.
+#[derive(Debug)]
+pub struct Lines {
+    path: PathBuf,
+    body: Incoming,
+    read: BytesMut,
+}
+
+impl Lines {
+    /// The next line without its newline; `None` at the end.
+    ///
+    /// # Errors
+    /// The answer broke off: what was read so far is not all.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let broken = |path: &Path, message: String| ClientError::Broken { path: path.to_owned(), message };
+        let mut searched = 0;
+        loop {
+            if let Some(end) = self.read[searched..].iter().position(|byte| *byte == b'\n') {
+                let mut line = self.read.split_to(searched + end + 1);
+                line.truncate(searched + end);
+                return Ok(Some(line.freeze()));
+            }
+            searched = self.read.len();
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.read.extend_from_slice(&data);
+                    }
+                }
+                Some(Err(error)) => return Err(broken(&self.path, error.to_string())),
+                None if self.read.is_empty() => return Ok(None),
+                None => return Err(broken(&self.path, "a line without its end".to_owned())),
+            }
+        }
     }
 }
 

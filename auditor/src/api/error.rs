@@ -5,6 +5,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
+use super::records::FilterError;
 use super::types::{ErrorBody, ErrorDetail};
 use crate::daemon::command::CommandError;
 
@@ -48,6 +49,12 @@ impl From<CommandError> for ApiError {
             CommandError::Invalid(message) => Self::invalid(message),
             CommandError::Failed(message) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", message),
         }
+    }
+}
+
+impl From<FilterError> for ApiError {
+    fn from(error: FilterError) -> Self {
+        Self::invalid(error.to_string())
     }
 }
 

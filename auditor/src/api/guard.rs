@@ -20,6 +20,8 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use tokio::sync::{Semaphore, watch};
+
 use super::error::ApiError;
 use super::peer::{Peer, is_within};
 use crate::clock::Clock;
@@ -36,6 +38,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Context {
     pub(super) commander: Commander,
     pub(super) proc_root: PathBuf,
+    pub(super) trail_dir: PathBuf,
+    /// Readers of the trail that may still begin.
+    pub(super) readers: Arc<Semaphore>,
+    /// Its sender is dropped when the daemon stops.
+    pub(super) stopping: watch::Receiver<()>,
 }
 
 /// Who calls, for handlers.

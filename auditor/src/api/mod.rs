@@ -21,6 +21,7 @@ pub mod client;
 mod error;
 mod guard;
 pub mod peer;
+pub mod records;
 mod routes;
 pub mod server;
 pub mod types;

@@ -4,18 +4,23 @@
 //! for a process of his own. Ending a session takes an agent's bounds away, and tagging a cgroup or a stranger's process
 //! changes what others may do: these are for root.
 
+use std::sync::Arc;
+
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{Method, StatusCode, Uri};
+use axum::response::Response;
 use axum::{Extension, Json, Router};
-use jiff::Timestamp;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::error::ApiError;
 use super::guard::{Connected, Context};
-use super::types::{ErrorBody, OpenSession, Session, SessionFilter, SessionList, SessionTarget, Status};
+use super::records::{Reader, epoch_millis};
+use super::types::{
+    ErrorBody, OpenSession, RecordFilter, Session, SessionFilter, SessionList, SessionTarget, Status,
+};
 use crate::daemon::command::{self, Command, SessionState, Target};
 
 /// Longest free text in a request for a session: task, label key, label value.
@@ -37,6 +42,8 @@ fn described() -> OpenApiRouter<Context> {
     OpenApiRouter::with_openapi(Description::openapi())
         .routes(routes!(open_session, list_sessions))
         .routes(routes!(close_session))
+        .routes(routes!(list_records))
+        .routes(routes!(show_records))
         .routes(routes!(status))
         .routes(routes!(reload))
         .routes(routes!(describe))
@@ -196,6 +203,52 @@ async fn list_sessions(
     Ok(Json(SessionList { sessions: sessions.into_iter().filter(wanted).map(Session::from).collect() }))
 }
 
+/// Read records: one JSON object a line, the bytes as they were written.
+///
+/// An answer that breaks off without its end is not whole.
+#[utoipa::path(get, path = "/v1/records", tag = "records", params(RecordFilter), responses(
+    (status = 200, description = "Records in the order of the trail.", body = String,
+        content_type = "application/x-ndjson"),
+    (status = 400, description = "A filter is not understood.", body = ErrorBody),
+    (status = 503, description = "Too many readers.", body = ErrorBody),
+))]
+async fn list_records(
+    State(context): State<Context>,
+    filter: Result<Query<RecordFilter>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(filter) = filter?;
+    let query = filter.query()?;
+    Ok(reader(&context)?.list(query, filter.follow))
+}
+
+/// Read all records that an identity names: a record, a statement, a connection or a session.
+#[utoipa::path(get, path = "/v1/records/{id}", tag = "records",
+    params(("id" = String, Path, description =
+        "A record's uid or sequence, a connection's id, a connection's id with `/` and a statement's position (as `%2F`), \
+         or a session's id.")),
+    responses(
+        (status = 200, description = "Records in the order of the trail.", body = String,
+            content_type = "application/x-ndjson"),
+        (status = 404, description = "Nothing is named so.", body = ErrorBody),
+        (status = 503, description = "Too many readers.", body = ErrorBody),
+    ))]
+async fn show_records(
+    State(context): State<Context>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let Path(id) = id?;
+    let missing = || ApiError::not_found(format!("the trail names no record, connection or session {id:?}"));
+    reader(&context)?.named(id.clone()).await.ok_or_else(missing)
+}
+
+fn reader(context: &Context) -> Result<Reader, ApiError> {
+    let busy = "too many readers of the trail are at work: try again when one has ended";
+    let permit = Arc::clone(&context.readers)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "busy", busy))?;
+    Ok(Reader { directory: context.trail_dir.clone(), permit, stopping: context.stopping.clone() })
+}
+
 /// The daemon's state of health.
 #[utoipa::path(get, path = "/v1/status", tag = "daemon", responses(
     (status = 200, description = "State of health.", body = Status),
@@ -228,12 +281,4 @@ fn require_root(connected: &Connected, what: &str) -> Result<(), ApiError> {
         return Ok(());
     }
     Err(ApiError::forbidden("root-required", format!("{what} is for root")))
-}
-
-/// An RFC 3339 time in epoch milliseconds.
-pub(super) fn epoch_millis(parameter: &str, time: &str) -> Result<u64, ApiError> {
-    let parsed: Timestamp = time.parse().map_err(|error| {
-        ApiError::invalid(format!("{parameter}: {error}; write a time like 2026-01-31T12:00:00Z"))
-    })?;
-    Ok(u64::try_from(parsed.as_millisecond()).unwrap_or(0))
 }

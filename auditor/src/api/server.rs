@@ -37,6 +37,8 @@ const LOCK_NAME: &str = "auditor.lock";
 const ROOT_CONNECTIONS: usize = 32;
 /// Connections that all others together may have open.
 const GROUP_CONNECTIONS: usize = 32;
+/// Readers of the trail at one time: each is a thread.
+const TRAIL_READERS: usize = 16;
 /// Longest time for a request's head to arrive, and for a connection to lie idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest request head.
@@ -124,8 +126,8 @@ impl Listener {
     ) -> io::Result<()> {
         self.socket.set_nonblocking(true)?;
         let socket = tokio::net::UnixListener::from_std(self.socket.try_clone()?)?;
-        let router = router(commander, options);
         let (stopping, stopped) = watch::channel(());
+        let router = router(commander, options, stopped.clone());
         let bounds = Bounds::new();
         let mut connections = JoinSet::new();
         tokio::pin!(shutdown);
@@ -151,8 +153,14 @@ impl Listener {
     }
 }
 
-fn router(commander: Commander, options: ApiOptions) -> Router {
-    let context = Context { commander, proc_root: options.proc_root };
+fn router(commander: Commander, options: ApiOptions, stopping: watch::Receiver<()>) -> Router {
+    let context = Context {
+        commander,
+        proc_root: options.proc_root,
+        trail_dir: options.trail_dir,
+        readers: Arc::new(Semaphore::new(TRAIL_READERS)),
+        stopping,
+    };
     routes::router().layer(middleware::from_fn_with_state(context.clone(), guard)).with_state(context)
 }
 

@@ -3,9 +3,11 @@
 //! This file knows the commands' names and what is common to them; what a command takes and does stands in its own
 //! file. Exit statuses are a contract with scripts and are given out in [`failure`] alone.
 
+mod daemon;
 mod doctor;
 mod failure;
 mod json;
+mod log;
 mod openapi;
 mod policy;
 mod reload;
@@ -86,6 +88,8 @@ impl Places {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Watch and decide, in the foreground
+    Daemon,
     /// Open a session and run a command in it
     Run(run::Run),
     /// Open a session for something that is running already
@@ -94,6 +98,10 @@ enum Command {
     Untag(tag::Untag),
     /// List sessions
     Sessions(sessions::Sessions),
+    /// Read the trail
+    Log(log::Log),
+    /// Show one record, connection or session: everything that is known
+    Show(log::Show),
     /// Check the configuration, and ask what it would decide
     #[command(subcommand)]
     Policy(policy::Policy),
@@ -117,11 +125,14 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return failure::of_usage(&error),
     };
     let done = match command {
+        Command::Daemon => return daemon::execute(places),
         // Its exit status is the command's own.
         Command::Run(run) => return run.execute(&places),
         Command::Tag(tag) => tag.execute(&places),
         Command::Untag(untag) => untag.execute(&places),
         Command::Sessions(sessions) => sessions.execute(&places),
+        Command::Log(log) => log.execute(&places),
+        Command::Show(show) => show.execute(&places),
         Command::Policy(policy) => policy.execute(&places),
         Command::Verify(verify) => verify.execute(&places),
         Command::Status(status) => status.execute(&places),

@@ -3,9 +3,8 @@
 use super::{Check, Host};
 
 /// Capabilities that the daemon needs: name and number of linux/capability.h.
-const NEEDED: [(&str, u32); 7] = [
+const NEEDED: [(&str, u32); 6] = [
     ("CAP_DAC_OVERRIDE", 1),
-    ("CAP_KILL", 5),
     ("CAP_NET_ADMIN", 12),
     ("CAP_SYS_PTRACE", 19),
     ("CAP_SYS_ADMIN", 21),

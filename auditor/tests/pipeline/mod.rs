@@ -13,7 +13,9 @@ use auditor::api::server::{ApiOptions, Listener};
 use auditor::daemon::command::{
     self, Command, CommandError, Commands, DaemonState, OpenSession, SessionState,
 };
+use auditor::record::ocsf::Host;
 use auditor::record::{Agent, Entry, Session, SessionTotals};
+use auditor::trail::{Options, Trail};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -85,6 +87,22 @@ impl Daemon {
 
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join(auditor::api::SOCKET_NAME)
+    }
+
+    pub(crate) fn trail_dir(&self) -> PathBuf {
+        self.directory.path().join("trail")
+    }
+
+    /// The trail, to be written to and closed by the test.
+    pub(crate) fn trail(&self) -> Trail {
+        let host = Host {
+            hostname: "host".to_owned(),
+            machine_id: None,
+            boot_id: "boot".to_owned(),
+            os: "Linux".to_owned(),
+            kernel: "6.12".to_owned(),
+        };
+        Trail::open(&self.trail_dir(), Options::new(host)).unwrap().0
     }
 
     pub(crate) async fn client(&self) -> Client {

@@ -1,0 +1,37 @@
+//! `auditor daemon`: runs in the foreground, logs to stderr, and says READY on stdout when all programs are attached.
+
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+
+use auditor::daemon::{self, Options};
+use tracing_subscriber::EnvFilter;
+
+use super::Places;
+use super::failure::complain;
+
+/// Filter of the log, in the syntax of tracing-subscriber's `EnvFilter`.
+const FILTER_VARIABLE: &str = "AUDITOR_LOG";
+
+pub(crate) fn execute(places: Places) -> ExitCode {
+    start_log();
+    let options = Options {
+        config: places.config,
+        state_dir: places.state_dir,
+        runtime_dir: places.runtime_dir,
+        pin_dir: places.pin_dir,
+        cgroup_root: places.cgroup_root,
+    };
+    match daemon::run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.exit_status())
+        }
+    }
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours).init();
+}
