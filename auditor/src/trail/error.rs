@@ -82,6 +82,14 @@ pub enum Error {
     /// The record could not be rendered.
     #[error("cannot render a record: {0}")]
     Render(#[from] serde_json::Error),
+    /// The record is longer than a reader of the trail takes.
+    #[error(
+        "a record of {bytes} bytes is more than the trail takes (64 MiB): lower capture.max_statement_bytes"
+    )]
+    TooLong {
+        /// Its length.
+        bytes: u64,
+    },
     /// The trail is being closed, or its writer has ended.
     #[error("the trail is closed: no more records are taken")]
     Closed,

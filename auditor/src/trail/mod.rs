@@ -30,6 +30,7 @@ mod chain;
 mod committer;
 mod error;
 mod head;
+pub mod query;
 mod recovery;
 mod segment;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::chain::{Hash, Seal};
 use super::error::Error;
 use super::head::{Head, sync_directory};
-use super::segment::{LONGEST_LINE, Line, Lines, Segment, last_line};
+use super::segment::{Line, Lines, Segment, last_line};
 use super::verify::{Check, Identified};
 
 /// Bytes of a line that was never completed, and where they were put.
@@ -104,13 +104,13 @@ impl Walk<'_> {
         }
         let mut lines = Lines::open(&self.segment.path)?;
         while let Some(line) = lines.next_line()? {
-            if !line.is_whole() && line.bytes.len() < LONGEST_LINE {
+            if !line.is_whole() && !line.is_too_long() {
                 return Ok(Some(line.bytes.to_vec()));
             }
             self.line(&line)
                 .map_err(|check| damaged(&self.segment.path, line.number, self.sequence + 1, check))?;
             self.sequence += 1;
-            self.length = line.offset + u64::try_from(line.bytes.len()).unwrap_or(u64::MAX);
+            self.length = line.offset + line.length;
             self.pass_head(line.number)?;
         }
         Ok(None)

@@ -12,7 +12,7 @@ const READ_BUFFER: usize = 256 << 10;
 
 /// No record is longer: statement text is bounded, and JSON makes of one byte at most six. A longer line is damage, and
 /// is not read into memory.
-pub(super) const LONGEST_LINE: usize = 64 << 20;
+pub(super) const LONGEST_LINE: u64 = 64 << 20;
 
 /// A segment of a trail.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,12 +62,19 @@ pub(super) struct Line<'a> {
     pub(super) number: u64,
     /// Of its first byte.
     pub(super) offset: u64,
+    /// In the file, whatever was kept of it.
+    pub(super) length: u64,
 }
 
 impl Line<'_> {
     /// Whether it ends with a newline; only a file's last line can be without, or one that is too long.
     pub(super) fn is_whole(&self) -> bool {
         self.bytes.ends_with(b"\n")
+    }
+
+    /// Whether it is longer than any record, and so was not kept whole.
+    pub(super) fn is_too_long(&self) -> bool {
+        self.length > LONGEST_LINE
     }
 }
 
@@ -83,30 +90,30 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let file = File::open(path).map_err(Error::call("open", path))?;
-        Ok(Self {
-            path: path.to_owned(),
-            reader: BufReader::with_capacity(READ_BUFFER, file),
-            buffer: Vec::new(),
-            number: 0,
-            offset: 0,
-        })
+        Self::open_at(path, 0, 0)
+    }
+
+    /// Goes on after line `number`, which ends before `offset`.
+    pub(super) fn open_at(path: &Path, number: u64, offset: u64) -> Result<Self, Error> {
+        let mut file = File::open(path).map_err(Error::call("open", path))?;
+        file.seek(SeekFrom::Start(offset)).map_err(Error::call("seek", path))?;
+        let reader = BufReader::with_capacity(READ_BUFFER, file);
+        Ok(Self { path: path.to_owned(), reader, buffer: Vec::new(), number, offset })
     }
 
     pub(super) fn next_line(&mut self) -> Result<Option<Line<'_>>, Error> {
         self.buffer.clear();
-        let limit = u64::try_from(LONGEST_LINE).unwrap_or(u64::MAX);
         let offset = self.offset;
-        let mut length = self.read(limit)?;
+        let mut length = self.read(LONGEST_LINE)?;
         if length == 0 {
             return Ok(None);
         }
-        if length == limit && !self.buffer.ends_with(b"\n") {
+        if length == LONGEST_LINE && !self.buffer.ends_with(b"\n") {
             length += self.skip_line()?;
         }
         self.offset += length;
         self.number += 1;
-        Ok(Some(Line { bytes: &self.buffer, number: self.number, offset }))
+        Ok(Some(Line { bytes: &self.buffer, number: self.number, offset, length }))
     }
 
     fn read(&mut self, limit: u64) -> Result<u64, Error> {

@@ -18,6 +18,7 @@ use super::committer::{self, Files};
 use super::error::Error;
 use super::head::Head;
 use super::recovery::{Position, Recovery, recover};
+use super::segment::LONGEST_LINE;
 use crate::record::Entry;
 use crate::record::ocsf::{Host, Identity, Renderer};
 
@@ -221,9 +222,13 @@ impl Trail {
         state.line.clear();
         self.renderer.render(entry, Identity { sequence, uid: &state.uid }, &mut state.line)?;
         let hash = seal(&mut state.line, state.hash);
+        let bytes = u64::try_from(state.line.len()).unwrap_or(u64::MAX);
+        if bytes > LONGEST_LINE {
+            return Err(Error::TooLong { bytes });
+        }
         let (before, after) = state.push(sequence, hash, self.segment_bytes);
-        let (commit, was) = (self.shared.commit_bytes, before);
-        if was == 0 || (was < commit && after >= commit) {
+        let commit = self.shared.commit_bytes;
+        if before == 0 || (before < commit && after >= commit) {
             self.shared.work.notify_one();
         }
         Ok(sequence)

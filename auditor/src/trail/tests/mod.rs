@@ -2,6 +2,7 @@
 
 mod damage;
 mod durability;
+mod searching;
 mod writing;
 
 use std::fs;

@@ -80,13 +80,12 @@ impl<'a> Walk<'a> {
     }
 
     pub(super) fn line(&mut self, line: &Line<'_>) {
-        let length = u64::try_from(line.bytes.len()).unwrap_or(u64::MAX);
-        self.report.bytes += length;
+        self.report.bytes += line.length;
         self.lines += 1;
-        self.end = (line.number + 1, line.offset + length);
-        if !line.is_whole() {
+        self.end = (line.number + 1, line.offset + line.length);
+        if !line.is_whole() && !line.is_too_long() {
             let damage = self.at(line, self.due(), Check::Form);
-            self.unfinished = Some((damage, length));
+            self.unfinished = Some((damage, line.length));
             return;
         }
         match (Seal::read(line.bytes), Identified::read(line.bytes)) {
