@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::invocation::{cargo, path_with, run};
-use crate::place;
 use crate::toolchain::{self, Compiler, TARGET};
+use auditor_tests::place;
 
 /// How the host's side is compiled.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

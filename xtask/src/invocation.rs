@@ -10,14 +10,14 @@ use anyhow::{Context, Result, bail};
 /// The cargo that runs this xtask, with its toolchain.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(crate::place::tree());
+    command.current_dir(auditor_tests::place::tree());
     command
 }
 
 /// A cargo of the toolchain `name`, free of what the running toolchain left in the environment.
 pub(crate) fn cargo_of(toolchain: &str) -> Command {
     let mut command = Command::new("rustup");
-    command.args(["run", toolchain, "cargo"]).current_dir(crate::place::tree());
+    command.args(["run", toolchain, "cargo"]).current_dir(auditor_tests::place::tree());
     for variable in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "LD_LIBRARY_PATH"] {
         command.env_remove(variable);
     }

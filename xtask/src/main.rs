@@ -5,7 +5,7 @@
 
 mod build;
 mod invocation;
-mod place;
+
 mod toolchain;
 
 use std::process::ExitCode;

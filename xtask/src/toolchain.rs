@@ -13,7 +13,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::invocation::{capture, cargo, cargo_of, find, path_with, run};
-use crate::place;
+use auditor_tests::place;
 
 /// The target of the kernel programs.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
