@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -32,7 +33,7 @@ pub(crate) fn build(profile: Profile) -> Result<PathBuf> {
 /// Builds the kernel programs; returns the path of the object.
 pub(crate) fn build_kernel_programs() -> Result<PathBuf> {
     let folder = place::target().join("bpf-build");
-    run(kernel_cargo("build")?.args(["--release", "--target-dir"]).arg(&folder))?;
+    run(kernel_cargo(Compiler::cargo, "build")?.args(["--release", "--target-dir"]).arg(&folder))?;
     let built = folder.join(TARGET).join("release/auditor-ebpf");
     let object = place::target().join("bpf/auditor.bpf.o");
     copy_if_changed(&built, &object)?;
@@ -42,7 +43,10 @@ pub(crate) fn build_kernel_programs() -> Result<PathBuf> {
 /// Clippy over the kernel programs, for the target that they run on.
 pub(crate) fn lint_kernel_programs() -> Result<()> {
     let folder = place::target().join("bpf-build");
-    run(kernel_cargo("clippy")?.args(["--release", "--target-dir"]).arg(&folder).args(["--", "-Dwarnings"]))
+    run(kernel_cargo(Compiler::clippy, "clippy")?
+        .args(["--release", "--target-dir"])
+        .arg(&folder)
+        .args(["--", "-Dwarnings"]))
 }
 
 fn build_binary(profile: Profile) -> Result<PathBuf> {
@@ -56,7 +60,7 @@ fn build_binary(profile: Profile) -> Result<PathBuf> {
 }
 
 /// A cargo call on the kernel programs with compiler, linker and flags in place.
-fn kernel_cargo(subcommand: &str) -> Result<std::process::Command> {
+fn kernel_cargo(program: fn(&Compiler) -> Command, subcommand: &str) -> Result<Command> {
     let Some(compiler) = Compiler::find() else {
         bail!("no compiler for {TARGET} here: run `cargo xtask setup`");
     };
@@ -67,7 +71,7 @@ fn kernel_cargo(subcommand: &str) -> Result<std::process::Command> {
     // bpf_target_arch is the host's: it selects the layout of pt_regs, and aya-ebpf wants it said.
     let architecture = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
     let flags = ["-Clinker=bpf-linker", "-Clink-arg=--btf", "-Cdebuginfo=2", architecture.as_str()];
-    let mut command = compiler.cargo();
+    let mut command = program(&compiler);
     command
         .args([subcommand, "--package", "auditor-ebpf", "--target", TARGET])
         .args(compiler.arguments())

@@ -3,9 +3,12 @@
 //! Everything that a contributor or a CI machine does to this tree is a subcommand here, so that there is one way to do it
 //! and it is written in a language that the rest of the tree is written in. Run as `cargo xtask COMMAND`.
 
+mod apt;
 mod build;
+mod fuzz;
 mod invocation;
-
+mod setup;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -22,11 +25,27 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Installs what building, testing and demonstrating need; says nothing when all is there
+    Setup,
     /// Builds the kernel programs, then the `auditor` binary that carries them
     Build {
         /// Optimise the binary (the kernel programs always are)
         #[arg(long)]
         release: bool,
+    },
+    /// Runs every check that a change must pass
+    Test {
+        /// Ask the advisory database too; it is fetched from the network
+        #[arg(long)]
+        advisories: bool,
+    },
+    /// Runs a fuzz target
+    Fuzz {
+        /// Name of the target in fuzz/
+        target: String,
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
     },
 }
 
@@ -42,8 +61,13 @@ fn main() -> ExitCode {
 
 fn perform(task: Task) -> Result<()> {
     match task {
+        Task::Setup => setup::setup(),
         Task::Build { release } => {
-            build::build(if release { build::Profile::Release } else { build::Profile::Dev }).map(drop)
+            setup::build_tools()?;
+            let profile = if release { build::Profile::Release } else { build::Profile::Dev };
+            build::build(profile).map(drop)
         }
+        Task::Test { advisories } => test::test(advisories),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
     }
 }

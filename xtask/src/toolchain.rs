@@ -55,11 +55,19 @@ impl Compiler {
     /// A cargo that compiles with it.
     pub(crate) fn cargo(&self) -> Command {
         match self {
+            Self::Prebuilt(path) => bootstrap(cargo(), path),
+            Self::BuildStd(toolchain) => cargo_of(toolchain),
+        }
+    }
+
+    /// The same cargo with the clippy that belongs to the compiler; it reads the compiler's own metadata, so no other does.
+    pub(crate) fn clippy(&self) -> Command {
+        match self {
             Self::Prebuilt(path) => {
-                let mut command = cargo();
-                // RUSTC_BOOTSTRAP: aya-ebpf uses unstable features of the bpf target.
-                command.env("RUSTC", path).env("RUSTC_BOOTSTRAP", "1").env_remove("LD_LIBRARY_PATH");
-                command
+                let cargo = cargo();
+                let mut command = Command::new(path.with_file_name("cargo-clippy"));
+                command.env("CARGO", cargo.get_program()).current_dir(place::tree());
+                bootstrap(command, path)
             }
             Self::BuildStd(toolchain) => cargo_of(toolchain),
         }
@@ -83,6 +91,12 @@ impl Compiler {
             .find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next()?.parse().ok())
             .with_context(|| format!("{} does not tell its LLVM version", self.describe()))
     }
+}
+
+/// RUSTC_BOOTSTRAP: aya-ebpf uses features of the bpf target that are not stable.
+fn bootstrap(mut command: Command, rustc: &Path) -> Command {
+    command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env_remove("LD_LIBRARY_PATH");
+    command
 }
 
 fn rustup_rustc(arguments: &[&str]) -> Command {
