@@ -8,8 +8,10 @@
 //! Assumed: Linux, root (tests say so when they are not), and what `cargo xtask setup` installs.
 
 pub mod child;
+pub mod clients;
 pub mod daemon;
 pub mod network;
+pub mod oracle;
 pub mod pgbouncer;
 pub mod place;
 pub mod postgres;

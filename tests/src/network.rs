@@ -14,6 +14,9 @@ use crate::child;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Ranges reserved for documentation. Some hosts use one all the same; then the wire gets the other.
+const RANGES: [[u8; 3]; 3] = [[198, 51, 100], [203, 0, 113], [192, 0, 2]];
+
 /// A host at the other end of a wire. Its addresses are of the ranges reserved for documentation.
 #[derive(Debug)]
 pub struct FarEnd {
@@ -45,15 +48,16 @@ impl FarEnd {
         let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         // Interface names have 15 bytes at most. The subnets differ by process, so that two tests may run at once.
         let net = u8::try_from(std::process::id() % 63).unwrap_or_default() * 4;
+        let [a, b, c] = unused_range()?;
         let end = Self {
             namespace: format!("auditor-{id}"),
             interface: format!("at{id}"),
-            v4: IpAddr::V4(Ipv4Addr::new(192, 0, 2, net + 2)),
+            v4: IpAddr::V4(Ipv4Addr::new(a, b, c, net + 2)),
             v6: IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa0d1, u16::from(net), 0, 0, 0, 2)),
         };
         let (near, namespace) = (end.interface.as_str(), end.namespace.as_str());
         let far = "eth0";
-        let near_v4 = format!("192.0.2.{}/30", net + 1);
+        let near_v4 = format!("{a}.{b}.{c}.{}/30", net + 1);
         let near_v6 = format!("2001:db8:a0d1:{net:x}::1/64");
         let (far_v4, far_v6) = (format!("{}/30", end.v4), format!("{}/64", end.v6));
         ip(&["netns", "add", namespace])?;
@@ -100,6 +104,15 @@ impl Drop for FarEnd {
 
 fn ip(arguments: &[&str]) -> Result<()> {
     child::succeed(Command::new("ip").args(arguments), LIMIT).map(drop)
+}
+
+/// The first range of which this host has no address, not counting the wires of tests that run beside us.
+fn unused_range() -> Result<[u8; 3]> {
+    let addresses = child::succeed(Command::new("ip").args(["-4", "-o", "addr", "show"]), LIMIT)?;
+    let theirs = |line: &&str| line.split_whitespace().nth(1).is_some_and(|name| !name.starts_with("at"));
+    let taken: Vec<&str> = addresses.lines().filter(theirs).collect();
+    let free = |[a, b, c]: &[u8; 3]| !taken.iter().any(|line| line.contains(&format!(" {a}.{b}.{c}.")));
+    RANGES.into_iter().find(free).context("this host uses all address ranges reserved for documentation")
 }
 
 /// `/proc/net/snmp` has two lines a protocol: names, then values.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use auditor_tests::network::{Arrivals, FarEnd};
 use auditor_tests::pgbouncer::Pgbouncer;
 use auditor_tests::postgres::{Options, Postgres};
-use auditor_tests::{child, require_root};
+use auditor_tests::python::Python;
+use auditor_tests::{UNPRIVILEGED, child, clients, oracle, place, require_root};
 use nix::sys::signal::Signal;
 
 fn psql(postgres: &Postgres, host: &str, port: u16, sql: &str) -> std::process::Output {
@@ -89,4 +90,39 @@ fn a_child_that_hangs_is_ended_and_what_it_said_is_in_the_error() {
     let pid = sleeper.id();
     drop(sleeper);
     assert!(!Path::new(&format!("/proc/{pid}")).exists());
+}
+
+#[test]
+fn the_clients_do_their_work_without_an_auditor() {
+    require_root().unwrap();
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    let user = child::find_user(&[UNPRIVILEGED]).unwrap();
+    let folder = place::scratch().unwrap();
+    let port = postgres.port().to_string();
+    let script = clients::write(folder.path(), "statements.sql", clients::STATEMENTS).unwrap();
+    let mut psql = Command::new(postgres.program("psql"));
+    psql.args(["-X", "-q", "-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-d", "postgres", "-f"])
+        .arg(script);
+    child::succeed(child::as_user(&mut psql, &user), Duration::from_secs(20)).unwrap();
+
+    let python = Python::new(folder.path()).unwrap();
+    let driver = clients::write(folder.path(), "driver.py", clients::DRIVER).unwrap();
+    let words =
+        python.words(&driver, &[&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres")]);
+    let mut command = Command::new(&words[0]);
+    let command = child::as_user(command.args(&words[1..]), &user);
+    let printed = child::succeed(command, Duration::from_secs(20)).unwrap();
+    assert_eq!(printed, "copied out 2120\nfetched 550\n");
+
+    let told = oracle::told(&postgres.log().unwrap());
+    assert_eq!(told.len(), 2, "one connection a client");
+    let statements: Vec<_> = told.values().flatten().collect();
+    let failed: Vec<_> = statements.iter().filter_map(|told| told.failed.as_deref()).collect();
+    for sqlstate in ["42601", "42P01", "22012", "23505", "25P02", "22P02"] {
+        assert!(failed.contains(&sqlstate), "{sqlstate} is not among {failed:?}");
+    }
+    assert!(statements.len() > 180, "{}", statements.len());
+    assert!(statements.iter().any(|told| told.text.contains("☃")));
+    let values = statements.iter().filter_map(|told| told.parameters.as_ref()).map(Vec::len).sum::<usize>();
+    assert!(values > 300, "{values} bind values");
 }

@@ -27,6 +27,8 @@ pub struct Entry {
     pub detail: String,
     /// The statement that led to an error.
     pub query: String,
+    /// `application_name`, by which a test tells its clients apart.
+    pub application: String,
 }
 
 /// A statement as the log has it.
@@ -50,6 +52,26 @@ impl Entry {
         // A portal's name follows the statement's after a slash. Neither may hold ": " in what the tests send.
         let (name, text) = self.message.strip_prefix("execute ")?.split_once(": ")?;
         Some(Statement { text, prepared: Some(name.split('/').next().unwrap_or(name)) })
+    }
+
+    /// Bind values as text, where this line tells them; `None` for NULL.
+    pub fn parameters(&self) -> Option<Vec<Option<String>>> {
+        // "parameters: " up to PostgreSQL 15, "Parameters: " since.
+        let mut rest = self.detail.strip_prefix(['P', 'p'])?.strip_prefix("arameters: ")?;
+        let mut values = Vec::new();
+        while rest.starts_with('$') {
+            rest = rest.split_once(" = ")?.1;
+            if let Some(after) = rest.strip_prefix("NULL") {
+                values.push(None);
+                rest = after;
+            } else {
+                let (value, after) = quoted(rest)?;
+                values.push(Some(value));
+                rest = after;
+            }
+            rest = rest.strip_prefix(", ").unwrap_or(rest);
+        }
+        Some(values)
     }
 
     /// Whether this line reports that a statement failed.
@@ -82,6 +104,7 @@ fn entry(row: &[String]) -> Result<Entry> {
         message: column(13).to_owned(),
         detail: column(14).to_owned(),
         query: column(19).to_owned(),
+        application: column(22).to_owned(),
     })
 }
 
@@ -89,6 +112,23 @@ fn entry(row: &[String]) -> Result<Entry> {
 fn client(column: &str) -> Option<SocketAddr> {
     let (address, port) = column.rsplit_once(':')?;
     Some(SocketAddr::new(address.parse().ok()?, port.parse().ok()?))
+}
+
+/// A value in single quotes, quotes in it doubled, and what follows it.
+fn quoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut rest = text.strip_prefix('\'')?;
+    loop {
+        let (part, after) = rest.split_once('\'')?;
+        value.push_str(part);
+        match after.strip_prefix('\'') {
+            Some(after) => {
+                value.push('\'');
+                rest = after;
+            }
+            None => return Some((value, after)),
+        }
+    }
 }
 
 /// CSV with quoted fields that may hold commas, line feeds and doubled quotes.
@@ -145,6 +185,15 @@ mod tests {
         assert_eq!(entries[0].client, Some("[::1]:5555".parse().unwrap()));
         let statement = entries[0].statement().unwrap();
         assert_eq!(statement, Statement { text: "select 1: 2", prepared: Some("P0_1") });
+    }
+
+    #[test]
+    fn parameters_are_told_apart_from_null_and_unquoted() {
+        let detail = "parameters: $1 = '7', $2 = NULL, $3 = 'it''s, $4 = x'".to_owned();
+        let entry = Entry { detail, ..Entry::default() };
+        let expected = vec![Some("7".to_owned()), None, Some("it's, $4 = x".to_owned())];
+        assert_eq!(entry.parameters(), Some(expected));
+        assert_eq!(Entry::default().parameters(), None);
     }
 
     #[test]
