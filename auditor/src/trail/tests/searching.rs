@@ -37,7 +37,7 @@ fn sample(directory: &Path) -> String {
             statement: Box::new(Statement {
                 sequence,
                 kind: StatementKind::Simple,
-                text: text.as_bytes().to_vec(),
+                text: text.as_bytes().to_vec().into(),
                 text_length: 0,
                 name: None,
                 parameters: Vec::new(),
