@@ -27,6 +27,7 @@
 mod class;
 mod object;
 mod own;
+mod statement;
 #[cfg(test)]
 mod tests;
 mod text;
