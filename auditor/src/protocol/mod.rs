@@ -6,7 +6,53 @@
 
 pub mod postgres;
 
+use bytes::Bytes;
+
 use crate::clock::Boottime;
+
+/// How much of the client's first bytes detection looks at.
+pub const DETECTION_BYTES: usize = 1024;
+
+/// What the first bytes of a connection say about its protocol.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Detection<T = ()> {
+    /// More bytes are needed.
+    Incomplete,
+    /// It is this protocol.
+    Yes(T),
+    /// It is not.
+    No,
+}
+
+/// A protocol that can be dissected.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Protocol {
+    /// PostgreSQL frontend/backend protocol 3.
+    Postgres,
+}
+
+impl Protocol {
+    /// A state machine for one connection, to be given all bytes from the connection's first.
+    pub fn dissector(self, limits: Limits) -> Box<dyn Dissector> {
+        match self {
+            Self::Postgres => Box::new(postgres::Postgres::new(limits)),
+        }
+    }
+}
+
+/// Tells the protocol from the first bytes that the client sent; at most [`DETECTION_BYTES`] of them are looked at.
+///
+/// The bias is towards `Yes`: a connection wrongly taken for a known protocol ends in a [`Observation::Violation`], which
+/// everybody sees, while one wrongly let go is a database session that nobody reads. Plaintext only: TLS from the first
+/// byte on is `No` here, and what it carries is detected again once it is decrypted.
+pub fn detect(first: &[u8]) -> Detection<Protocol> {
+    let first = &first[..first.len().min(DETECTION_BYTES)];
+    match postgres::detect(first) {
+        Detection::Yes(()) => Detection::Yes(Protocol::Postgres),
+        Detection::Incomplete if first.len() < DETECTION_BYTES => Detection::Incomplete,
+        Detection::Incomplete | Detection::No => Detection::No,
+    }
+}
 
 /// Who sent the bytes. The client is the one that opened the connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -50,6 +96,8 @@ pub enum Observation {
     Login(Login),
     /// The server accepted the client.
     Authenticated,
+    /// The server turned the client away: it refused the login, or ended the session while no statement was under way.
+    Refused(ServerError),
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
     /// From here on the bytes of this connection cannot be read.
@@ -65,6 +113,8 @@ pub enum Opaque {
     Tls,
     /// Both ends agreed on GSSAPI encryption.
     GssEncryption,
+    /// A hole in the stream, behind which it cannot be proven where a message begins.
+    Hole,
 }
 
 /// Who the client said it is.
@@ -162,8 +212,9 @@ pub struct Statement {
     pub sequence: u64,
     /// How it was sent.
     pub kind: StatementKind,
-    /// The text, byte for byte, up to [`Limits::max_statement_bytes`].
-    pub text: Vec<u8>,
+    /// The text, byte for byte, up to [`Limits::max_statement_bytes`]. Shared, not copied, between the records of one
+    /// prepared statement: ten bytes of request must not buy a copy of a long text.
+    pub text: Bytes,
     /// Length of the whole text in bytes; larger than `text.len()` when it was cut.
     pub text_length: u64,
     /// Name of the prepared statement; empty for the unnamed one; `None` where there is none.
