@@ -32,6 +32,13 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// As rules and records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+        }
+    }
+
     /// A state machine for one connection, to be given all bytes from the connection's first.
     pub fn dissector(self, limits: Limits) -> Box<dyn Dissector> {
         match self {

@@ -203,7 +203,7 @@ impl Postgres {
 
 impl Dissector for Postgres {
     fn name(&self) -> &'static str {
-        "postgres"
+        super::Protocol::Postgres.name()
     }
 
     fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {

@@ -45,7 +45,7 @@ fn statement(text: &[u8]) -> Statement {
     Statement {
         sequence: 3,
         kind: StatementKind::Prepared,
-        text: text.to_vec(),
+        text: text.to_vec().into(),
         text_length: u64::try_from(text.len()).unwrap(),
         name: Some(String::new()),
         parameters: Vec::new(),
