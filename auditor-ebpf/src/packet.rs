@@ -32,9 +32,9 @@ use crate::{emit, session, verdict};
 
 /// Largest payload of one record; longer segments become several.
 const LARGEST: usize = 16384;
-/// Records of [`LARGEST`] that one packet may become, beside a last one that is shorter: 64 KiB, TCP's limit for GSO without
-/// "BIG TCP".
-const LARGEST_RECORDS: u32 = 4;
+/// Records of [`LARGEST`] that one packet may become, beside a last one that is shorter. The kernel's limit for a super-packet
+/// is GSO_MAX_SIZE, 8 * 65535 bytes (Linux 5.19, "BIG TCP"), and the loopback device uses more than 64 KiB by default.
+const LARGEST_RECORDS: u32 = 32;
 
 /// A record with room for `N` payload bytes.
 #[repr(C)]

@@ -1,2 +1,73 @@
-//! Work on the auditor: `cargo xtask --help`.
-fn main() {}
+//! Work on the auditor: set up a machine, build, demonstrate, test and measure.
+//!
+//! Everything that a contributor or a CI machine does to this tree is a subcommand here, so that there is one way to do it
+//! and it is written in a language that the rest of the tree is written in. Run as `cargo xtask COMMAND`.
+
+mod apt;
+mod build;
+mod fuzz;
+mod invocation;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "Work on the auditor: set up, build, demonstrate, test and measure")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Installs what building, testing and demonstrating need; says nothing when all is there
+    Setup,
+    /// Builds the kernel programs, then the `auditor` binary that carries them
+    Build {
+        /// Optimise the binary (the kernel programs always are)
+        #[arg(long)]
+        release: bool,
+    },
+    /// Runs every check that a change must pass
+    Test {
+        /// Ask the advisory database too; it is fetched from the network
+        #[arg(long)]
+        advisories: bool,
+    },
+    /// Runs a fuzz target
+    Fuzz {
+        /// Name of the target in fuzz/
+        target: String,
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Arguments::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::setup(),
+        Task::Build { release } => {
+            setup::build_tools()?;
+            let profile = if release { build::Profile::Release } else { build::Profile::Dev };
+            build::build(profile).map(drop)
+        }
+        Task::Test { advisories } => test::test(advisories),
+        Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
+    }
+}

@@ -115,7 +115,7 @@ fn answer<'a>(explanation: &'a Explanation, agent: &'a str, to: SocketAddr) -> A
         policy: &explanation.policy,
         rule: explanation.rule.as_deref(),
         reason: explanation.reason,
-        protocol: explanation.protocol.map(policy::Protocol::name),
+        protocol: explanation.protocol.map(auditor::protocol::Protocol::name),
     }
 }
 

@@ -14,7 +14,8 @@ use super::document::{At, Section, Word, nearest};
 use super::overlap::{self, Spans};
 use super::{Agent, Capture, Daemon, FailMode, Overload, Results, Settings, expiry};
 use crate::clock::Utc;
-use crate::policy::{Action, Destination, Policy, Protocol, Rule};
+use crate::policy::{Action, Destination, Policy, Rule};
+use crate::protocol::Protocol;
 
 /// Bounds on `max_statement_bytes`.
 const STATEMENT_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=16 << 20;

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::Boottime;
-use crate::policy::{Action, Protocol, explain};
+use crate::policy::{Action, explain};
+use crate::protocol::Protocol;
 use crate::record::Transport;
 
 /// 2026-07-01T00:00:00Z.

@@ -19,7 +19,7 @@ use super::policies::Policies;
 use crate::clock::{Boottime, Clock};
 use crate::policy;
 use crate::process::Processes;
-use crate::protocol::{Limits, Observation};
+use crate::protocol::{Limits, Observation, Protocol};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
 };
@@ -156,7 +156,7 @@ impl Attribution {
         let expected = policy
             .and_then(|policy| policy.rule(decision.verdict.rule))
             .and_then(|rule| rule.protocol)
-            .map(policy::Protocol::name);
+            .map(Protocol::name);
         let connection = Connection {
             id: self.connection_id(decision.cookie),
             transport,

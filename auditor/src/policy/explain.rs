@@ -3,9 +3,10 @@
 use auditor_common::endpoint::Endpoint;
 use auditor_common::rule::{REASON_SOCKET_TYPE, Verdict};
 
-use super::{Protocol, TCP, Table, UDP, render};
+use super::{TCP, Table, UDP, render};
 use crate::clock::{Boottime, Clock};
 use crate::config::Settings;
+use crate::protocol::Protocol;
 use crate::record::Transport;
 
 /// The verdict on one destination.

@@ -17,6 +17,7 @@ use auditor_common::endpoint::Endpoint;
 use auditor_common::rule;
 
 use crate::clock::{Clock, Utc};
+use crate::protocol::Protocol;
 use crate::record;
 
 pub use destination::{Destination, DestinationError, TCP, Transports, UDP};
@@ -46,22 +47,6 @@ impl Action {
         match self {
             Self::Allow => rule::ACTION_ALLOW,
             Self::Deny => rule::ACTION_DENY,
-        }
-    }
-}
-
-/// A protocol that a connection must speak.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Protocol {
-    /// PostgreSQL's frontend/backend protocol, version 3.
-    Postgres,
-}
-
-impl Protocol {
-    /// As the configuration has it, and the protocol's dissector.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
         }
     }
 }

@@ -89,7 +89,8 @@ mod tests {
 
     use super::*;
     use crate::clock::Utc;
-    use crate::policy::{Action, Place, Protocol, Rule, TCP, UDP, render};
+    use crate::policy::{Action, Place, Rule, TCP, UDP, render};
+    use crate::protocol::Protocol;
 
     fn rule(number: u32, to: &[&str], action: Action) -> Rule {
         let destinations = to.iter().map(|text| text.parse().unwrap()).collect();

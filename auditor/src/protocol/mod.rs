@@ -32,13 +32,17 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// As rules and records have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+        }
+    }
+
     /// A state machine for one connection, to be given all bytes from the connection's first.
     pub fn dissector(self, limits: Limits) -> Box<dyn Dissector> {
         match self {
-            Self::Postgres => {
-                let _ = limits;
-                unreachable!()
-            }
+            Self::Postgres => Box::new(postgres::Postgres::new(limits)),
         }
     }
 }
@@ -50,8 +54,11 @@ impl Protocol {
 /// byte on is `No` here, and what it carries is detected again once it is decrypted.
 pub fn detect(first: &[u8]) -> Detection<Protocol> {
     let first = &first[..first.len().min(DETECTION_BYTES)];
-    let _ = first;
-    Detection::No
+    match postgres::detect(first) {
+        Detection::Yes(()) => Detection::Yes(Protocol::Postgres),
+        Detection::Incomplete if first.len() < DETECTION_BYTES => Detection::Incomplete,
+        Detection::Incomplete | Detection::No => Detection::No,
+    }
 }
 
 /// Who sent the bytes. The client is the one that opened the connection.

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
@@ -16,7 +16,7 @@ use super::error::Error;
 use super::head::{HeadFile, sync_directory};
 use super::recovery::Position;
 use super::segment::Segment;
-use super::writer::{Chunk, Shared};
+use super::writer::{Chunk, Shared, is_full};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -210,7 +210,7 @@ fn wait_blocked(shared: &Shared, files: &mut Files, error: &Error, pause: Durati
 
 fn reason(error: &Error) -> String {
     match error {
-        Error::Call { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+        Error::Call { source, .. } if is_full(source) => {
             format!("{error}; free some space on that file system and writing goes on by itself")
         }
         error => error.to_string(),

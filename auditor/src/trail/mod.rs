@@ -26,6 +26,8 @@
 //! **A full disk stops, it does not lose.** What cannot be written stays in memory up to a bound; then
 //! [`Trail::append`] blocks, and with it everything up to the kernel's ring.
 
+#![forbid(unsafe_code)]
+
 mod chain;
 mod committer;
 mod error;

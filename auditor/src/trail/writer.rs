@@ -147,7 +147,7 @@ impl Trail {
                 let _ = fs::remove_file(directory.join(LOCK));
                 let _ = fs::remove_dir(directory);
             }
-            return Err(Error::NoRoom { path: directory.to_owned(), source });
+            return Err(no_room_or("write", directory, source));
         }
         sign_lock(&lock, directory)?;
         let position = recover(directory, || fresh_id(&options.randomness))?;
@@ -317,7 +317,7 @@ impl State {
             }
         };
         match self.chunks.back_mut() {
-            Some(chunk) if chunk.segment == segment && chunk.bytes.len() < CHUNK_BYTES && !chunk.durable => {
+            Some(chunk) if chunk.segment == segment && chunk.bytes.len() < CHUNK_BYTES => {
                 chunk.bytes.extend_from_slice(&self.line);
                 (chunk.sequence, chunk.hash) = (sequence, hash);
             }
@@ -352,18 +352,14 @@ fn create_directory(directory: &Path) -> Result<bool, Error> {
     match DirBuilder::new().mode(0o700).create(directory) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
-        Err(source) if is_full(&source) => Err(Error::NoRoom { path: directory.to_owned(), source }),
-        Err(error) => Err(Error::call("mkdir", directory)(error)),
+        Err(error) => Err(no_room_or("mkdir", directory, error)),
     }
 }
 
 fn lock(directory: &Path) -> Result<File, Error> {
     let path = directory.join(LOCK);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let mut file = match file {
-        Err(source) if is_full(&source) => return Err(Error::NoRoom { path: directory.to_owned(), source }),
-        file => file.map_err(Error::call("open", &path))?,
-    };
+    let mut file = file.map_err(|error| no_room_or("open", directory, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
@@ -393,7 +389,15 @@ fn trial_write(directory: &Path) -> io::Result<()> {
     written
 }
 
-fn is_full(error: &io::Error) -> bool {
+fn no_room_or(call: &'static str, directory: &Path, source: io::Error) -> Error {
+    if is_full(&source) {
+        Error::NoRoom { path: directory.to_owned(), source }
+    } else {
+        Error::call(call, directory)(source)
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

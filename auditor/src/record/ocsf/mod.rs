@@ -22,9 +22,14 @@
 //! `time` is the first member, so that a reader can skip a line without parsing it; `unmapped` is the last one and
 //! `auditor` its last, so that the trail can put its chain at the very end of the line.
 
+#![forbid(unsafe_code)]
+
 mod class;
 mod object;
 mod own;
+mod statement;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use serde::Serialize;

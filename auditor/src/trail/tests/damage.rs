@@ -71,7 +71,7 @@ fn assert_at(before: &Placed, damage: &Damage, index: usize) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn a_changed_byte(at in 0..RECORDS, byte in any::<Index>(), bits in 1..=255_u8) {

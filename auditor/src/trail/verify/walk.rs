@@ -35,7 +35,7 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     /// With `anywhere`, the piece may begin with any record; else it must with the first.
     pub(super) fn new(head: Option<Head>, anywhere: bool, report: &'a mut Report) -> Self {
-        report.head = head.as_ref().map(|head| head.sequence);
+        report.head = head.as_ref().map(|head| head.sequence).or(report.head);
         let trail = head.as_ref().map(|head| head.trail.clone());
         if report.trail.is_none() {
             report.trail.clone_from(&trail);

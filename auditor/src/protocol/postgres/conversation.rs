@@ -1,0 +1,638 @@
+//! Which response answers which request.
+//!
+//! The server answers in the order of the requests, so requests wait in a queue and each response is held against its
+//! head. What names mean is settled as the answers come, see [`super::names`]. One record comes out of each Query, each
+//! FunctionCall and each Execute:
+//!
+//! - A Query ends with ReadyForQuery, because only that says that no further command of it follows.
+//! - An Execute ends with its CommandComplete, EmptyQueryResponse, PortalSuspended or ErrorResponse. If the Sync behind it
+//!   has been sent, the record waits for that Sync's ReadyForQuery, which tells the transaction's state and is already on
+//!   its way; committing at the Sync may also fail the statement after the fact.
+//! - After an error in the extended protocol the server skips to the next Sync. Executes in between become records that say
+//!   `Skipped`. A Parse, Bind or Describe that fails is told with the Execute that it was meant for, or alone.
+//! - During COPY FROM STDIN the server ignores Sync, so those that were sent are not waited for.
+//!
+//! Memory is bounded: texts and values beyond [`MAX_QUEUED_BYTES`] of unanswered requests are let go of (and their records
+//! say so), and more than [`MAX_QUEUED`] unanswered requests are a violation. A response that answers nothing is one, too.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::frame::Head;
+use super::names::{self, Name, Names, Portal, Prepared};
+use super::record::{Subject, Unit, add_notice};
+use super::request::{Request, Target, Values};
+use super::response::{self, Response};
+use super::startup::Replication;
+use super::unanswered::Failure;
+use crate::clock::Boottime;
+use crate::protocol::{
+    CommandResult, Limits, Login, Observation, Outcome, ServerError, Statement, StatementKind,
+};
+
+/// Requests that may wait for an answer. A client that pipelines without reading is stopped by the sockets' buffers long
+/// before.
+const MAX_QUEUED: usize = 131_072;
+/// Bytes of texts and values that may wait with them.
+const MAX_QUEUED_BYTES: usize = 8 << 20;
+
+/// What does not follow the protocol.
+pub(super) type Violation = String;
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) request: Request,
+    pub(super) started: Boottime,
+    pub(super) size: u64,
+}
+
+/// The state of one session.
+#[derive(Debug)]
+pub(super) struct Conversation {
+    limits: Limits,
+    replication: Replication,
+    login: Login,
+    authenticated: bool,
+    /// What the server said about authentication fell into a hole.
+    authentication_lost: bool,
+    /// The first ReadyForQuery has come.
+    ready: bool,
+    pub(super) queue: VecDeque<Pending>,
+    queued_bytes: usize,
+    pub(super) queued_syncs: usize,
+    /// Requests that have left the queue since the beginning.
+    left: u64,
+    /// Which request, counted from the beginning, COPY data belongs to.
+    last_statement: Option<u64>,
+    pub(super) names: Names,
+    pub(super) unit: Unit,
+    /// The record of the Execute in front of a Sync.
+    pub(super) held: Option<Box<Statement>>,
+    /// The server skips to the next Sync; and the failure that no record tells of yet.
+    pub(super) skipping: Option<Option<Box<Failure>>>,
+    /// The server reads COPY data.
+    copy_in: bool,
+    /// Syncs that the server ignored, or may have, because it was reading COPY data.
+    ignored_syncs: u64,
+    /// The server's side cannot be read any more: what names mean is a supposition from here on.
+    pub(super) deaf: Option<Box<Names>>,
+    sequence: u64,
+}
+
+impl Conversation {
+    /// The session of this client.
+    pub(super) fn new(limits: Limits, login: Login, replication: Replication) -> Self {
+        Self {
+            limits,
+            replication,
+            login,
+            authenticated: false,
+            authentication_lost: false,
+            ready: false,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            queued_syncs: 0,
+            left: 0,
+            last_statement: None,
+            names: Names::default(),
+            unit: Unit::default(),
+            held: None,
+            skipping: None,
+            copy_in: false,
+            ignored_syncs: 0,
+            deaf: None,
+            sequence: 0,
+        }
+    }
+
+    /// Takes a request.
+    pub(super) fn request(
+        &mut self,
+        request: Request,
+        head: Head,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        match &request {
+            Request::Flush | Request::Terminate => return Ok(()),
+            Request::Credentials if self.authenticated => {
+                return Err("credentials after authentication".into());
+            }
+            Request::Credentials => return Ok(()),
+            Request::CopyData => {
+                self.count_copy_data(head);
+                return Ok(());
+            }
+            Request::CopyEnd => {
+                self.count_copy_data(head);
+                if std::mem::take(&mut self.copy_in) || self.queue.is_empty() {
+                    return Ok(());
+                }
+            }
+            Request::Sync if self.copy_in => {
+                self.ignored_syncs += 1;
+                return Ok(());
+            }
+            Request::Sync => self.queued_syncs += 1,
+            Request::Query { .. } | Request::Execute { .. } | Request::Function { .. } => {
+                self.last_statement = Some(self.left + self.queue.len() as u64);
+            }
+            _ => {}
+        }
+        self.push(Pending { request, started: head.started, size: head.size() })?;
+        if self.deaf.is_some() {
+            self.suppose(at, out);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, mut pending: Pending) -> Result<(), Violation> {
+        if self.queue.len() >= MAX_QUEUED {
+            return Err(format!("more than {MAX_QUEUED} requests without an answer"));
+        }
+        // One statement of the longest kind always fits.
+        let room = MAX_QUEUED_BYTES.max(2 * self.limits.max_statement_bytes);
+        if self.queued_bytes + pending.request.cost() > room {
+            pending.request.strip();
+        }
+        self.queued_bytes += pending.request.cost();
+        self.queue.push_back(pending);
+        Ok(())
+    }
+
+    /// Takes the head of the queue and counts it towards the next record.
+    pub(super) fn pop(&mut self) -> Option<Request> {
+        let pending = self.queue.pop_front()?;
+        self.left += 1;
+        self.queued_bytes = self.queued_bytes.saturating_sub(pending.request.cost());
+        match pending.request {
+            Request::Sync => self.queued_syncs -= 1,
+            Request::CopyEnd => {}
+            _ => self.unit.request(pending.started, pending.size),
+        }
+        if self.queue.is_empty() {
+            self.queue.shrink_to(1024);
+        }
+        Some(pending.request)
+    }
+
+    fn count_copy_data(&mut self, head: Head) {
+        let index = self.last_statement.and_then(|number| number.checked_sub(self.left));
+        let statement = index.and_then(|index| self.queue.get_mut(usize::try_from(index).ok()?));
+        if let Some(statement) = statement {
+            statement.size += head.size();
+        }
+    }
+
+    /// Takes a response.
+    pub(super) fn response(
+        &mut self,
+        response: Response<'_>,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        // Asynchronous messages may come anywhere, and those of the start-up only there.
+        match response.head.kind {
+            b'A' => return Ok(()),
+            b'S' => return self.parameter_status(response, out),
+            b'N' => return self.notice(response),
+            b'R' | b'K' | b'v' if !self.ready => return self.authentication(response, out),
+            _ => {}
+        }
+        // The end of COPY data that the server did not ask for is ignored by it.
+        while self.queue.front().is_some_and(|pending| matches!(pending.request, Request::CopyEnd)) {
+            self.pop();
+        }
+        match response.head.kind {
+            b'E' => self.error(response, at, out),
+            b'Z' => self.ready_for_query(response, at, out),
+            _ if !self.ready || self.skipping.is_some() => Err(out_of_turn(response)),
+            _ => self.answer(response, at, out),
+        }
+    }
+
+    fn authentication(
+        &mut self,
+        response: Response<'_>,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        if response.head.kind == b'R' {
+            self.authentication_lost |= response.hole;
+            if response.body == [0; 4] {
+                self.accepted(out);
+            }
+        }
+        Ok(())
+    }
+
+    fn accepted(&mut self, out: &mut Vec<Observation>) {
+        if !std::mem::replace(&mut self.authenticated, true) {
+            out.push(Observation::Authenticated);
+        }
+    }
+
+    fn parameter_status(
+        &mut self,
+        response: Response<'_>,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        let Some((name, value)) = response::parameter_status(response.body) else { return Ok(()) };
+        let current = match name {
+            b"application_name" => &mut self.login.application,
+            b"session_authorization" => &mut self.login.user,
+            _ => return Ok(()),
+        };
+        let value = String::from_utf8_lossy(value);
+        if current.as_deref().unwrap_or_default() != value {
+            *current = Some(value.into_owned());
+            out.push(Observation::Login(self.login.clone()));
+        }
+        Ok(())
+    }
+
+    fn notice(&mut self, response: Response<'_>) -> Result<(), Violation> {
+        if let Some(held) = &mut self.held {
+            add_notice(&mut held.notices, response::error(response.body));
+        } else if self.ready && !self.queue.is_empty() {
+            self.unit.response(response);
+            add_notice(&mut self.unit.notices, response::error(response.body));
+        }
+        Ok(())
+    }
+
+    /// Holds a response against the request that it must answer.
+    fn answer(
+        &mut self,
+        response: Response<'_>,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        let Some(front) = self.queue.front() else { return Err(out_of_turn(response)) };
+        self.unit.response(response);
+        match (response.head.kind, &front.request) {
+            (b'D', Request::Query { .. } | Request::Execute { .. }) => self.unit.rows += 1,
+            (b'd' | b'c', Request::Query { .. } | Request::Execute { .. }) => {}
+            (b'T', Request::Query { .. }) => self.unit.columns = response::columns(response.body),
+            (b'C', Request::Query { text, text_length, whole }) => {
+                let text = (*whole && text.len() as u64 == *text_length).then(|| text.clone());
+                let result = response::command(response.body);
+                self.copy_in_done();
+                self.forget_names(&result.tag, text.as_deref());
+                self.unit.result(result);
+            }
+            (b'I', Request::Query { .. }) => {
+                self.unit.result(CommandResult { tag: String::new(), rows: None });
+            }
+            (b'C' | b'I' | b's', Request::Execute { .. }) => self.executed(response, at, out),
+            (b'1', Request::Parse { .. }) => self.parsed(),
+            (b'2', Request::Bind { .. }) => self.bound(),
+            (b'3', Request::Close(..)) => self.closed(),
+            (b't', Request::Describe(Target::Statement, name)) => {
+                if self.limits.parameters && !response.hole {
+                    let types = response::types(response.body);
+                    self.names.statements.change(name, |prepared| prepared.types = types);
+                }
+            }
+            (b'T' | b'n', Request::Describe(..)) => self.described(response),
+            (b'G', Request::Query { .. } | Request::Execute { .. }) => {
+                self.unit.copy = true;
+                self.copy_in_begun();
+            }
+            (b'H', Request::Query { .. } | Request::Execute { .. }) => self.unit.copy = true,
+            (b'W', Request::Query { .. } | Request::Execute { .. }) => self.unit.stream = true,
+            (b'V', Request::Function { .. }) => {}
+            _ => return Err(out_of_turn(response)),
+        }
+        Ok(())
+    }
+
+    fn parsed(&mut self) {
+        self.ignored_syncs = 0;
+        if let Some(prepared) = self.pop().and_then(prepared) {
+            self.names.statements.insert(&prepared.name.clone(), Arc::new(prepared));
+        }
+    }
+
+    fn bound(&mut self) {
+        self.ignored_syncs = 0;
+        if let Some(Request::Bind { portal: name, statement, values, whole }) = self.pop() {
+            let prepared = self.names.statements.get(&statement).cloned();
+            let portal = portal(prepared, statement, values, whole);
+            self.names.portals.insert(&name, Arc::new(portal));
+        }
+    }
+
+    fn closed(&mut self) {
+        match self.pop() {
+            Some(Request::Close(Target::Statement, name)) => self.names.statements.remove(&name),
+            Some(Request::Close(Target::Portal, name)) => self.names.portals.remove(&name),
+            _ => {}
+        }
+    }
+
+    fn described(&mut self, response: Response<'_>) {
+        let Some(Request::Describe(target, name)) = self.pop() else { return };
+        if !self.limits.columns {
+            return;
+        }
+        let columns = if response.head.kind == b'T' { response::columns(response.body) } else { Vec::new() };
+        match target {
+            Target::Statement => self.names.statements.change(&name, |prepared| prepared.columns = columns),
+            Target::Portal => self.names.portals.change(&name, |portal| portal.columns = columns),
+        }
+    }
+
+    /// An Execute has ended well.
+    fn executed(&mut self, response: Response<'_>, at: Boottime, out: &mut Vec<Observation>) {
+        let Some(Request::Execute { portal: name }) = self.pop() else { return };
+        let result = match response.head.kind {
+            b'C' => response::command(response.body),
+            // The server says nothing about the rows so far, but they have been seen.
+            b's' => CommandResult { tag: "PortalSuspended".into(), rows: Some(self.unit.rows) },
+            _ => CommandResult { tag: String::new(), rows: None },
+        };
+        self.copy_in_done();
+        let subject = self.execution(&name);
+        let text = (!subject.incomplete && subject.text.len() as u64 == subject.text_length)
+            .then_some(&subject.text);
+        self.forget_names(&result.tag, text.map(AsRef::as_ref));
+        self.unit.result(result);
+        let statement = self.record(subject, Outcome::Completed, at);
+        if self.queue.front().is_some_and(|pending| matches!(pending.request, Request::Sync)) {
+            self.held = Some(statement);
+        } else {
+            out.push(Observation::Statement(statement));
+        }
+    }
+
+    /// What executing this portal means.
+    fn execution(&mut self, name: &Name) -> Subject {
+        let Some(portal) = self.names.portals.get(name) else { return Subject::portal(&Portal::unknown()) };
+        let subject = Subject::portal(portal);
+        if !portal.executed {
+            self.names.portals.change(name, |portal| portal.executed = true);
+        }
+        subject
+    }
+
+    /// Makes a record of the subject and of all that was counted for it.
+    pub(super) fn record(&mut self, subject: Subject, outcome: Outcome, at: Boottime) -> Box<Statement> {
+        self.sequence += 1;
+        subject.record(std::mem::take(&mut self.unit), self.sequence, outcome, at)
+    }
+
+    fn error(
+        &mut self,
+        response: Response<'_>,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        let error = response::error(response.body);
+        let Some(front) = self.queue.front().filter(|_| self.ready) else {
+            out.push(Observation::Refused(error));
+            return Ok(());
+        };
+        if self.skipping.is_some() {
+            // The server is going down while it skips; the statement that failed has its own error.
+            return Ok(());
+        }
+        self.copy_in = false;
+        if let (Request::Sync, Some(held)) = (&front.request, &mut self.held) {
+            // The statement was done, but committing it failed.
+            held.outcome = Outcome::Failed(error);
+            held.finished = at;
+            held.response_bytes += response.head.size();
+            return Ok(());
+        }
+        self.unit.response(response);
+        match &front.request {
+            Request::Query { .. } | Request::Function { .. } => {
+                self.unit.error.get_or_insert(error);
+            }
+            Request::Sync => {
+                self.unit.request(front.started, front.size);
+                let subject = Subject::text(StatementKind::Admin, "Sync".into(), 4);
+                let statement = self.record(subject, Outcome::Failed(error), at);
+                out.push(Observation::Statement(statement));
+            }
+            Request::Execute { .. } => {
+                if let Some(Request::Execute { portal }) = self.pop() {
+                    let subject = self.execution(&portal);
+                    self.held = Some(self.record(subject, Outcome::Failed(error), at));
+                }
+                self.skipping = Some(None);
+            }
+            _ => self.fail(error, at),
+        }
+        Ok(())
+    }
+
+    /// The request at the head, which is no Execute, has failed.
+    fn fail(&mut self, error: ServerError, at: Boottime) {
+        let Some(request) = self.pop() else { return };
+        // The server lets go of the unnamed statement or portal before it makes a new one, even if that fails.
+        match &request {
+            Request::Parse { name: Name::Exact(name), .. } if name.is_empty() => {
+                self.names.statements.remove(&Name::Exact(Box::default()));
+            }
+            Request::Bind { portal: Name::Exact(name), .. } if name.is_empty() => {
+                self.names.portals.remove(&Name::Exact(Box::default()));
+            }
+            _ => {}
+        }
+        let unit = std::mem::take(&mut self.unit);
+        self.skipping = Some(Some(Box::new(Failure::new(request, &self.names, error, unit, at))));
+    }
+
+    fn ready_for_query(
+        &mut self,
+        response: Response<'_>,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        let transaction = match response.body {
+            &[state @ (b'I' | b'T' | b'E')] if response.head.body == 1 => Some(char::from(state)),
+            [] if response.hole => None,
+            _ => return Err("ReadyForQuery without a transaction state".into()),
+        };
+        if !self.ready {
+            if self.authentication_lost {
+                // Nothing but AuthenticationOk leads here.
+                self.accepted(out);
+            }
+            self.ready = self.authenticated;
+            return if self.ready { Ok(()) } else { Err(out_of_turn(response)) };
+        }
+        if let Some(failure) = self.skipping.take() {
+            if self.queued_syncs > 0 {
+                self.skip_to_sync(failure, transaction, at, out);
+            } else if self.ignored_syncs > 0 {
+                self.ignored_syncs -= 1;
+                self.release(transaction, out);
+            } else {
+                return Err(out_of_turn(response));
+            }
+        } else {
+            self.end_batch(response, transaction, at, out)?;
+        }
+        if transaction == Some('I') {
+            self.names.portals.clear();
+        }
+        self.unit = Unit::default();
+        Ok(())
+    }
+
+    /// ReadyForQuery in answer to Query, FunctionCall or Sync.
+    fn end_batch(
+        &mut self,
+        response: Response<'_>,
+        transaction: Option<char>,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        match self.queue.front().map(|pending| &pending.request) {
+            Some(Request::Sync) => {
+                self.pop();
+                self.release(transaction, out);
+            }
+            Some(Request::Query { .. } | Request::Function { .. }) => {
+                self.unit.response(response);
+                let Some(request) = self.pop() else { return Ok(()) };
+                if matches!(request, Request::Query { .. }) {
+                    // A Query takes the place of the unnamed statement and portal.
+                    let unnamed = Name::Exact(Box::default());
+                    self.names.statements.remove(&unnamed);
+                    self.names.portals.remove(&unnamed);
+                }
+                let outcome = self.unit.error.take().map_or(Outcome::Completed, Outcome::Failed);
+                if let Some(subject) = self.immediate(request) {
+                    self.held = Some(self.record(subject, outcome, at));
+                    self.release(transaction, out);
+                }
+            }
+            _ if self.ignored_syncs > 0 => self.ignored_syncs -= 1,
+            _ => return Err(out_of_turn(response)),
+        }
+        Ok(())
+    }
+
+    /// What a Query or FunctionCall is about.
+    pub(super) fn immediate(&self, request: Request) -> Option<Subject> {
+        match request {
+            Request::Query { text, text_length, whole } => {
+                let kind = match self.replication {
+                    Replication::Physical => StatementKind::Admin,
+                    Replication::Logical if is_replication_command(&text) => StatementKind::Admin,
+                    _ => StatementKind::Simple,
+                };
+                Some(Subject { incomplete: !whole, ..Subject::text(kind, text, text_length) })
+            }
+            Request::Function { oid, values, whole } => {
+                let text = format!("function {oid}");
+                let length = text.len() as u64;
+                let subject = Subject::text(StatementKind::Function, text.into(), length);
+                Some(Subject { parameters: values.parameters(&[]), incomplete: !whole, ..subject })
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives out the record that waited for ReadyForQuery.
+    pub(super) fn release(&mut self, transaction: Option<char>, out: &mut Vec<Observation>) {
+        if let Some(mut statement) = self.held.take() {
+            statement.transaction = transaction;
+            out.push(Observation::Statement(statement));
+        }
+    }
+
+    /// The server reads COPY data now: up to their end it ignores every Sync, also those that it has been sent already.
+    fn copy_in_begun(&mut self) {
+        self.copy_in = true;
+        self.ignored_syncs = 0;
+        while let Some(pending) = self.queue.get(1) {
+            match pending.request {
+                Request::Sync => {
+                    self.queued_syncs -= 1;
+                    self.ignored_syncs += 1;
+                }
+                Request::CopyEnd => self.copy_in = false,
+                _ => return,
+            }
+            self.queue.remove(1);
+            // The queue's first request keeps its number; those behind it move up.
+            self.last_statement =
+                self.last_statement.map(|number| if number > self.left { number - 1 } else { number });
+            if !self.copy_in {
+                return;
+            }
+        }
+    }
+
+    fn copy_in_done(&mut self) {
+        self.copy_in = false;
+        self.ignored_syncs = 0;
+    }
+
+    /// SQL commands that take the meaning of names away.
+    fn forget_names(&mut self, tag: &str, text: Option<&[u8]>) {
+        match tag {
+            "DEALLOCATE" => match text.and_then(names::deallocated) {
+                Some(name) => self.names.statements.remove(&name),
+                // It could have been any.
+                None => self.names.statements.clear_named(),
+            },
+            "DEALLOCATE ALL" => self.names.statements.clear_named(),
+            "DISCARD ALL" => {
+                self.names.statements.clear_named();
+                self.names.portals.clear();
+            }
+            "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
+            _ => {}
+        }
+    }
+}
+
+/// What a Parse gives its name to.
+pub(super) fn prepared(request: Request) -> Option<Prepared> {
+    match request {
+        Request::Parse { name, text, text_length, types, whole } => {
+            Some(Prepared { name, text, text_length, types, columns: Vec::new(), incomplete: !whole })
+        }
+        _ => None,
+    }
+}
+
+/// What a Bind makes of a statement.
+pub(super) fn portal(
+    prepared: Option<Arc<Prepared>>,
+    statement: Name,
+    values: Values,
+    whole: bool,
+) -> Portal {
+    let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(statement)));
+    Portal { prepared, values, columns: Vec::new(), incomplete: !whole, executed: false }
+}
+
+/// Whether the walsender reads this as one of its own commands rather than as SQL: it goes by the first word.
+fn is_replication_command(text: &[u8]) -> bool {
+    const COMMANDS: [&str; 9] = [
+        "ALTER_REPLICATION_SLOT",
+        "BASE_BACKUP",
+        "CREATE_REPLICATION_SLOT",
+        "DROP_REPLICATION_SLOT",
+        "IDENTIFY_SYSTEM",
+        "READ_REPLICATION_SLOT",
+        "START_REPLICATION",
+        "TIMELINE_HISTORY",
+        "UPLOAD_MANIFEST",
+    ];
+    let text = text.trim_ascii_start();
+    let end =
+        text.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').unwrap_or(text.len());
+    COMMANDS.iter().any(|command| command.as_bytes().eq_ignore_ascii_case(&text[..end]))
+}
+
+fn out_of_turn(response: Response<'_>) -> Violation {
+    format!("server message '{}' answers no request", response.head.kind.escape_ascii())
+}

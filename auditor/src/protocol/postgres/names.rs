@@ -1,0 +1,426 @@
+//! What the names of prepared statements and portals mean on the server, now.
+//!
+//! Kept in the order in which the server confirmed it (ParseComplete, BindComplete, CloseComplete), never in the order in
+//! which the client hoped for it: a Parse that the server refuses leaves the old meaning in force, and a record that showed
+//! the new one would let a client execute one text under the record of another.
+//!
+//! PostgreSQL cuts names to 63 bytes, other servers may not. A longer name is therefore never looked up, and touching
+//! one forgets the name that it would be cut to. The cut happens in the server's encoding, so of a name beyond ASCII that
+//! might grow past 63 bytes there nothing is known. The tables are bounded: the oldest name is forgotten first, and a forgotten
+//! name is unknown, never guessed.
+//!
+//! A limit: SQL inside functions (`DO`, PL/pgSQL `EXECUTE`) can DEALLOCATE and PREPARE without the protocol showing it.
+//! The `DO` itself is on record, and the command tag of what was executed comes from the server.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::request::Values;
+use crate::protocol::Column;
+
+/// Bytes of a name that PostgreSQL tells apart (NAMEDATALEN - 1).
+const NAME_BYTES: usize = 63;
+/// Bytes of a name in the client's encoding that stay within [`NAME_BYTES`] in any encoding of the server.
+const SAFE_BYTES: u64 = 20;
+
+/// The name of a prepared statement or portal; empty for the unnamed one.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Name {
+    /// All of it.
+    Exact(Box<[u8]>),
+    /// Longer than what PostgreSQL tells apart: what it would cut it to.
+    Long(Box<[u8]>),
+    /// Lost in a hole of the stream, or not to be told apart from others.
+    Unknown,
+}
+
+impl Name {
+    /// The name whose first bytes are `kept`, of `length` bytes on the wire.
+    pub(super) fn new(kept: &[u8], length: u64) -> Self {
+        if length > SAFE_BYTES && !kept.is_ascii() {
+            return Self::Unknown;
+        }
+        match kept.get(..NAME_BYTES) {
+            Some(cut) if length > NAME_BYTES as u64 => Self::Long(cut.into()),
+            _ => Self::Exact(kept.into()),
+        }
+    }
+
+    /// As records have it.
+    pub(super) fn text(&self) -> Option<String> {
+        match self {
+            Self::Exact(bytes) | Self::Long(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Self::Unknown => None,
+        }
+    }
+
+    /// What it costs to keep.
+    pub(super) fn cost(&self) -> usize {
+        match self {
+            Self::Exact(bytes) | Self::Long(bytes) => bytes.len(),
+            Self::Unknown => 0,
+        }
+    }
+}
+
+/// What a table keeps, and what that costs.
+pub(super) trait Kept: Clone {
+    /// Bytes, roughly.
+    fn cost(&self) -> usize;
+}
+
+/// What a Parse gave a name to.
+#[derive(Clone, Debug)]
+pub(super) struct Prepared {
+    /// The statement's name.
+    pub(super) name: Name,
+    /// The text, up to the limit.
+    pub(super) text: Bytes,
+    /// Length of the whole text.
+    pub(super) text_length: u64,
+    /// Parameter types by OID; zero where the server is to find out.
+    pub(super) types: Vec<u32>,
+    /// Columns of its result, where described.
+    pub(super) columns: Vec<Column>,
+    /// A hole fell into it, or what the name means is not known.
+    pub(super) incomplete: bool,
+}
+
+impl Prepared {
+    /// A name whose text is not known.
+    pub(super) fn unknown(name: Name) -> Self {
+        Self {
+            name,
+            text: Bytes::new(),
+            text_length: 0,
+            types: Vec::new(),
+            columns: Vec::new(),
+            incomplete: true,
+        }
+    }
+}
+
+impl Kept for Prepared {
+    fn cost(&self) -> usize {
+        self.text.len() + self.types.len() * 4 + self.name.cost() + columns_cost(&self.columns)
+    }
+}
+
+fn columns_cost(columns: &[Column]) -> usize {
+    columns.iter().map(|column| size_of::<Column>() + column.name.len() + column.type_name.len()).sum()
+}
+
+/// What a Bind made of a prepared statement.
+#[derive(Clone, Debug)]
+pub(super) struct Portal {
+    /// The statement as its name was understood at the Bind.
+    pub(super) prepared: Arc<Prepared>,
+    /// Parameter values as sent.
+    pub(super) values: Values,
+    /// Columns of its result, where the portal itself was described.
+    pub(super) columns: Vec<Column>,
+    /// A hole fell into the Bind.
+    pub(super) incomplete: bool,
+    /// Whether an Execute has shown the values already.
+    pub(super) executed: bool,
+}
+
+impl Portal {
+    /// A portal of which nothing is known.
+    pub(super) fn unknown() -> Self {
+        let prepared = Arc::new(Prepared::unknown(Name::Unknown));
+        Self { prepared, values: Values::default(), columns: Vec::new(), incomplete: true, executed: false }
+    }
+}
+
+impl Kept for Portal {
+    fn cost(&self) -> usize {
+        // The statement is shared, but the portal may be all that keeps it.
+        self.prepared.cost() + self.values.cost() + columns_cost(&self.columns)
+    }
+}
+
+/// Prepared statements and portals of one session.
+#[derive(Debug)]
+pub(super) struct Names {
+    /// Prepared statements.
+    pub(super) statements: Table<Prepared>,
+    /// Portals.
+    pub(super) portals: Table<Portal>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { statements: Table::new(8192, 16 << 20), portals: Table::new(1024, 8 << 20) }
+    }
+}
+
+/// A bounded table of names.
+#[derive(Debug)]
+pub(super) struct Table<T> {
+    unnamed: Option<Arc<T>>,
+    named: HashMap<Arc<[u8]>, Slot<T>>,
+    /// Names in the order in which they got their meaning; a stamp that is not the slot's is an old meaning.
+    order: VecDeque<(u64, Arc<[u8]>)>,
+    stamp: u64,
+    cost: usize,
+    max_names: usize,
+    max_cost: usize,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    stamp: u64,
+    cost: usize,
+    value: Arc<T>,
+}
+
+impl<T: Kept> Table<T> {
+    fn new(max_names: usize, max_cost: usize) -> Self {
+        Self {
+            unnamed: None,
+            named: HashMap::new(),
+            order: VecDeque::new(),
+            stamp: 0,
+            cost: 0,
+            max_names,
+            max_cost,
+        }
+    }
+
+    /// What the name means, if that is known.
+    pub(super) fn get(&self, name: &Name) -> Option<&Arc<T>> {
+        match name {
+            Name::Exact(key) if key.is_empty() => self.unnamed.as_ref(),
+            Name::Exact(key) => self.named.get(key.as_ref()).map(|slot| &slot.value),
+            Name::Long(_) | Name::Unknown => None,
+        }
+    }
+
+    /// Changes what the name means, if that is known.
+    pub(super) fn change(&mut self, name: &Name, change: impl FnOnce(&mut T)) {
+        match name {
+            Name::Exact(key) if key.is_empty() => {
+                if let Some(value) = &mut self.unnamed {
+                    change(Arc::make_mut(value));
+                }
+            }
+            Name::Exact(key) => {
+                if let Some(slot) = self.named.get_mut(key.as_ref()) {
+                    change(Arc::make_mut(&mut slot.value));
+                    self.cost -= slot.cost;
+                    slot.cost = slot.value.cost();
+                    self.cost += slot.cost;
+                    self.evict();
+                }
+            }
+            Name::Long(_) | Name::Unknown => {}
+        }
+    }
+
+    /// Gives the name a meaning, instead of any that it had.
+    pub(super) fn insert(&mut self, name: &Name, value: Arc<T>) {
+        let key = match name {
+            Name::Exact(key) if key.is_empty() => {
+                self.unnamed = Some(value);
+                return;
+            }
+            Name::Exact(key) => key,
+            Name::Long(_) | Name::Unknown => return self.remove(name),
+        };
+        self.forget(key);
+        let key: Arc<[u8]> = key.as_ref().into();
+        let cost = value.cost();
+        self.stamp += 1;
+        self.cost += cost;
+        self.order.push_back((self.stamp, Arc::clone(&key)));
+        self.named.insert(key, Slot { stamp: self.stamp, cost, value });
+        self.evict();
+    }
+
+    /// Takes the name's meaning away. Which name was meant may be unknown; then none is certain any more.
+    pub(super) fn remove(&mut self, name: &Name) {
+        match name {
+            Name::Exact(key) if key.is_empty() => self.unnamed = None,
+            Name::Exact(key) | Name::Long(key) => self.forget(key),
+            Name::Unknown => {
+                self.unnamed = None;
+                self.clear_named();
+            }
+        }
+    }
+
+    /// Takes away the meaning of all but the unnamed one.
+    pub(super) fn clear_named(&mut self) {
+        self.named.clear();
+        self.order.clear();
+        self.cost = 0;
+    }
+
+    /// Takes away every meaning.
+    pub(super) fn clear(&mut self) {
+        self.unnamed = None;
+        if !self.named.is_empty() {
+            self.clear_named();
+        }
+    }
+
+    fn forget(&mut self, key: &[u8]) {
+        if let Some(slot) = self.named.remove(key) {
+            self.cost -= slot.cost;
+        }
+    }
+
+    fn evict(&mut self) {
+        while self.named.len() > self.max_names || self.cost > self.max_cost {
+            let Some((stamp, key)) = self.order.pop_front() else { return };
+            if self.named.get(&key).is_some_and(|slot| slot.stamp == stamp) {
+                self.forget(&key);
+            }
+        }
+        // Names that are given and taken over and over must not pile up.
+        if self.order.len() > 2 * self.named.len() + 64 {
+            self.order.retain(|(stamp, key)| self.named.get(key).is_some_and(|slot| slot.stamp == *stamp));
+        }
+    }
+}
+
+/// The name in a text that is nothing but one `DEALLOCATE name`.
+///
+/// Anything else (several commands, comments, Unicode escapes) is `None`: whoever asks must then assume any name.
+pub(super) fn deallocated(text: &[u8]) -> Option<Name> {
+    let (command, rest) = identifier(text)?;
+    if command != b"deallocate" {
+        return None;
+    }
+    let (mut name, mut rest) = identifier(rest)?;
+    if name == b"prepare" && !is_end(rest) {
+        (name, rest) = identifier(rest)?;
+    }
+    is_end(rest).then(|| Name::new(&name, name.len() as u64))
+}
+
+fn is_end(text: &[u8]) -> bool {
+    text.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' | b';'))
+}
+
+/// One identifier in SQL's syntax, plain and folded to lower case or in double quotes, and what follows it.
+fn identifier(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
+    let text = text.trim_ascii_start();
+    if let Some(quoted) = text.strip_prefix(b"\"") {
+        let end = quoted.iter().position(|&byte| byte == b'"')?;
+        let rest = &quoted[end + 1..];
+        // A doubled quote is one within the name; no driver makes such names.
+        return (!rest.starts_with(b"\"")).then(|| (quoted[..end].to_vec(), rest));
+    }
+    let within = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$');
+    let end = text.iter().position(|byte| !within(byte)).unwrap_or(text.len());
+    let begins = text.first().is_some_and(|byte| byte.is_ascii_alphabetic() || *byte == b'_');
+    begins.then(|| (text[..end].to_ascii_lowercase(), &text[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A value that costs what it is.
+    impl Kept for usize {
+        fn cost(&self) -> usize {
+            *self
+        }
+    }
+
+    fn exact(name: &str) -> Name {
+        Name::new(name.as_bytes(), name.len() as u64)
+    }
+
+    #[test]
+    fn a_name_means_what_it_was_given_last() {
+        let mut table = Table::new(8, 100);
+        table.insert(&exact("a"), Arc::new(1));
+        table.insert(&exact("a"), Arc::new(2));
+        table.insert(&exact(""), Arc::new(3));
+        assert_eq!(table.get(&exact("a")).map(|value| **value), Some(2));
+        assert_eq!(table.get(&exact("")).map(|value| **value), Some(3));
+        table.clear_named();
+        assert_eq!(table.get(&exact("a")), None);
+        assert_eq!(table.get(&exact("")).map(|value| **value), Some(3));
+    }
+
+    #[test]
+    fn names_and_bytes_are_bounded_and_the_oldest_goes_first() {
+        let mut table = Table::new(3, 100);
+        for name in ["a", "b", "c", "d"] {
+            table.insert(&exact(name), Arc::new(10));
+        }
+        assert_eq!(table.get(&exact("a")), None);
+        assert!(table.get(&exact("b")).is_some());
+        table.insert(&exact("e"), Arc::new(90));
+        assert_eq!(table.get(&exact("c")), None);
+        assert!(table.get(&exact("d")).is_some() && table.get(&exact("e")).is_some());
+        table.insert(&exact("f"), Arc::new(101));
+        assert_eq!(table.get(&exact("f")), None, "too large to be kept at all");
+        assert_eq!(table.cost, 0);
+    }
+
+    #[test]
+    fn giving_and_taking_one_name_does_not_pile_up() {
+        let mut table = Table::new(3, 100);
+        table.insert(&exact("stays"), Arc::new(7));
+        for _ in 0..10_000 {
+            table.insert(&exact("a"), Arc::new(1));
+            table.remove(&exact("a"));
+        }
+        assert!(table.order.len() < 100, "{}", table.order.len());
+        assert_eq!(table.get(&exact("stays")).map(|value| **value), Some(7));
+    }
+
+    #[test]
+    fn a_long_name_is_unknown_and_takes_its_short_form_along() {
+        let short = "x".repeat(63);
+        let long = format!("{short}y");
+        let mut table = Table::new(8, 1000);
+        table.insert(&exact(&short), Arc::new(1));
+        assert!(table.get(&exact(&short)).is_some());
+        table.insert(&exact(&long), Arc::new(2));
+        assert_eq!(table.get(&exact(&short)), None);
+        assert_eq!(table.get(&exact(&long)), None);
+    }
+
+    #[test]
+    fn an_unknown_name_leaves_none_certain() {
+        let mut table = Table::new(8, 1000);
+        table.insert(&exact("a"), Arc::new(1));
+        table.insert(&exact(""), Arc::new(1));
+        table.remove(&Name::Unknown);
+        assert_eq!((table.get(&exact("a")), table.get(&exact(""))), (None, None));
+    }
+
+    #[test]
+    fn a_single_deallocate_names_its_statement() {
+        for (text, name) in [
+            ("DEALLOCATE s1", Some("s1")),
+            (" deallocate prepare S1 ; ", Some("s1")),
+            ("DEALLOCATE PREPARE", Some("prepare")),
+            ("DEALLOCATE \"S 1\"", Some("S 1")),
+            ("DEALLOCATE \"S\"\"1\"", None),
+            ("DEALLOCATE s1; DEALLOCATE s2", None),
+            ("DEALLOCATE /* s2 */ s1", None),
+            ("DEALLOCATE U&\"s\"", None),
+            ("DEALLOCATE s\u{fc}", None),
+            ("DO 'x'", None),
+            ("", None),
+        ] {
+            assert_eq!(deallocated(text.as_bytes()), name.map(exact), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_may_grow_in_the_servers_encoding_is_not_told_apart() {
+        assert_eq!(Name::new("\u{fc}".as_bytes(), 2), Name::Exact("\u{fc}".as_bytes().into()));
+        let long = "\u{fc}".repeat(15);
+        assert_eq!(Name::new(long.as_bytes(), 30), Name::Unknown);
+    }
+}

@@ -1,0 +1,158 @@
+//! The record of one statement while it is put together.
+
+use bytes::Bytes;
+
+use super::names::{Portal, Prepared};
+use super::response::Response;
+use crate::clock::Boottime;
+use crate::protocol::{Column, CommandResult, Outcome, Parameter, ServerError, Statement, StatementKind};
+
+/// Results kept of one Query message; a megabyte of text can hold 100,000 commands.
+const MAX_RESULTS: usize = 1024;
+/// Notices kept of one statement.
+const MAX_NOTICES: usize = 8;
+
+/// What has been seen of the messages that lead up to the next record, and of their answers.
+///
+/// For a Query that is the message itself. For an Execute it is everything since the last record or Sync: its Parse, Bind
+/// and Describe where they come in the same batch.
+#[derive(Debug, Default)]
+pub(super) struct Unit {
+    /// When the first request's first byte passed.
+    pub(super) started: Option<Boottime>,
+    /// Bytes of the requests.
+    pub(super) request_bytes: u64,
+    /// Bytes of the responses.
+    pub(super) response_bytes: u64,
+    /// Completed commands.
+    pub(super) results: Vec<CommandResult>,
+    /// Columns of the last RowDescription.
+    pub(super) columns: Vec<Column>,
+    /// Notices.
+    pub(super) notices: Vec<ServerError>,
+    /// The first error.
+    pub(super) error: Option<ServerError>,
+    /// DataRow messages.
+    pub(super) rows: u64,
+    /// Bulk data moves, or has moved.
+    pub(super) copy: bool,
+    /// A replication stream.
+    pub(super) stream: bool,
+    /// Something is missing.
+    pub(super) incomplete: bool,
+}
+
+impl Unit {
+    /// Adds a request.
+    pub(super) fn request(&mut self, started: Boottime, size: u64) {
+        self.started.get_or_insert(started);
+        self.request_bytes += size;
+    }
+
+    /// Adds a response.
+    pub(super) fn response(&mut self, response: Response<'_>) {
+        self.response_bytes += response.head.size();
+        self.incomplete |= response.hole;
+    }
+
+    /// Adds a completed command.
+    pub(super) fn result(&mut self, result: CommandResult) {
+        if self.results.len() < MAX_RESULTS {
+            self.results.push(result);
+        } else {
+            self.incomplete = true;
+        }
+    }
+
+    /// Puts what came before this unit in front of it.
+    pub(super) fn precede(&mut self, before: Self) {
+        self.started = before.started.or(self.started);
+        self.request_bytes += before.request_bytes;
+        self.response_bytes += before.response_bytes;
+        self.incomplete |= before.incomplete;
+        for notice in before.notices {
+            add_notice(&mut self.notices, notice);
+        }
+    }
+}
+
+/// Keeps a notice, if there are not enough of them.
+pub(super) fn add_notice(notices: &mut Vec<ServerError>, notice: ServerError) {
+    if notices.len() < MAX_NOTICES {
+        notices.push(notice);
+    }
+}
+
+/// What a record is about.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) kind: StatementKind,
+    pub(super) text: Bytes,
+    pub(super) text_length: u64,
+    pub(super) name: Option<String>,
+    pub(super) parameters: Vec<Parameter>,
+    pub(super) columns: Vec<Column>,
+    pub(super) incomplete: bool,
+}
+
+impl Subject {
+    /// Something without names and values.
+    pub(super) fn text(kind: StatementKind, text: Bytes, text_length: u64) -> Self {
+        let (name, parameters, columns) = (None, Vec::new(), Vec::new());
+        Self { kind, text, text_length, name, parameters, columns, incomplete: false }
+    }
+
+    /// A prepared statement, not bound.
+    pub(super) fn prepared(prepared: &Prepared) -> Self {
+        Self {
+            name: prepared.name.text(),
+            incomplete: prepared.incomplete,
+            ..Self::text(StatementKind::Prepared, prepared.text.clone(), prepared.text_length)
+        }
+    }
+
+    /// A portal.
+    pub(super) fn portal(portal: &Portal) -> Self {
+        let again = portal.executed && !portal.values.are_short();
+        let columns = if portal.columns.is_empty() { &portal.prepared.columns } else { &portal.columns };
+        Self {
+            parameters: if again { Vec::new() } else { portal.values.parameters(&portal.prepared.types) },
+            columns: columns.clone(),
+            incomplete: portal.incomplete || portal.prepared.incomplete || again,
+            ..Self::prepared(&portal.prepared)
+        }
+    }
+
+    /// The finished record.
+    pub(super) fn record(
+        self,
+        unit: Unit,
+        sequence: u64,
+        outcome: Outcome,
+        finished: Boottime,
+    ) -> Box<Statement> {
+        let kind = match self.kind {
+            StatementKind::Simple | StatementKind::Prepared if unit.stream => StatementKind::Admin,
+            StatementKind::Simple | StatementKind::Prepared if unit.copy => StatementKind::Copy,
+            kind => kind,
+        };
+        Box::new(Statement {
+            sequence,
+            kind,
+            text: self.text,
+            text_length: self.text_length,
+            name: self.name,
+            parameters: self.parameters,
+            results: unit.results,
+            columns: if unit.columns.is_empty() { self.columns } else { unit.columns },
+            outcome,
+            notices: unit.notices,
+            transaction: None,
+            started: unit.started.unwrap_or(finished),
+            finished,
+            request_bytes: unit.request_bytes,
+            response_bytes: unit.response_bytes,
+            incomplete: self.incomplete || unit.incomplete,
+        })
+    }
+}

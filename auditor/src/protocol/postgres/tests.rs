@@ -1,0 +1,5 @@
+//! Conversations as a client and a server would hold them, written out message by message.
+
+mod conversations;
+mod holes;
+mod script;

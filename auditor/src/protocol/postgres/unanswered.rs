@@ -1,0 +1,201 @@
+//! Requests that the server does not answer: those it skips after an error, and those whose answer was never seen.
+//!
+//! No answer settles what their names mean, so it is supposed, apart from what is known: that a Parse would have given its
+//! name a new meaning. Where the name had one already the server may have refused to, and then the text is unknown, not
+//! one of the two.
+
+use std::sync::Arc;
+
+use super::conversation::{Conversation, portal, prepared};
+use super::names::{Name, Names, Portal, Prepared};
+use super::record::{Subject, Unit};
+use super::request::{Request, Target};
+use crate::clock::Boottime;
+use crate::protocol::{Observation, Outcome, ServerError};
+
+/// A Parse, Bind, Describe or Close that failed, until it is known which Execute it was for.
+#[derive(Debug)]
+pub(super) struct Failure {
+    error: ServerError,
+    unit: Unit,
+    at: Boottime,
+    meant: Meant,
+}
+
+/// What a failed request was about.
+#[derive(Debug)]
+enum Meant {
+    Statement(Arc<Prepared>),
+    Portal(Name, Arc<Portal>),
+}
+
+impl Failure {
+    /// The failure of `request`, which `unit` counts already.
+    pub(super) fn new(request: Request, names: &Names, error: ServerError, unit: Unit, at: Boottime) -> Self {
+        let statement = |name: Name| {
+            let known = names.statements.get(&name).cloned();
+            Meant::Statement(known.unwrap_or_else(|| Arc::new(Prepared::unknown(name))))
+        };
+        let meant = match request {
+            Request::Bind { portal: name, statement, values, whole } => {
+                let prepared = names.statements.get(&statement).cloned();
+                Meant::Portal(name, Arc::new(portal(prepared, statement, values, whole)))
+            }
+            Request::Describe(Target::Statement, name) | Request::Close(Target::Statement, name) => {
+                statement(name)
+            }
+            Request::Describe(Target::Portal, name) | Request::Close(Target::Portal, name) => {
+                let known = names.portals.get(&name).cloned();
+                Meant::Portal(name, known.unwrap_or_else(|| Arc::new(Portal::unknown())))
+            }
+            request => match prepared(request) {
+                Some(prepared) => Meant::Statement(Arc::new(prepared)),
+                None => statement(Name::Unknown),
+            },
+        };
+        Self { error, unit, at, meant }
+    }
+
+    /// Whether executing this portal would have needed what failed.
+    fn prevents(&self, portal: &Arc<Portal>) -> bool {
+        match &self.meant {
+            Meant::Statement(prepared) => Arc::ptr_eq(prepared, &portal.prepared),
+            Meant::Portal(_, failed) => Arc::ptr_eq(failed, portal),
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match &self.meant {
+            Meant::Statement(prepared) => Subject::prepared(prepared),
+            Meant::Portal(_, portal) => Subject::portal(portal),
+        }
+    }
+}
+
+impl Conversation {
+    /// Gives out what the server has skipped, up to the Sync and with it.
+    pub(super) fn skip_to_sync(
+        &mut self,
+        mut failure: Option<Box<Failure>>,
+        transaction: Option<char>,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) {
+        self.release(transaction, out);
+        let mut supposed = Names::default();
+        match failure.as_deref().map(|failure| &failure.meant) {
+            Some(Meant::Statement(prepared)) => {
+                supposed.statements.insert(&prepared.name, Arc::clone(prepared))
+            }
+            Some(Meant::Portal(name, portal)) => supposed.portals.insert(name, Arc::clone(portal)),
+            None => {}
+        }
+        while let Some(request) = self.pop() {
+            if matches!(request, Request::Sync) {
+                break;
+            }
+            let Some((subject, portal)) = self.supposedly(request, &mut supposed) else { continue };
+            let mut outcome = (Outcome::Skipped, at);
+            if let Some(failure) = failure.take() {
+                if portal.is_some_and(|portal| failure.prevents(&portal)) {
+                    self.unit.precede(failure.unit);
+                    outcome = (Outcome::Failed(failure.error), failure.at);
+                } else {
+                    self.tell(*failure, transaction, out);
+                }
+            }
+            self.held = Some(self.record(subject, outcome.0, outcome.1));
+            self.release(transaction, out);
+        }
+        if let Some(failure) = failure {
+            self.tell(*failure, transaction, out);
+        }
+        self.unit = Unit::default();
+    }
+
+    /// A failure that no Execute was sent for.
+    fn tell(&mut self, failure: Failure, transaction: Option<char>, out: &mut Vec<Observation>) {
+        let subject = failure.subject();
+        let later = std::mem::replace(&mut self.unit, failure.unit);
+        self.held = Some(self.record(subject, Outcome::Failed(failure.error), failure.at));
+        self.unit = later;
+        self.release(transaction, out);
+    }
+
+    /// Gives out everything that is under way: no more answers will be seen. `hole` tells that there may have been some.
+    pub(super) fn give_up(&mut self, hole: bool, at: Boottime, out: &mut Vec<Observation>) {
+        if let Some(failure) = self.skipping.take() {
+            self.skip_to_sync(failure, None, at, out);
+        }
+        if let Some(held) = &mut self.held {
+            // Done, but whether it was committed is not known.
+            held.incomplete |= hole;
+        }
+        self.release(None, out);
+        self.unit.incomplete |= hole;
+        self.without_answers(hole, &mut Names::default(), at, out);
+    }
+
+    /// The server's side was lost: from here on requests are told as they come.
+    pub(super) fn deafen(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        self.give_up(true, at, out);
+        self.deaf.get_or_insert_default();
+    }
+
+    /// Tells a request without waiting for an answer.
+    pub(super) fn suppose(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        if let Some(mut supposed) = self.deaf.take() {
+            self.without_answers(true, &mut supposed, at, out);
+            self.deaf = Some(supposed);
+        }
+    }
+
+    fn without_answers(
+        &mut self,
+        hole: bool,
+        supposed: &mut Names,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) {
+        while let Some(request) = self.pop() {
+            if matches!(request, Request::Sync) {
+                self.unit = Unit::default();
+            }
+            let Some((subject, _)) = self.supposedly(request, supposed) else { continue };
+            let outcome = self.unit.error.take().map_or(Outcome::Unknown, Outcome::Failed);
+            self.unit.incomplete |= hole;
+            let statement = self.record(subject, outcome, at);
+            out.push(Observation::Statement(statement));
+        }
+    }
+
+    /// What the request would have been about, if it makes a record.
+    fn supposedly(&self, request: Request, supposed: &mut Names) -> Option<(Subject, Option<Arc<Portal>>)> {
+        match request {
+            Request::Query { .. } | Request::Function { .. } => Some((self.immediate(request)?, None)),
+            Request::Parse { .. } => {
+                let mut prepared = prepared(request)?;
+                let named = !matches!(&prepared.name, Name::Exact(name) if name.is_empty());
+                let taken = |names: &Names| names.statements.get(&prepared.name).is_some();
+                if named && (taken(supposed) || taken(&self.names)) {
+                    prepared = Prepared::unknown(prepared.name);
+                }
+                supposed.statements.insert(&prepared.name.clone(), Arc::new(prepared));
+                None
+            }
+            Request::Bind { portal: name, statement, values, whole } => {
+                let known =
+                    supposed.statements.get(&statement).or_else(|| self.names.statements.get(&statement));
+                let portal = portal(known.cloned(), statement, values, whole);
+                supposed.portals.insert(&name, Arc::new(portal));
+                None
+            }
+            Request::Execute { portal: name } => {
+                let known = supposed.portals.get(&name).or_else(|| self.names.portals.get(&name));
+                let portal = known.cloned().unwrap_or_else(|| Arc::new(Portal::unknown()));
+                Some((Subject::portal(&portal), Some(portal)))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! What scripts rely on, by name. Validity against the schema is tested with `tests/ocsf_validate.py`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::{Host, Identity, Renderer};
+use crate::clock::{Boottime, Utc};
+use crate::protocol::{Login, Outcome, Parameter, ServerError, Statement, StatementKind};
+use crate::record::{
+    Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Transport, Verdict,
+};
+
+fn render(event: Event) -> Value {
+    let renderer = Renderer::new(&Host {
+        hostname: "host".to_owned(),
+        machine_id: None,
+        boot_id: "boot".to_owned(),
+        os: "Linux".to_owned(),
+        kernel: "6.12".to_owned(),
+    })
+    .unwrap();
+    let entry = Entry { time: Utc(1_790_000_000_123_999_999), session: None, process: None, event };
+    let mut line = Vec::new();
+    renderer.render(&entry, Identity { sequence: 7, uid: "t-7" }, &mut line).unwrap();
+    assert!(line.starts_with(b"{\"time\":1790000000123,"), "time is first");
+    assert!(line.ends_with(b"}}}"), "auditor, unmapped, record");
+    assert!(!line.contains(&b'\n'));
+    serde_json::from_slice(&line).unwrap()
+}
+
+fn connection() -> Arc<Connection> {
+    Arc::new(Connection {
+        id: "boot-1f".to_owned(),
+        transport: Transport::Tcp,
+        local: Some("[::ffff:10.0.0.1]:40000".parse().unwrap()),
+        remote: Some(SocketAddr::from(([10, 0, 0, 2], 5432))),
+        inbound: false,
+        verdict: Verdict { allowed: true, rule: Some("p#1: x".to_owned()), reason: "rule", policy: None },
+    })
+}
+
+fn statement(text: &[u8]) -> Statement {
+    Statement {
+        sequence: 3,
+        kind: StatementKind::Prepared,
+        text: text.to_vec().into(),
+        text_length: u64::try_from(text.len()).unwrap(),
+        name: Some(String::new()),
+        parameters: Vec::new(),
+        results: Vec::new(),
+        columns: Vec::new(),
+        outcome: Outcome::Completed,
+        notices: Vec::new(),
+        transaction: None,
+        started: Boottime(5_000),
+        finished: Boottime(9_500),
+        request_bytes: 1,
+        response_bytes: 2,
+        incomplete: false,
+    }
+}
+
+fn render_statement(statement: Statement) -> Value {
+    let login = Login { user: Some("u".to_owned()), database: Some("d".to_owned()), ..Login::default() };
+    let application = Application { protocol: Some("postgres"), login: Some(login), opaque: None };
+    render(Event::Statement {
+        connection: connection(),
+        application: Arc::new(application),
+        statement: Box::new(statement),
+    })
+}
+
+#[test]
+fn a_statement_is_verbatim_and_says_what_became_of_it() {
+    let text = "INSERT INTO t VALUES ('\u{e9}\\x41', '\n')";
+    let record = render_statement(Statement {
+        outcome: Outcome::Failed(ServerError {
+            code: "23505".to_owned(),
+            severity: "ERROR".to_owned(),
+            message: "duplicate key".to_owned(),
+        }),
+        parameters: vec![
+            Parameter::Null,
+            Parameter::Text("a".to_owned()),
+            Parameter::Binary(vec![0, 255]),
+            Parameter::Cut { head: b"ab".to_vec(), length: 9 },
+            Parameter::Cut { head: vec![255], length: 9 },
+        ],
+        ..statement(text.as_bytes())
+    });
+    assert_eq!(record["query_info"]["query_string"], text);
+    assert_eq!((&record["type_uid"], &record["status_id"]), (&json!(600_506), &json!(2)));
+    assert_eq!(
+        (&record["status_code"], &record["status_detail"]),
+        (&json!("23505"), &json!("duplicate key"))
+    );
+    assert_eq!(
+        (&record["src_endpoint"]["ip"], &record["dst_endpoint"]["port"]),
+        (&json!("10.0.0.1"), &json!(5432))
+    );
+    let own = &record["unmapped"]["auditor"];
+    assert_eq!((&own["connection"]["user"], &own["connection"]["database"]), (&json!("u"), &json!("d")));
+    let statement = &own["statement"];
+    assert_eq!((&statement["verb"], &statement["kind"]), (&json!("insert"), &json!("prepared")));
+    assert_eq!((&statement["duration_us"], &statement["truncated"]), (&json!(4), &json!(false)));
+    assert_eq!(
+        statement["parameters"],
+        json!([null, "a", {"hex": "00ff"}, {"text": "ab", "length": 9}, {"hex": "ff", "length": 9}])
+    );
+    assert_eq!(statement.get("escaped"), None);
+}
+
+#[test]
+fn text_that_is_not_utf_8_is_escaped_and_marked() {
+    let record = render_statement(statement(b"select '\xff\\x41'"));
+    assert_eq!(record["query_info"]["query_string"], r"select '\xff\\x41'");
+    assert_eq!(record["unmapped"]["auditor"]["statement"]["escaped"], true);
+}
+
+#[test]
+fn a_cut_statement_says_how_long_it_was() {
+    let record = render_statement(Statement { text_length: 1 << 21, ..statement(b"select 1") });
+    let statement = &record["unmapped"]["auditor"]["statement"];
+    assert_eq!((&statement["truncated"], &statement["text_bytes"]), (&json!(true), &json!(1 << 21)));
+    assert_eq!(record["metadata"]["is_truncated"], true);
+}
+
+#[test]
+fn nothing_is_guessed() {
+    let record = render(Event::Statement {
+        connection: connection(),
+        application: Arc::new(Application::default()),
+        statement: Box::new(statement(b"")),
+    });
+    let own = &record["unmapped"]["auditor"];
+    for absent in ["agent", "session"] {
+        assert_eq!(own.get(absent), None, "{absent}");
+    }
+    for absent in ["user", "database", "protocol", "tls"] {
+        assert_eq!(own["connection"].get(absent), None, "{absent}");
+    }
+    for absent in ["verb", "rows", "parameters", "error_code"] {
+        assert_eq!(own["statement"].get(absent), None, "{absent}");
+    }
+    assert_eq!(record["activity_id"], 0);
+    assert_eq!(record["database"]["name"], "unknown");
+    assert_eq!(record["actor"].get("process"), None);
+}
+
+#[test]
+fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connection() {
+    let closed = |inbound| {
+        render(Event::ConnectionClosed {
+            connection: Arc::new(Connection { inbound, ..Connection::clone(&connection()) }),
+            application: Arc::new(Application::default()),
+            coverage: Coverage {
+                sent: Some(10),
+                received: None,
+                audited_sent: 4,
+                audited_received: 20,
+                gaps: vec![GapRange { sent: true, offset: 4, length: 6 }],
+            },
+            reason: CloseReason::Ended,
+            duration_us: 1500,
+            statements: 2,
+        })
+    };
+    for (inbound, known, unknown) in [(false, "bytes_out", "bytes_in"), (true, "bytes_in", "bytes_out")] {
+        let record = closed(inbound);
+        assert_eq!(record["traffic"][known], 10);
+        assert_eq!(record["traffic"].get(unknown), None);
+        assert_eq!(record["traffic"]["bytes_missed"], 6);
+        assert_eq!(
+            record["unmapped"]["auditor"]["connection"]["coverage"],
+            json!({
+                "sent": 10, "received": null, "audited_sent": 4, "audited_received": 20,
+                "gaps": [{"direction": "sent", "offset": 4, "length": 6}]
+            })
+        );
+    }
+}
+
+#[test]
+fn a_refusal_says_who_decided() {
+    let verdict =
+        Verdict { allowed: false, rule: None, reason: "default", policy: Some("backfill".to_owned()) };
+    let refused = Connection { verdict, remote: None, ..Connection::clone(&connection()) };
+    let record = render(Event::ConnectionRefused { connection: Arc::new(refused), call: "socket" });
+    assert_eq!((&record["type_uid"], &record["action_id"]), (&json!(400_105), &json!(2)));
+    assert_eq!(
+        (&record["policy"]["name"], &record["status_detail"]),
+        (&json!("backfill"), &json!("default"))
+    );
+    assert_eq!(record["dst_endpoint"], json!({"name": "unknown"}));
+    let own = &record["unmapped"]["auditor"]["connection"];
+    assert_eq!((&own["verdict"], &own["call"]), (&json!("deny"), &json!("socket")));
+}

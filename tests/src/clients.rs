@@ -1,0 +1,42 @@
+//! The clients that tests, demo and benchmark run: scripts of `tests/clients`, where an unprivileged user can read them.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// What psql sends: DDL, DML, comments, dollar quotes, several statements in a message, errors, COPY.
+pub const STATEMENTS: &str = include_str!("../clients/statements.sql");
+/// What a program sends with psycopg: parameters, prepared statements, a pipeline, COPY, a server-side cursor.
+pub const DRIVER: &str = include_str!("../clients/driver.py");
+/// Tries destinations and prints what the kernel said.
+pub const ATTEMPT: &str = include_str!("../clients/attempt.py");
+
+/// Writes a client's file into `folder`.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write(folder: &Path, name: &str, content: &str) -> Result<PathBuf> {
+    let path = folder.join(name);
+    fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(path)
+}
+
+/// The words of a command that first tells its process id on stderr, as the clients in Python do.
+pub fn telling_pid(words: &[OsString]) -> Vec<OsString> {
+    let mut all: Vec<OsString> =
+        ["/bin/sh", "-c", "echo pid $$ >&2; exec \"$@\"", "sh"].map(Into::into).into();
+    all.extend(words.iter().cloned());
+    all
+}
+
+/// The process id that a client told.
+///
+/// # Errors
+/// It told none.
+pub fn pid_told(stderr: &[u8]) -> Result<u32> {
+    let text = String::from_utf8_lossy(stderr);
+    let line = text.lines().find_map(|line| line.strip_prefix("pid "));
+    line.and_then(|pid| pid.trim().parse().ok()).with_context(|| format!("no process id in: {text}"))
+}

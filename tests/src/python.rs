@@ -1,0 +1,68 @@
+//! Python with the drivers that `cargo xtask setup` installed, where an unprivileged user can read them.
+//!
+//! The cache is in root's home, which nobody else may enter. So the packages are copied into the test's own folder, and the
+//! distribution's interpreter is told where they are.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::child;
+use crate::place;
+
+/// An interpreter and its packages.
+#[derive(Debug)]
+pub struct Python {
+    interpreter: PathBuf,
+    packages: PathBuf,
+}
+
+/// The virtual environment that `cargo xtask setup` makes.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn environment() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python"))
+}
+
+impl Python {
+    /// Copies the packages into `folder`.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn new(folder: &Path) -> Result<Self> {
+        let library = environment()?.join("lib");
+        let installed = fs::read_dir(&library)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path().join("site-packages"))
+            .find(|path| path.join("psycopg").is_dir());
+        let Some(installed) = installed else {
+            bail!("psycopg is not in {}: run `cargo xtask setup`", library.display());
+        };
+        // The link leads to the interpreter that the environment was made with.
+        let interpreter =
+            environment()?.join("bin/python3").canonicalize().context("the environment's interpreter")?;
+        let packages = folder.join("python");
+        let mut copy = Command::new("cp");
+        copy.args(["--recursive", "--no-preserve=ownership"]).arg(&installed).arg(&packages);
+        child::succeed(&mut copy, Duration::from_secs(60))?;
+        Ok(Self { interpreter, packages })
+    }
+
+    /// The words that run `script` with `arguments`.
+    pub fn words(&self, script: &Path, arguments: &[&str]) -> Vec<OsString> {
+        let mut path = OsString::from("PYTHONPATH=");
+        path.push(&self.packages);
+        let mut words = vec!["/usr/bin/env".into(), path, self.interpreter.clone().into()];
+        // -B: an agent has no business writing into the test's folder.
+        words.extend(["-B".into(), script.into()]);
+        words.extend(arguments.iter().map(OsString::from));
+        words
+    }
+}

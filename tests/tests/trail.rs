@@ -1,0 +1,107 @@
+//! The sealed trail of a real session: valid OCSF, whole by `auditor verify`, and no change goes unnoticed.
+#![allow(clippy::unwrap_used, reason = "a test panics")]
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use auditor_tests::daemon::{Daemon, Stopped};
+use auditor_tests::network::FarEnd;
+use auditor_tests::postgres::{Options, Postgres};
+use auditor_tests::python::{self, Python};
+use auditor_tests::{UNPRIVILEGED, child, clients, place, require_root};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A session with all kinds of statements and a refused destination.
+fn session() -> (Stopped, usize) {
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    let far = FarEnd::new().unwrap();
+    let port = postgres.port();
+    let daemon = Daemon::start(&format!(
+        "[[agent]]\nname = \"a\"\npolicy = \"p\"\n\n[[policy]]\nname = \"p\"\ndefault = \"deny\"\n\
+         [[policy.rule]]\nto = [\"127.0.0.1:{port}\"]\naction = \"allow\"\n"
+    ))
+    .unwrap();
+    let python = Python::new(daemon.home().folder()).unwrap();
+    let folder = daemon.home().folder();
+    let driver = clients::write(folder, "driver.py", clients::DRIVER).unwrap();
+    let attempt = clients::write(folder, "attempt.py", clients::ATTEMPT).unwrap();
+    let target = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres");
+    let denied = format!("tcp,{},443", far.v4);
+    for words in [python.words(&driver, &[&target]), python.words(&attempt, &[&denied])] {
+        let output = daemon.run("a", UNPRIVILEGED, &words).unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap().len();
+    (daemon.stop().unwrap(), records)
+}
+
+fn segments(trail: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(trail).unwrap().flatten().map(|entry| entry.path());
+    let mut segments: Vec<PathBuf> =
+        entries.filter(|path| path.extension() == Some("jsonl".as_ref())).collect();
+    segments.sort();
+    segments
+}
+
+fn verify(trail: &Path) -> Output {
+    child::output(Command::new(place::auditor("debug").unwrap()).arg("verify").arg(trail), LIMIT).unwrap()
+}
+
+#[test]
+fn every_record_is_valid_ocsf() {
+    require_root().unwrap();
+    let (stopped, records) = session();
+    let segments = segments(&stopped.trail);
+    let lines: Vec<u8> = segments.iter().flat_map(|path| fs::read(path).unwrap()).collect();
+    assert!(lines.split(|byte| *byte == b'\n').count() > records, "fewer lines than records");
+    let input = clients::write(&stopped.trail, "all.txt", std::str::from_utf8(&lines).unwrap()).unwrap();
+    let mut words: Vec<OsString> = vec![python::environment().unwrap().join("bin/python3").into()];
+    words.push(place::tree().join("tests/ocsf_validate.py").into());
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "input=$1; shift; exec \"$@\" < \"$input\"", "sh"]).arg(&input).args(words);
+    let output = child::output(&mut shell, LIMIT).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What somebody does to the lines of a trail.
+type Tampering = fn(&mut Vec<Vec<u8>>, usize);
+
+#[test]
+fn no_change_of_the_trail_goes_unnoticed() {
+    require_root().unwrap();
+    let (stopped, _) = session();
+    let output = verify(&stopped.trail);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let segment = segments(&stopped.trail).into_iter().next().unwrap();
+    let original = fs::read(&segment).unwrap();
+    let lines: Vec<Vec<u8>> = original.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let middle = lines.len() / 2;
+    let cases: [(&str, Tampering); 5] = [
+        ("a changed byte", |lines, at| {
+            let place = lines[at].len() / 3;
+            lines[at][place] ^= 1;
+        }),
+        ("a removed record", |lines, at| drop(lines.remove(at))),
+        ("two records in another order", |lines, at| lines.swap(at, at + 1)),
+        ("an inserted record", |lines, at| lines.insert(at, lines[at - 1].clone())),
+        ("a removed first record", |lines, _| drop(lines.remove(0))),
+    ];
+    for (name, tamper) in cases {
+        let mut changed = lines.clone();
+        tamper(&mut changed, middle);
+        fs::write(&segment, changed.concat()).unwrap();
+        let output = verify(&stopped.trail);
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said);
+        assert_eq!(output.status.code(), Some(1), "{name}: {said}");
+        assert!(said.contains(segment.file_name().unwrap().to_str().unwrap()), "{name}: {said}");
+    }
+    fs::write(&segment, original).unwrap();
+    assert!(verify(&stopped.trail).status.success(), "put back, it is whole again");
+}
