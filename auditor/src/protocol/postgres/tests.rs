@@ -2,4 +2,5 @@
 
 mod conversations;
 mod holes;
+mod properties;
 mod script;
