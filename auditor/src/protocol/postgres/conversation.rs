@@ -16,19 +16,16 @@
 //! say so), and more than [`MAX_QUEUED`] unanswered requests are a violation. A response that answers nothing is one, too.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::frame::Head;
-use super::names::{self, Name, Names, Portal, Prepared};
+use super::names::{Name, Names};
 use super::record::{Subject, Unit, add_notice};
-use super::request::{Request, Target, Values};
+use super::request::{Request, Target};
 use super::response::{self, Response};
 use super::startup::Replication;
 use super::unanswered::Failure;
 use crate::clock::Boottime;
-use crate::protocol::{
-    CommandResult, Limits, Login, Observation, Outcome, ServerError, Statement, StatementKind,
-};
+use crate::protocol::{CommandResult, Limits, Login, Observation, Outcome, Statement, StatementKind};
 
 /// Requests that may wait for an answer. A client that pipelines without reading is stopped by the sockets' buffers long
 /// before.
@@ -50,7 +47,7 @@ pub(super) struct Pending {
 /// The state of one session.
 #[derive(Debug)]
 pub(super) struct Conversation {
-    limits: Limits,
+    pub(super) limits: Limits,
     replication: Replication,
     login: Login,
     authenticated: bool,
@@ -74,7 +71,7 @@ pub(super) struct Conversation {
     /// The server reads COPY data.
     copy_in: bool,
     /// Syncs that the server ignored, or may have, because it was reading COPY data.
-    ignored_syncs: u64,
+    pub(super) ignored_syncs: u64,
     /// The server's side cannot be read any more: what names mean is a supposition from here on.
     pub(super) deaf: Option<Box<Names>>,
     sequence: u64,
@@ -307,75 +304,6 @@ impl Conversation {
         Ok(())
     }
 
-    fn parsed(&mut self) {
-        self.ignored_syncs = 0;
-        if let Some(prepared) = self.pop().and_then(prepared) {
-            self.names.statements.insert(&prepared.name.clone(), Arc::new(prepared));
-        }
-    }
-
-    fn bound(&mut self) {
-        self.ignored_syncs = 0;
-        if let Some(Request::Bind { portal: name, statement, values, whole }) = self.pop() {
-            let prepared = self.names.statements.get(&statement).cloned();
-            let portal = portal(prepared, statement, values, whole);
-            self.names.portals.insert(&name, Arc::new(portal));
-        }
-    }
-
-    fn closed(&mut self) {
-        match self.pop() {
-            Some(Request::Close(Target::Statement, name)) => self.names.statements.remove(&name),
-            Some(Request::Close(Target::Portal, name)) => self.names.portals.remove(&name),
-            _ => {}
-        }
-    }
-
-    fn described(&mut self, response: Response<'_>) {
-        let Some(Request::Describe(target, name)) = self.pop() else { return };
-        if !self.limits.columns {
-            return;
-        }
-        let columns = if response.head.kind == b'T' { response::columns(response.body) } else { Vec::new() };
-        match target {
-            Target::Statement => self.names.statements.change(&name, |prepared| prepared.columns = columns),
-            Target::Portal => self.names.portals.change(&name, |portal| portal.columns = columns),
-        }
-    }
-
-    /// An Execute has ended well.
-    fn executed(&mut self, response: Response<'_>, at: Boottime, out: &mut Vec<Observation>) {
-        let Some(Request::Execute { portal: name }) = self.pop() else { return };
-        let result = match response.head.kind {
-            b'C' => response::command(response.body),
-            // The server says nothing about the rows so far, but they have been seen.
-            b's' => CommandResult { tag: "PortalSuspended".into(), rows: Some(self.unit.rows) },
-            _ => CommandResult { tag: String::new(), rows: None },
-        };
-        self.copy_in_done();
-        let subject = self.execution(&name);
-        let text = (!subject.incomplete && subject.text.len() as u64 == subject.text_length)
-            .then_some(&subject.text);
-        self.forget_names(&result.tag, text.map(AsRef::as_ref));
-        self.unit.result(result);
-        let statement = self.record(subject, Outcome::Completed, at);
-        if self.queue.front().is_some_and(|pending| matches!(pending.request, Request::Sync)) {
-            self.held = Some(statement);
-        } else {
-            out.push(Observation::Statement(statement));
-        }
-    }
-
-    /// What executing this portal means.
-    fn execution(&mut self, name: &Name) -> Subject {
-        let Some(portal) = self.names.portals.get(name) else { return Subject::portal(&Portal::unknown()) };
-        let subject = Subject::portal(portal);
-        if !portal.executed {
-            self.names.portals.change(name, |portal| portal.executed = true);
-        }
-        subject
-    }
-
     /// Makes a record of the subject and of all that was counted for it.
     pub(super) fn record(&mut self, subject: Subject, outcome: Outcome, at: Boottime) -> Box<Statement> {
         self.sequence += 1;
@@ -426,23 +354,6 @@ impl Conversation {
             _ => self.fail(error, at),
         }
         Ok(())
-    }
-
-    /// The request at the head, which is no Execute, has failed.
-    fn fail(&mut self, error: ServerError, at: Boottime) {
-        let Some(request) = self.pop() else { return };
-        // The server lets go of the unnamed statement or portal before it makes a new one, even if that fails.
-        match &request {
-            Request::Parse { name: Name::Exact(name), .. } if name.is_empty() => {
-                self.names.statements.remove(&Name::Exact(Box::default()));
-            }
-            Request::Bind { portal: Name::Exact(name), .. } if name.is_empty() => {
-                self.names.portals.remove(&Name::Exact(Box::default()));
-            }
-            _ => {}
-        }
-        let unit = std::mem::take(&mut self.unit);
-        self.skipping = Some(Some(Box::new(Failure::new(request, &self.names, error, unit, at))));
     }
 
     fn ready_for_query(
@@ -569,49 +480,10 @@ impl Conversation {
         }
     }
 
-    fn copy_in_done(&mut self) {
+    pub(super) fn copy_in_done(&mut self) {
         self.copy_in = false;
         self.ignored_syncs = 0;
     }
-
-    /// SQL commands that take the meaning of names away.
-    fn forget_names(&mut self, tag: &str, text: Option<&[u8]>) {
-        match tag {
-            "DEALLOCATE" => match text.and_then(names::deallocated) {
-                Some(name) => self.names.statements.remove(&name),
-                // It could have been any.
-                None => self.names.statements.clear_named(),
-            },
-            "DEALLOCATE ALL" => self.names.statements.clear_named(),
-            "DISCARD ALL" => {
-                self.names.statements.clear_named();
-                self.names.portals.clear();
-            }
-            "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
-            _ => {}
-        }
-    }
-}
-
-/// What a Parse gives its name to.
-pub(super) fn prepared(request: Request) -> Option<Prepared> {
-    match request {
-        Request::Parse { name, text, text_length, types, whole } => {
-            Some(Prepared { name, text, text_length, types, columns: Vec::new(), incomplete: !whole })
-        }
-        _ => None,
-    }
-}
-
-/// What a Bind makes of a statement.
-pub(super) fn portal(
-    prepared: Option<Arc<Prepared>>,
-    statement: Name,
-    values: Values,
-    whole: bool,
-) -> Portal {
-    let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(statement)));
-    Portal { prepared, values, columns: Vec::new(), incomplete: !whole, executed: false }
 }
 
 /// Whether the walsender reads this as one of its own commands rather than as SQL: it goes by the first word.

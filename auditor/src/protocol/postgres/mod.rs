@@ -7,8 +7,8 @@
 //!
 //! What happens to bytes, in order: [`startup`] reads what comes before messages have types; [`frame`] finds messages;
 //! [`request`] and [`response`] read the bodies that matter; [`conversation`] brings requests and responses together, with
-//! [`names`] for what prepared statements and portals mean and [`unanswered`] for requests without an answer; [`record`]
-//! makes the record, [`value`] its parameters.
+//! [`extended`] and [`names`] for prepared statements and portals and [`unanswered`] for requests without an answer;
+//! [`record`] makes the record, [`values`] and [`value`] its parameters.
 //!
 //! Refused, and from there on nothing is read: bytes that do not follow the protocol ([`Observation::Violation`]),
 //! encryption ([`Observation::Opaque`]). After a hole in the server's bytes statements are still told, but without
@@ -19,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 mod conversation;
+mod extended;
+mod field;
 mod frame;
 mod names;
 mod record;
@@ -29,6 +31,7 @@ mod startup;
 mod tests;
 mod unanswered;
 mod value;
+mod values;
 
 pub use startup::detect;
 

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::request::Values;
+use super::values::Values;
 use crate::protocol::Column;
 
 /// Bytes of a name that PostgreSQL tells apart (NAMEDATALEN - 1).

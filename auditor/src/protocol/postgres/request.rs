@@ -7,15 +7,11 @@
 
 use bytes::Bytes;
 
+use super::field::{NAME_PREFIX, Number, Text};
 use super::frame::Head;
 use super::names::Name;
-use super::value;
-use crate::protocol::{Limits, Parameter};
-
-/// How much of one parameter value is kept.
-const MAX_VALUE_BYTES: usize = 16 << 10;
-/// Enough of Describe, Execute and Close to tell any name that is looked up.
-const NAME_PREFIX: usize = 80;
+use super::values::{Values, ValuesBody};
+use crate::protocol::Limits;
 
 /// What Describe and Close are about.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -82,63 +78,6 @@ impl Request {
             }
             _ => {}
         }
-    }
-}
-
-/// Values of a Bind or FunctionCall, as sent.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Values {
-    /// Format codes: none means text for all, one is for all, else one for each.
-    formats: Vec<u16>,
-    /// For each value the length as sent, the length kept, and what was kept.
-    raw: Vec<u8>,
-}
-
-/// The length that stands for NULL.
-const NULL: u32 = u32::MAX;
-
-impl Values {
-    /// Bytes that it takes to remember.
-    pub(super) fn cost(&self) -> usize {
-        self.raw.len() + self.formats.len() * 2
-    }
-
-    /// The values with the types as far as known, for a record.
-    pub(super) fn parameters(&self, types: &[u32]) -> Vec<Parameter> {
-        let mut parameters = Vec::new();
-        let mut raw = self.raw.as_slice();
-        while let Some((length, kept, rest)) = Self::next(raw) {
-            let index = parameters.len();
-            let format = match self.formats.as_slice() {
-                [] => 0,
-                [all] => *all,
-                each => each.get(index).copied().unwrap_or(0),
-            };
-            parameters.push(if length == NULL {
-                Parameter::Null
-            } else if u64::from(length) > kept.len() as u64 {
-                Parameter::Cut { head: kept.to_vec(), length: length.into() }
-            } else if format == 0 {
-                value::text(kept)
-            } else {
-                value::binary(types.get(index).copied().unwrap_or(0), kept)
-            });
-            raw = rest;
-        }
-        parameters
-    }
-
-    /// Whether they may be shown once more for a portal that is executed again: a few bytes of Execute must not buy
-    /// another copy of long values.
-    pub(super) fn are_short(&self) -> bool {
-        self.raw.len() <= 4 << 10
-    }
-
-    fn next(raw: &[u8]) -> Option<(u32, &[u8], &[u8])> {
-        let (length, raw) = raw.split_first_chunk()?;
-        let (kept, raw) = raw.split_first_chunk()?;
-        let (value, rest) = raw.split_at_checked(usize::try_from(u32::from_be_bytes(*kept)).ok()?)?;
-        Some((u32::from_be_bytes(*length), value, rest))
     }
 }
 
@@ -253,57 +192,6 @@ impl RequestReader {
     }
 }
 
-/// A string up to its zero byte, its length counted and its first bytes kept.
-#[derive(Debug, Default)]
-struct Text {
-    kept: Vec<u8>,
-    keep: usize,
-    length: u64,
-}
-
-impl Text {
-    fn new(keep: usize) -> Self {
-        Self { keep, ..Self::default() }
-    }
-
-    /// Consumes up to and including the zero byte; `true` once that was there.
-    fn read(&mut self, input: &mut &[u8]) -> bool {
-        let end = input.iter().position(|&byte| byte == 0);
-        let piece = &input[..end.unwrap_or(input.len())];
-        self.length += piece.len() as u64;
-        let room = self.keep.saturating_sub(self.kept.len()).min(piece.len());
-        self.kept.extend_from_slice(&piece[..room]);
-        *input = &input[end.map_or(input.len(), |end| end + 1)..];
-        end.is_some()
-    }
-
-    fn name() -> Self {
-        Self::new(NAME_PREFIX)
-    }
-}
-
-/// A big-endian number of `N` bytes.
-#[derive(Debug, Default)]
-struct Number<const N: usize> {
-    value: u32,
-    seen: usize,
-}
-
-impl<const N: usize> Number<N> {
-    /// Consumes its bytes; the value once they were all there, after which the next number may begin.
-    fn read(&mut self, input: &mut &[u8]) -> Option<u32> {
-        while let Some((&byte, rest)) = input.split_first() {
-            *input = rest;
-            self.value = self.value << 8 | u32::from(byte);
-            self.seen += 1;
-            if self.seen == N {
-                return Some(std::mem::take(self).value);
-            }
-        }
-        None
-    }
-}
-
 /// The body of Parse: name, text, count and OIDs of parameter types.
 #[derive(Debug)]
 struct ParseBody {
@@ -356,159 +244,12 @@ impl ParseBody {
     }
 
     fn end(self, whole: bool) -> Request {
-        let name = match self.field {
-            ParseField::Name => Name::Unknown,
-            _ => Name::new(&self.name.kept, self.name.length),
-        };
         Request::Parse {
-            name,
+            name: self.name.to_name(self.field != ParseField::Name),
             text: self.text.kept.into(),
             text_length: self.text.length,
             types: self.types,
             whole: whole && self.field == ParseField::Types(0),
-        }
-    }
-}
-
-/// The body of Bind (portal, statement, formats, values, result formats) and of FunctionCall (OID, formats, values,
-/// result format).
-#[derive(Debug)]
-struct ValuesBody {
-    function: bool,
-    keep_values: bool,
-    field: ValuesField,
-    portal: Text,
-    statement: Text,
-    short: Number<2>,
-    long: Number<4>,
-    oid: u32,
-    values: Values,
-    budget: usize,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum ValuesField {
-    Portal,
-    Statement,
-    Oid,
-    FormatCount,
-    Formats(u32),
-    Count,
-    Length(u32),
-    /// So many values left after this one; so many bytes of it to keep, so many to step over.
-    Value {
-        left: u32,
-        keep: usize,
-        skip: usize,
-    },
-    ResultFormatCount,
-    ResultFormats(u32),
-    TooLong,
-}
-
-impl ValuesBody {
-    fn bind(limits: Limits) -> Self {
-        Self::new(limits, ValuesField::Portal)
-    }
-
-    fn function(limits: Limits) -> Self {
-        Self { function: true, ..Self::new(limits, ValuesField::Oid) }
-    }
-
-    fn new(limits: Limits, field: ValuesField) -> Self {
-        Self {
-            function: false,
-            keep_values: limits.parameters,
-            field,
-            portal: Text::name(),
-            statement: Text::name(),
-            short: Number::default(),
-            long: Number::default(),
-            oid: 0,
-            values: Values::default(),
-            budget: limits.max_statement_bytes,
-        }
-    }
-
-    fn read(&mut self, input: &mut &[u8]) {
-        use ValuesField as Field;
-        while !input.is_empty() {
-            let next = match self.field {
-                Field::Portal => self.portal.read(input).then_some(Field::Statement),
-                Field::Statement => self.statement.read(input).then_some(Field::FormatCount),
-                Field::Oid => self.long.read(input).map(|oid| {
-                    self.oid = oid;
-                    Field::FormatCount
-                }),
-                Field::FormatCount => self.short.read(input).map(Field::Formats),
-                Field::Formats(0) => Some(Field::Count),
-                Field::Formats(left) => self.short.read(input).map(|format| {
-                    if self.keep_values {
-                        self.values.formats.push(u16::try_from(format).unwrap_or(u16::MAX));
-                    }
-                    Field::Formats(left - 1)
-                }),
-                Field::Count => self.short.read(input).map(Field::Length),
-                Field::Length(0) => Some(Field::ResultFormatCount),
-                Field::Length(left) => self.long.read(input).map(|length| self.value(left - 1, length)),
-                Field::Value { left, keep, skip } => Some(self.take(input, left, keep, skip)),
-                // A function call has one result and no count.
-                Field::ResultFormatCount if self.function => Some(Field::ResultFormats(1)),
-                Field::ResultFormatCount => self.short.read(input).map(Field::ResultFormats),
-                Field::ResultFormats(left @ 1..) => {
-                    self.short.read(input).map(|_| Field::ResultFormats(left - 1))
-                }
-                Field::ResultFormats(0) | Field::TooLong => {
-                    self.field = Field::TooLong;
-                    return;
-                }
-            };
-            self.field = next.unwrap_or(self.field);
-        }
-    }
-
-    /// Notes a value's length, and decides how much of it is kept.
-    fn value(&mut self, left: u32, length: u32) -> ValuesField {
-        // NULL has length -1; any other negative length is an error that the server will report.
-        let wire = if length == NULL { 0 } else { usize::try_from(length).unwrap_or(usize::MAX) };
-        let keep = if self.keep_values { wire.min(MAX_VALUE_BYTES).min(self.budget) } else { 0 };
-        if self.keep_values {
-            self.budget -= keep;
-            self.values.raw.extend_from_slice(&length.to_be_bytes());
-            self.values.raw.extend_from_slice(&u32::try_from(keep).unwrap_or(0).to_be_bytes());
-        }
-        if wire == 0 {
-            ValuesField::Length(left)
-        } else {
-            ValuesField::Value { left, keep, skip: wire - keep }
-        }
-    }
-
-    fn take(&mut self, input: &mut &[u8], left: u32, keep: usize, skip: usize) -> ValuesField {
-        let (kept, rest) = input.split_at(keep.min(input.len()));
-        self.values.raw.extend_from_slice(kept);
-        let skipped = if kept.len() == keep { skip.min(rest.len()) } else { 0 };
-        *input = &rest[skipped..];
-        match (keep - kept.len(), skip - skipped) {
-            (0, 0) => ValuesField::Length(left),
-            (keep, skip) => ValuesField::Value { left, keep, skip },
-        }
-    }
-
-    fn end(self, whole: bool) -> Request {
-        use ValuesField as Field;
-        let name = |text: &Text, known: bool| {
-            if known { Name::new(&text.kept, text.length) } else { Name::Unknown }
-        };
-        let whole = whole && matches!(self.field, Field::ResultFormats(0));
-        if self.function {
-            return Request::Function { oid: self.oid, values: self.values, whole };
-        }
-        Request::Bind {
-            portal: name(&self.portal, self.field != Field::Portal),
-            statement: name(&self.statement, !matches!(self.field, Field::Portal | Field::Statement)),
-            values: self.values,
-            whole,
         }
     }
 }

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::conversation::{Conversation, portal, prepared};
+use super::conversation::Conversation;
+use super::extended::{portal, prepared};
 use super::names::{Name, Names, Portal, Prepared};
 use super::record::{Subject, Unit};
 use super::request::{Request, Target};

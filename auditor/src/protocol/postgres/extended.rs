@@ -1,0 +1,145 @@
+//! Answers in the extended query protocol: what Parse, Bind, Describe, Execute and Close did to the names of prepared
+//! statements and portals, and the record of an Execute.
+
+use std::sync::Arc;
+
+use super::conversation::Conversation;
+use super::names::{self, Name, Portal, Prepared};
+use super::record::Subject;
+use super::request::{Request, Target};
+use super::response::{self, Response};
+use super::unanswered::Failure;
+use super::values::Values;
+use crate::clock::Boottime;
+use crate::protocol::{CommandResult, Observation, Outcome, ServerError};
+
+impl Conversation {
+    /// ParseComplete.
+    pub(super) fn parsed(&mut self) {
+        self.ignored_syncs = 0;
+        if let Some(prepared) = self.pop().and_then(prepared) {
+            self.names.statements.insert(&prepared.name.clone(), Arc::new(prepared));
+        }
+    }
+
+    /// BindComplete.
+    pub(super) fn bound(&mut self) {
+        self.ignored_syncs = 0;
+        if let Some(Request::Bind { portal: name, statement, values, whole }) = self.pop() {
+            let prepared = self.names.statements.get(&statement).cloned();
+            let portal = portal(prepared, statement, values, whole);
+            self.names.portals.insert(&name, Arc::new(portal));
+        }
+    }
+
+    /// CloseComplete.
+    pub(super) fn closed(&mut self) {
+        match self.pop() {
+            Some(Request::Close(Target::Statement, name)) => self.names.statements.remove(&name),
+            Some(Request::Close(Target::Portal, name)) => self.names.portals.remove(&name),
+            _ => {}
+        }
+    }
+
+    /// RowDescription or NoData in answer to Describe.
+    pub(super) fn described(&mut self, response: Response<'_>) {
+        let Some(Request::Describe(target, name)) = self.pop() else { return };
+        if !self.limits.columns {
+            return;
+        }
+        let columns = if response.head.kind == b'T' { response::columns(response.body) } else { Vec::new() };
+        match target {
+            Target::Statement => self.names.statements.change(&name, |prepared| prepared.columns = columns),
+            Target::Portal => self.names.portals.change(&name, |portal| portal.columns = columns),
+        }
+    }
+
+    /// An Execute has ended well.
+    pub(super) fn executed(&mut self, response: Response<'_>, at: Boottime, out: &mut Vec<Observation>) {
+        let Some(Request::Execute { portal: name }) = self.pop() else { return };
+        let result = match response.head.kind {
+            b'C' => response::command(response.body),
+            // The server says nothing about the rows so far, but they have been seen.
+            b's' => CommandResult { tag: "PortalSuspended".into(), rows: Some(self.unit.rows) },
+            _ => CommandResult { tag: String::new(), rows: None },
+        };
+        self.copy_in_done();
+        let subject = self.execution(&name);
+        let text = (!subject.incomplete && subject.text.len() as u64 == subject.text_length)
+            .then_some(&subject.text);
+        self.forget_names(&result.tag, text.map(AsRef::as_ref));
+        self.unit.result(result);
+        let statement = self.record(subject, Outcome::Completed, at);
+        if self.queue.front().is_some_and(|pending| matches!(pending.request, Request::Sync)) {
+            self.held = Some(statement);
+        } else {
+            out.push(Observation::Statement(statement));
+        }
+    }
+
+    /// What executing this portal means.
+    pub(super) fn execution(&mut self, name: &Name) -> Subject {
+        let Some(portal) = self.names.portals.get(name) else { return Subject::portal(&Portal::unknown()) };
+        let subject = Subject::portal(portal);
+        if !portal.executed {
+            self.names.portals.change(name, |portal| portal.executed = true);
+        }
+        subject
+    }
+
+    /// The request at the head, which is no Execute, has failed.
+    pub(super) fn fail(&mut self, error: ServerError, at: Boottime) {
+        let Some(request) = self.pop() else { return };
+        // The server lets go of the unnamed statement or portal before it makes a new one, even if that fails.
+        match &request {
+            Request::Parse { name: Name::Exact(name), .. } if name.is_empty() => {
+                self.names.statements.remove(&Name::Exact(Box::default()));
+            }
+            Request::Bind { portal: Name::Exact(name), .. } if name.is_empty() => {
+                self.names.portals.remove(&Name::Exact(Box::default()));
+            }
+            _ => {}
+        }
+        let unit = std::mem::take(&mut self.unit);
+        self.skipping = Some(Some(Box::new(Failure::new(request, &self.names, error, unit, at))));
+    }
+
+    /// SQL commands that take the meaning of names away.
+    pub(super) fn forget_names(&mut self, tag: &str, text: Option<&[u8]>) {
+        match tag {
+            "DEALLOCATE" => match text.and_then(names::deallocated) {
+                Some(name) => self.names.statements.remove(&name),
+                // It could have been any.
+                None => self.names.statements.clear_named(),
+            },
+            "DEALLOCATE ALL" => self.names.statements.clear_named(),
+            "DISCARD ALL" => {
+                self.names.statements.clear_named();
+                self.names.portals.clear();
+            }
+            "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
+            _ => {}
+        }
+    }
+}
+
+/// What a Parse gives its name to.
+pub(super) fn prepared(request: Request) -> Option<Prepared> {
+    match request {
+        Request::Parse { name, text, text_length, types, whole } => {
+            Some(Prepared { name, text, text_length, types, columns: Vec::new(), incomplete: !whole })
+        }
+        _ => None,
+    }
+}
+
+/// What a Bind makes of a statement.
+pub(super) fn portal(
+    prepared: Option<Arc<Prepared>>,
+    statement: Name,
+    values: Values,
+    whole: bool,
+) -> Portal {
+    let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(statement)));
+    Portal { prepared, values, columns: Vec::new(), incomplete: !whole, executed: false }
+}
