@@ -12,6 +12,10 @@ pub const STATEMENTS: &str = include_str!("../clients/statements.sql");
 pub const DRIVER: &str = include_str!("../clients/driver.py");
 /// Tries destinations and prints what the kernel said.
 pub const ATTEMPT: &str = include_str!("../clients/attempt.py");
+/// The demo's script for psql.
+pub const DEMO_SQL: &str = include_str!("../clients/demo.sql");
+/// The demo's program.
+pub const DEMO_PROGRAM: &str = include_str!("../clients/demo.py");
 
 /// Writes a client's file into `folder`.
 ///

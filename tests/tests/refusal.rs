@@ -2,12 +2,13 @@
 #![allow(clippy::unwrap_used, reason = "a test panics")]
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use auditor_tests::daemon::{Daemon, Home};
 use auditor_tests::{UNPRIVILEGED, child, place, require_root};
+use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const GOOD: &str =
@@ -141,19 +142,24 @@ fn an_unknown_agent_gets_no_session() {
 }
 
 /// A file system of one MiB.
-struct SmallDisk(PathBuf);
+struct SmallDisk(TempDir);
 
 impl SmallDisk {
-    fn mount(at: &Path) -> Self {
-        fs::create_dir_all(at).unwrap();
-        child::succeed(Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(at), LIMIT)
+    fn mount() -> Self {
+        let disk = Self(place::scratch().unwrap());
+        let mut mount = Command::new("mount");
+        child::succeed(mount.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(disk.0.path()), LIMIT)
             .unwrap();
-        Self(at.to_path_buf())
+        disk
+    }
+
+    fn state(&self) -> PathBuf {
+        self.0.path().join("state")
     }
 
     /// Writes until nothing more fits; returns the file.
     fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
+        let path = self.0.path().join("filler");
         for size in [64 << 10, 4 << 10, 1] {
             let mut file = fs::OpenOptions::new().create(true).append(true).open(&path).unwrap();
             while std::io::Write::write_all(&mut file, &vec![0; size]).is_ok() {}
@@ -164,16 +170,17 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Lazily: a daemon that did not stop may still have it open.
-        let _ = child::output(Command::new("umount").arg("--lazy").arg(&self.0), LIMIT);
+        // Lazily: a daemon that did not stop may still have it open. The folder under it goes after this.
+        let _ = child::output(Command::new("umount").arg("--lazy").arg(self.0.path()), LIMIT);
     }
 }
 
 #[test]
 fn a_disk_that_is_full_at_the_start_is_named() {
     require_root().unwrap();
-    let home = home(GOOD);
-    let disk = SmallDisk::mount(&home.state);
+    let mut home = home(GOOD);
+    let disk = SmallDisk::mount();
+    home.state = disk.state();
     disk.fill();
     let output = child::output(&mut home.daemon(), LIMIT).unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -186,8 +193,9 @@ fn a_disk_that_is_full_at_the_start_is_named() {
 #[test]
 fn a_disk_that_fills_up_holds_the_agents_up_and_loses_nothing() {
     require_root().unwrap();
-    let home = home(GOOD);
-    let disk = SmallDisk::mount(&home.state);
+    let mut home = home(GOOD);
+    let disk = SmallDisk::mount();
+    home.state = disk.state();
     let daemon = Daemon::start_in(home).unwrap();
     let filler = disk.fill();
     let mut agent = daemon.home().run("a", UNPRIVILEGED, &["/bin/true"]);

@@ -11,6 +11,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -38,15 +39,20 @@ pub(crate) fn known(package: &str) -> bool {
         .is_ok_and(|text| !text.is_empty())
 }
 
-/// Brings the package lists up to date.
+/// Brings the package lists up to date, once in this process: old lists name versions that are gone.
 pub(crate) fn update() -> Result<()> {
+    static DONE: AtomicBool = AtomicBool::new(false);
     require_root("apt-get update")?;
-    capture(Command::new("apt-get").args(["update", "--quiet"])).map(drop)
+    if !DONE.swap(true, Ordering::Relaxed) {
+        capture(Command::new("apt-get").args(["update", "--quiet"]))?;
+    }
+    Ok(())
 }
 
 /// Installs packages; removes none, and starts no service.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     require_root(&format!("apt-get install {}", packages.join(" ")))?;
+    update()?;
     let services = Replaced::new(Path::new(POLICY), "#!/bin/sh\nexit 101\n", 0o755)?;
     let clusters_folder = Made::new(Path::new(CLUSTER_SETTINGS))?;
     let setting = Path::new(CLUSTER_SETTINGS).join("auditor-setup.conf");

@@ -4,11 +4,15 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::build;
 use crate::invocation::run;
 use crate::setup;
 
 /// Fuzzes `target` for `seconds`; a crash is an error, and its input is under `fuzz/artifacts`.
 pub(crate) fn fuzz(target: &str, seconds: u32) -> Result<()> {
+    // The library that is fuzzed carries the kernel programs.
+    setup::build_tools()?;
+    build::build_kernel_programs()?;
     let program = setup::ensure_cargo_tool("cargo-fuzz")?;
     let mut command = Command::new(program);
     command.args([

@@ -4,7 +4,9 @@
 //! and it is written in a language that the rest of the tree is written in. Run as `cargo xtask COMMAND`.
 
 mod apt;
+mod bench;
 mod build;
+mod demo;
 mod fuzz;
 mod invocation;
 mod setup;
@@ -33,12 +35,17 @@ enum Task {
         #[arg(long)]
         release: bool,
     },
+    /// Shows the main job end to end: a database, an agent, its trail
+    Demo,
     /// Runs every check that a change must pass
     Test {
         /// Ask the advisory database too; it is fetched from the network
         #[arg(long)]
         advisories: bool,
     },
+    /// Measures, with an optimised build
+    #[command(subcommand)]
+    Bench(Bench),
     /// Runs a fuzz target
     Fuzz {
         /// Name of the target in fuzz/
@@ -47,6 +54,12 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// Throughput of a database client with the auditor, and with what else is usual, against none
+    Overhead(bench::Overhead),
 }
 
 fn main() -> ExitCode {
@@ -67,6 +80,8 @@ fn perform(task: Task) -> Result<()> {
             let profile = if release { build::Profile::Release } else { build::Profile::Dev };
             build::build(profile).map(drop)
         }
+        Task::Demo => demo::demo(),
+        Task::Bench(Bench::Overhead(options)) => bench::overhead(&options),
         Task::Test { advisories } => test::test(advisories),
         Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
     }

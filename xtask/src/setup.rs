@@ -78,9 +78,7 @@ fn install_compiler() -> Result<Compiler> {
         packages[0], packages[1]
     );
     if apt::available() {
-        if !apt::known(packages[1]) {
-            apt::update()?;
-        }
+        apt::update()?;
         if packages.iter().all(|package| apt::known(package)) {
             // rustc-web takes the place of Debian's rustc; where that is installed, apt refuses rather than removes it.
             say(&format!("installing {}", packages.join(" ")));
@@ -153,9 +151,6 @@ fn install_missing(packages: &[&str], what_for: &str) -> Result<()> {
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !apt::installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
-    }
-    if !missing.iter().all(|package| apt::known(package)) {
-        apt::update()?;
     }
     say(&format!("installing {} ({what_for})", missing.join(" ")));
     apt::install(&missing)
