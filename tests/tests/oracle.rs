@@ -94,7 +94,7 @@ fn psql_scripts() {
         words.push(script.clone().into());
         pids.push(run(&daemon, &words));
     }
-    compare("psql", daemon, &postgres, &pids, 100);
+    compare("psql", daemon, &postgres, &pids, 80);
 }
 
 #[test]

@@ -92,7 +92,7 @@ fn a_daemon_that_is_not_root_says_so() {
     let mut command = Command::new(&program);
     command.args(with_program.get_args());
     let output = child::output(child::as_user(&mut command, &user), LIMIT).unwrap();
-    let said = refused(&output, 4);
+    let said = refused(&output, 2);
     assert!(said.contains("root"), "{said}");
     nothing_left(&home);
 }
