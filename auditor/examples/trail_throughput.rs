@@ -146,7 +146,7 @@ fn statement() -> Entry {
             statement: Box::new(Statement {
                 sequence: 3,
                 kind: StatementKind::Simple,
-                text: text.as_bytes().to_vec(),
+                text: text.as_bytes().to_vec().into(),
                 text_length: u64::try_from(text.len()).unwrap_or(u64::MAX),
                 name: None,
                 parameters: Vec::new(),
