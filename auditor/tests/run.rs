@@ -98,6 +98,8 @@ fn another_user_is_assumed_completely() {
     let (uid, gid, home) = (nobody.uid, nobody.gid, nobody.dir.display());
     let expected = format!("{uid}\n{uid}\n{gid}\n{gid}\n{home} nobody\n");
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    assert!(stderr(&run(&daemon(), &[], &["true"])).contains("use --user"), "root is warned");
 }
 
 #[test]

@@ -137,6 +137,14 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         Self { header: Some(header), widths: header.map(str::len), colours }
     }
 
+    /// First guesses of widths, for tables whose rows come one by one.
+    pub(crate) fn at_least(mut self, widths: [usize; COLUMNS]) -> Self {
+        for (width, least) in self.widths.iter_mut().zip(widths) {
+            *width = (*width).max(least);
+        }
+        self
+    }
+
     /// Writes rows, below the header if they are the first.
     pub(crate) fn write(&mut self, out: &mut impl Write, rows: &[[Cell; COLUMNS]]) -> io::Result<()> {
         for row in rows {

@@ -251,7 +251,7 @@ struct Printer {
 impl Printer {
     fn new(as_json: bool) -> Self {
         Self {
-            table: (!as_json).then(|| Table::new(row::HEADER, colours_wanted())),
+            table: (!as_json).then(|| Table::new(row::HEADER, colours_wanted()).at_least(row::WIDTHS)),
             out: std::io::BufWriter::new(stdout()),
         }
     }

@@ -9,6 +9,9 @@ use crate::cli::time;
 pub(super) const HEADER: [&str; 9] =
     ["TIME", "AGENT", "SESSION", "PROCESS", "DESTINATION", "KIND", "ROWS", "OUTCOME", "WHAT"];
 
+/// What is usual; a column grows when something longer comes.
+pub(super) const WIDTHS: [usize; 9] = [24, 14, SHORT, 14, 15, 18, 0, 9, 0];
+
 /// Digits of a session's id that a row shows.
 const SHORT: usize = 8;
 

@@ -69,6 +69,12 @@ impl Run {
                 return ExitCode::from(NOT_STARTED);
             }
         };
+        if nix::unistd::geteuid().is_root() {
+            complain(
+                "warning: the command runs as root, who owns the files by which processes change cgroups, and could leave its \
+                 session; use --user",
+            );
+        }
         self.become_command(&session, user.as_ref())
     }
 
