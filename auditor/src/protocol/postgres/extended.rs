@@ -64,7 +64,9 @@ impl Conversation {
             _ => CommandResult { tag: String::new(), rows: None },
         };
         self.copy_in_done();
-        let subject = self.execution(&name);
+        let mut subject = self.execution(&name);
+        // A text that the server contradicts is not the one that it executed.
+        subject.incomplete |= contradicts(&result.tag, &subject.text);
         let text = (!subject.incomplete && subject.text.len() as u64 == subject.text_length)
             .then_some(&subject.text);
         self.forget_names(&result.tag, text.map(AsRef::as_ref));
@@ -104,7 +106,7 @@ impl Conversation {
         self.skipping = Some(Some(Box::new(Failure::new(request, &self.names, error, unit, at))));
     }
 
-    /// SQL commands that take the meaning of names away.
+    /// SQL commands that take the meaning of names away, or give them one that the protocol does not show.
     pub(super) fn forget_names(&mut self, tag: &str, text: Option<&[u8]>) {
         match tag {
             "DEALLOCATE" => match text.and_then(names::deallocated) {
@@ -117,7 +119,9 @@ impl Conversation {
                 self.names.statements.clear_named();
                 self.names.portals.clear();
             }
-            "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
+            // A name that SQL gives is free at that time, however it became so; which name it is takes a parser to tell.
+            "PREPARE" => self.names.statements.clear_named(),
+            "DECLARE CURSOR" | "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
             _ => {}
         }
     }
@@ -142,4 +146,38 @@ pub(super) fn portal(
 ) -> Portal {
     let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(statement)));
     Portal { prepared, values, columns: Vec::new(), incomplete: !whole, executed: false }
+}
+
+/// Whether a statement that begins with this text cannot have ended with this tag.
+///
+/// Only verbs whose tag is always the same word are judged; that is enough to keep a change from being told as a SELECT.
+fn contradicts(tag: &str, text: &[u8]) -> bool {
+    const VERBS: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"];
+    let text = text.trim_ascii_start();
+    let end =
+        text.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').unwrap_or(text.len());
+    let said = tag.split(' ').next().unwrap_or_default();
+    let verb = VERBS.iter().find(|verb| verb.as_bytes().eq_ignore_ascii_case(&text[..end]));
+    verb.is_some_and(|verb| *verb != said && said != "PortalSuspended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contradicts;
+
+    #[test]
+    fn a_tag_may_contradict_a_text() {
+        for (tag, text, expected) in [
+            ("SELECT 1", "select 1", false),
+            ("DELETE 1", " SELECT 1", true),
+            ("SELECT 1", "delete from t", true),
+            ("PortalSuspended", "select 1", false),
+            ("DELETE 1", "with x as () delete", false),
+            ("DELETE 1", "/* select */ delete", false),
+            ("SELECT 1", "selection()", false),
+            ("", "", false),
+        ] {
+            assert_eq!(contradicts(tag, text.as_bytes()), expected, "{tag}, {text}");
+        }
+    }
 }
