@@ -6,10 +6,9 @@ use std::sync::Arc;
 use super::conversation::Conversation;
 use super::names::{self, Name, Portal, Prepared};
 use super::record::Subject;
-use super::request::{Request, Target};
+use super::request::{Bind, Parse, Request, Target};
 use super::response::{self, Response};
 use super::unanswered::Failure;
-use super::values::Values;
 use crate::clock::Boottime;
 use crate::protocol::{CommandResult, Observation, Outcome, ServerError};
 
@@ -25,9 +24,9 @@ impl Conversation {
     /// BindComplete.
     pub(super) fn bound(&mut self) {
         self.ignored_syncs = 0;
-        if let Some(Request::Bind { portal: name, statement, values, whole }) = self.pop() {
-            let prepared = self.names.statements.get(&statement).cloned();
-            let portal = portal(prepared, statement, values, whole);
+        if let Some(Request::Bind(bind)) = self.pop() {
+            let prepared = self.names.statements.get(&bind.statement).cloned();
+            let (name, portal) = portal(prepared, *bind);
             self.names.portals.insert(&name, Arc::new(portal));
         }
     }
@@ -56,7 +55,7 @@ impl Conversation {
 
     /// An Execute has ended well.
     pub(super) fn executed(&mut self, response: Response<'_>, at: Boottime, out: &mut Vec<Observation>) {
-        let Some(Request::Execute { portal: name }) = self.pop() else { return };
+        let Some(Request::Execute(name)) = self.pop() else { return };
         let result = match response.head.kind {
             b'C' => response::command(response.body),
             // The server says nothing about the rows so far, but they have been seen.
@@ -81,8 +80,10 @@ impl Conversation {
 
     /// What executing this portal means.
     pub(super) fn execution(&mut self, name: &Name) -> Subject {
-        let Some(portal) = self.names.portals.get(name) else { return Subject::portal(&Portal::unknown()) };
-        let subject = Subject::portal(portal);
+        let Some(portal) = self.names.portals.get(name) else {
+            return Subject::portal(&Portal::unknown(), true);
+        };
+        let subject = Subject::portal(portal, !portal.executed || portal.values.are_short());
         if !portal.executed {
             self.names.portals.change(name, |portal| portal.executed = true);
         }
@@ -93,13 +94,10 @@ impl Conversation {
     pub(super) fn fail(&mut self, error: ServerError, at: Boottime) {
         let Some(request) = self.pop() else { return };
         // The server lets go of the unnamed statement or portal before it makes a new one, even if that fails.
+        let unnamed = Name::Exact(Box::default());
         match &request {
-            Request::Parse { name: Name::Exact(name), .. } if name.is_empty() => {
-                self.names.statements.remove(&Name::Exact(Box::default()));
-            }
-            Request::Bind { portal: Name::Exact(name), .. } if name.is_empty() => {
-                self.names.portals.remove(&Name::Exact(Box::default()));
-            }
+            Request::Parse(parse) if parse.name == unnamed => self.names.statements.remove(&unnamed),
+            Request::Bind(bind) if bind.portal == unnamed => self.names.portals.remove(&unnamed),
             _ => {}
         }
         let unit = std::mem::take(&mut self.unit);
@@ -129,23 +127,16 @@ impl Conversation {
 
 /// What a Parse gives its name to.
 pub(super) fn prepared(request: Request) -> Option<Prepared> {
-    match request {
-        Request::Parse { name, text, text_length, types, whole } => {
-            Some(Prepared { name, text, text_length, types, columns: Vec::new(), incomplete: !whole })
-        }
-        _ => None,
-    }
+    let Request::Parse(parse) = request else { return None };
+    let Parse { name, text, text_length, types, whole } = *parse;
+    Some(Prepared { name, text, text_length, types, columns: Vec::new(), incomplete: !whole })
 }
 
-/// What a Bind makes of a statement.
-pub(super) fn portal(
-    prepared: Option<Arc<Prepared>>,
-    statement: Name,
-    values: Values,
-    whole: bool,
-) -> Portal {
-    let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(statement)));
-    Portal { prepared, values, columns: Vec::new(), incomplete: !whole, executed: false }
+/// The portal that a Bind makes of a statement, and its name.
+pub(super) fn portal(prepared: Option<Arc<Prepared>>, bind: Bind) -> (Name, Portal) {
+    let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(bind.statement)));
+    let (values, incomplete) = (bind.values, !bind.whole);
+    (bind.portal, Portal { prepared, values, columns: Vec::new(), incomplete, executed: false })
 }
 
 /// Whether a statement that begins with this text cannot have ended with this tag.

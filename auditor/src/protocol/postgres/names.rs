@@ -154,7 +154,7 @@ pub(super) struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { statements: Table::new(8192, 16 << 20), portals: Table::new(1024, 8 << 20) }
+        Self { statements: Table::new(4096, 8 << 20), portals: Table::new(512, 4 << 20) }
     }
 }
 

@@ -550,7 +550,7 @@ fn nothing_is_kept_that_is_not_wanted() {
 #[test]
 fn a_pipeline_without_answers_is_bounded() {
     let text = "x".repeat(60_000);
-    let script = Script::session().client(&vec![query(&text); 300]);
+    let script = Script::session().client(&vec![query(&text); 400]);
     let statements = script.play(LIMITS, |_| usize::MAX);
     let kept: usize = statements
         .iter()
@@ -563,8 +563,8 @@ fn a_pipeline_without_answers_is_bounded() {
             _ => 0,
         })
         .sum();
-    assert_eq!((statements.len(), kept / 60_000), (302, (8 << 20) / 60_000));
-    let script = Script::session().client(&vec![sync(); 140_000]);
+    assert_eq!((statements.len(), kept / 60_000), (402, (16 << 20) / 60_100));
+    let script = Script::session().client(&vec![sync(); (1 << 19) + 1]);
     assert!(matches!(script.play(LIMITS, |_| usize::MAX)[2..], [Observation::Violation(_)]));
 }
 
@@ -593,4 +593,26 @@ fn a_copy_that_fails_may_or_may_not_have_ignored_the_sync() {
             );
         }
     }
+}
+
+#[test]
+fn executing_again_and_again_does_not_multiply_long_values() {
+    let long = vec![b'x'; 16 << 10];
+    let values = vec![Some(long.as_slice()); 4];
+    let begin = [parse("", "X", &[]), bind("c", "", &[], &values)].concat();
+    let count = |observations: &[Observation]| -> (usize, usize) {
+        let statements = observations.iter().filter_map(|observation| match observation {
+            Observation::Statement(statement) => Some(statement),
+            _ => None,
+        });
+        let with_values = statements.clone().filter(|statement| !statement.parameters.is_empty()).count();
+        assert!(statements.clone().all(|statement| statement.incomplete == statement.parameters.is_empty()));
+        (statements.count(), with_values)
+    };
+    let script = Script::session().client(&[begin, execute("c").repeat(1000), sync()]);
+    let unanswered = script.play(LIMITS, |_| usize::MAX);
+    assert_eq!(count(&unanswered), (1000, (32 << 20) / (65_536 + 4 * 8)));
+    let answers = [bare("12"), complete("X").repeat(1000), ready(b'I')].concat();
+    let answered = script.server(&[answers]).play(LIMITS, |_| usize::MAX);
+    assert_eq!(count(&answered), (1000, 1));
 }
