@@ -23,15 +23,15 @@ use super::record::{Subject, Unit, add_notice};
 use super::request::{Request, Target};
 use super::response::{self, Response};
 use super::startup::Replication;
-use super::unanswered::Failure;
+use super::unanswered::{Failure, Supposed};
 use crate::clock::Boottime;
 use crate::protocol::{CommandResult, Limits, Login, Observation, Outcome, Statement, StatementKind};
 
-/// Requests that may wait for an answer. A client that pipelines without reading is stopped by the sockets' buffers long
-/// before.
-const MAX_QUEUED: usize = 131_072;
-/// Bytes of texts and values that may wait with them.
-const MAX_QUEUED_BYTES: usize = 8 << 20;
+/// Requests that may wait for an answer. A driver that loads rows through a pipeline has as many under way as the buffers of
+/// the sockets hold, which is some hundred thousand.
+const MAX_QUEUED: usize = 1 << 19;
+/// Bytes that they may take.
+pub(super) const MAX_QUEUED_BYTES: usize = 16 << 20;
 
 /// What does not follow the protocol.
 pub(super) type Violation = String;
@@ -73,7 +73,7 @@ pub(super) struct Conversation {
     /// Syncs that the server ignored, or may have, because it was reading COPY data.
     pub(super) ignored_syncs: u64,
     /// The server's side cannot be read any more: what names mean is a supposition from here on.
-    pub(super) deaf: Option<Box<Names>>,
+    pub(super) deaf: Option<Box<Supposed>>,
     sequence: u64,
 }
 
@@ -132,7 +132,7 @@ impl Conversation {
                 return Ok(());
             }
             Request::Sync => self.queued_syncs += 1,
-            Request::Query { .. } | Request::Execute { .. } | Request::Function { .. } => {
+            Request::Query(_) | Request::Execute(_) | Request::Function(_) => {
                 self.last_statement = Some(self.left + self.queue.len() as u64);
             }
             _ => {}
@@ -268,22 +268,23 @@ impl Conversation {
         let Some(front) = self.queue.front() else { return Err(out_of_turn(response)) };
         self.unit.response(response);
         match (response.head.kind, &front.request) {
-            (b'D', Request::Query { .. } | Request::Execute { .. }) => self.unit.rows += 1,
-            (b'd' | b'c', Request::Query { .. } | Request::Execute { .. }) => {}
-            (b'T', Request::Query { .. }) => self.unit.columns = response::columns(response.body),
-            (b'C', Request::Query { text, text_length, whole }) => {
-                let text = (*whole && text.len() as u64 == *text_length).then(|| text.clone());
+            (b'D', Request::Query(_) | Request::Execute(_)) => self.unit.rows += 1,
+            (b'd' | b'c', Request::Query(_) | Request::Execute(_)) => {}
+            (b'T', Request::Query(_)) => self.unit.columns = response::columns(response.body),
+            (b'C', Request::Query(query)) => {
+                let whole = query.whole && query.text.len() as u64 == query.text_length;
+                let text = whole.then(|| query.text.clone());
                 let result = response::command(response.body);
                 self.copy_in_done();
                 self.forget_names(&result.tag, text.as_deref());
                 self.unit.result(result);
             }
-            (b'I', Request::Query { .. }) => {
+            (b'I', Request::Query(_)) => {
                 self.unit.result(CommandResult { tag: String::new(), rows: None });
             }
-            (b'C' | b'I' | b's', Request::Execute { .. }) => self.executed(response, at, out),
-            (b'1', Request::Parse { .. }) => self.parsed(),
-            (b'2', Request::Bind { .. }) => self.bound(),
+            (b'C' | b'I' | b's', Request::Execute(_)) => self.executed(response, at, out),
+            (b'1', Request::Parse(_)) => self.parsed(),
+            (b'2', Request::Bind(_)) => self.bound(),
             (b'3', Request::Close(..)) => self.closed(),
             (b't', Request::Describe(Target::Statement, name)) => {
                 if self.limits.parameters && !response.hole {
@@ -292,13 +293,13 @@ impl Conversation {
                 }
             }
             (b'T' | b'n', Request::Describe(..)) => self.described(response),
-            (b'G', Request::Query { .. } | Request::Execute { .. }) => {
+            (b'G', Request::Query(_) | Request::Execute(_)) => {
                 self.unit.copy = true;
                 self.copy_in_begun();
             }
-            (b'H', Request::Query { .. } | Request::Execute { .. }) => self.unit.copy = true,
-            (b'W', Request::Query { .. } | Request::Execute { .. }) => self.unit.stream = true,
-            (b'V', Request::Function { .. }) => {}
+            (b'H', Request::Query(_) | Request::Execute(_)) => self.unit.copy = true,
+            (b'W', Request::Query(_) | Request::Execute(_)) => self.unit.stream = true,
+            (b'V', Request::Function(_)) => {}
             _ => return Err(out_of_turn(response)),
         }
         Ok(())
@@ -335,7 +336,7 @@ impl Conversation {
         }
         self.unit.response(response);
         match &front.request {
-            Request::Query { .. } | Request::Function { .. } => {
+            Request::Query(_) | Request::Function(_) => {
                 self.unit.error.get_or_insert(error);
             }
             Request::Sync => {
@@ -344,8 +345,8 @@ impl Conversation {
                 let statement = self.record(subject, Outcome::Failed(error), at);
                 out.push(Observation::Statement(statement));
             }
-            Request::Execute { .. } => {
-                if let Some(Request::Execute { portal }) = self.pop() {
+            Request::Execute(_) => {
+                if let Some(Request::Execute(portal)) = self.pop() {
                     let subject = self.execution(&portal);
                     self.held = Some(self.record(subject, Outcome::Failed(error), at));
                 }
@@ -407,10 +408,10 @@ impl Conversation {
                 self.pop();
                 self.release(transaction, out);
             }
-            Some(Request::Query { .. } | Request::Function { .. }) => {
+            Some(Request::Query(_) | Request::Function(_)) => {
                 self.unit.response(response);
                 let Some(request) = self.pop() else { return Ok(()) };
-                if matches!(request, Request::Query { .. }) {
+                if matches!(request, Request::Query(_)) {
                     // A Query takes the place of the unnamed statement and portal.
                     let unnamed = Name::Exact(Box::default());
                     self.names.statements.remove(&unnamed);
@@ -431,19 +432,21 @@ impl Conversation {
     /// What a Query or FunctionCall is about.
     pub(super) fn immediate(&self, request: Request) -> Option<Subject> {
         match request {
-            Request::Query { text, text_length, whole } => {
+            Request::Query(query) => {
                 let kind = match self.replication {
                     Replication::Physical => StatementKind::Admin,
-                    Replication::Logical if is_replication_command(&text) => StatementKind::Admin,
+                    Replication::Logical if is_replication_command(&query.text) => StatementKind::Admin,
                     _ => StatementKind::Simple,
                 };
-                Some(Subject { incomplete: !whole, ..Subject::text(kind, text, text_length) })
+                let subject = Subject::text(kind, query.text, query.text_length);
+                Some(Subject { incomplete: !query.whole, ..subject })
             }
-            Request::Function { oid, values, whole } => {
-                let text = format!("function {oid}");
+            Request::Function(function) => {
+                let text = format!("function {}", function.oid);
                 let length = text.len() as u64;
                 let subject = Subject::text(StatementKind::Function, text.into(), length);
-                Some(Subject { parameters: values.parameters(&[]), incomplete: !whole, ..subject })
+                let parameters = function.values.parameters(&[]);
+                Some(Subject { parameters, incomplete: !function.whole, ..subject })
             }
             _ => None,
         }

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use super::conversation::Conversation;
 use super::names::{self, Name, Portal, Prepared};
 use super::record::Subject;
-use super::request::{Request, Target};
+use super::request::{Bind, Parse, Request, Target};
 use super::response::{self, Response};
 use super::unanswered::Failure;
-use super::values::Values;
 use crate::clock::Boottime;
 use crate::protocol::{CommandResult, Observation, Outcome, ServerError};
 
@@ -25,9 +24,9 @@ impl Conversation {
     /// BindComplete.
     pub(super) fn bound(&mut self) {
         self.ignored_syncs = 0;
-        if let Some(Request::Bind { portal: name, statement, values, whole }) = self.pop() {
-            let prepared = self.names.statements.get(&statement).cloned();
-            let portal = portal(prepared, statement, values, whole);
+        if let Some(Request::Bind(bind)) = self.pop() {
+            let prepared = self.names.statements.get(&bind.statement).cloned();
+            let (name, portal) = portal(prepared, *bind);
             self.names.portals.insert(&name, Arc::new(portal));
         }
     }
@@ -56,7 +55,7 @@ impl Conversation {
 
     /// An Execute has ended well.
     pub(super) fn executed(&mut self, response: Response<'_>, at: Boottime, out: &mut Vec<Observation>) {
-        let Some(Request::Execute { portal: name }) = self.pop() else { return };
+        let Some(Request::Execute(name)) = self.pop() else { return };
         let result = match response.head.kind {
             b'C' => response::command(response.body),
             // The server says nothing about the rows so far, but they have been seen.
@@ -64,7 +63,9 @@ impl Conversation {
             _ => CommandResult { tag: String::new(), rows: None },
         };
         self.copy_in_done();
-        let subject = self.execution(&name);
+        let mut subject = self.execution(&name);
+        // A text that the server contradicts is not the one that it executed.
+        subject.incomplete |= contradicts(&result.tag, &subject.text);
         let text = (!subject.incomplete && subject.text.len() as u64 == subject.text_length)
             .then_some(&subject.text);
         self.forget_names(&result.tag, text.map(AsRef::as_ref));
@@ -79,8 +80,10 @@ impl Conversation {
 
     /// What executing this portal means.
     pub(super) fn execution(&mut self, name: &Name) -> Subject {
-        let Some(portal) = self.names.portals.get(name) else { return Subject::portal(&Portal::unknown()) };
-        let subject = Subject::portal(portal);
+        let Some(portal) = self.names.portals.get(name) else {
+            return Subject::portal(&Portal::unknown(), true);
+        };
+        let subject = Subject::portal(portal, !portal.executed || portal.values.are_short());
         if !portal.executed {
             self.names.portals.change(name, |portal| portal.executed = true);
         }
@@ -91,20 +94,17 @@ impl Conversation {
     pub(super) fn fail(&mut self, error: ServerError, at: Boottime) {
         let Some(request) = self.pop() else { return };
         // The server lets go of the unnamed statement or portal before it makes a new one, even if that fails.
+        let unnamed = Name::Exact(Box::default());
         match &request {
-            Request::Parse { name: Name::Exact(name), .. } if name.is_empty() => {
-                self.names.statements.remove(&Name::Exact(Box::default()));
-            }
-            Request::Bind { portal: Name::Exact(name), .. } if name.is_empty() => {
-                self.names.portals.remove(&Name::Exact(Box::default()));
-            }
+            Request::Parse(parse) if parse.name == unnamed => self.names.statements.remove(&unnamed),
+            Request::Bind(bind) if bind.portal == unnamed => self.names.portals.remove(&unnamed),
             _ => {}
         }
         let unit = std::mem::take(&mut self.unit);
         self.skipping = Some(Some(Box::new(Failure::new(request, &self.names, error, unit, at))));
     }
 
-    /// SQL commands that take the meaning of names away.
+    /// SQL commands that take the meaning of names away, or give them one that the protocol does not show.
     pub(super) fn forget_names(&mut self, tag: &str, text: Option<&[u8]>) {
         match tag {
             "DEALLOCATE" => match text.and_then(names::deallocated) {
@@ -117,7 +117,9 @@ impl Conversation {
                 self.names.statements.clear_named();
                 self.names.portals.clear();
             }
-            "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
+            // A name that SQL gives is free at that time, however it became so; which name it is takes a parser to tell.
+            "PREPARE" => self.names.statements.clear_named(),
+            "DECLARE CURSOR" | "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
             _ => {}
         }
     }
@@ -125,21 +127,48 @@ impl Conversation {
 
 /// What a Parse gives its name to.
 pub(super) fn prepared(request: Request) -> Option<Prepared> {
-    match request {
-        Request::Parse { name, text, text_length, types, whole } => {
-            Some(Prepared { name, text, text_length, types, columns: Vec::new(), incomplete: !whole })
-        }
-        _ => None,
-    }
+    let Request::Parse(parse) = request else { return None };
+    let Parse { name, text, text_length, types, whole } = *parse;
+    Some(Prepared { name, text, text_length, types, columns: Vec::new(), incomplete: !whole })
 }
 
-/// What a Bind makes of a statement.
-pub(super) fn portal(
-    prepared: Option<Arc<Prepared>>,
-    statement: Name,
-    values: Values,
-    whole: bool,
-) -> Portal {
-    let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(statement)));
-    Portal { prepared, values, columns: Vec::new(), incomplete: !whole, executed: false }
+/// The portal that a Bind makes of a statement, and its name.
+pub(super) fn portal(prepared: Option<Arc<Prepared>>, bind: Bind) -> (Name, Portal) {
+    let prepared = prepared.unwrap_or_else(|| Arc::new(Prepared::unknown(bind.statement)));
+    let (values, incomplete) = (bind.values, !bind.whole);
+    (bind.portal, Portal { prepared, values, columns: Vec::new(), incomplete, executed: false })
+}
+
+/// Whether a statement that begins with this text cannot have ended with this tag.
+///
+/// Only verbs whose tag is always the same word are judged; that is enough to keep a change from being told as a SELECT.
+fn contradicts(tag: &str, text: &[u8]) -> bool {
+    const VERBS: [&str; 5] = ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE"];
+    let text = text.trim_ascii_start();
+    let end =
+        text.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_').unwrap_or(text.len());
+    let said = tag.split(' ').next().unwrap_or_default();
+    let verb = VERBS.iter().find(|verb| verb.as_bytes().eq_ignore_ascii_case(&text[..end]));
+    verb.is_some_and(|verb| *verb != said && said != "PortalSuspended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::contradicts;
+
+    #[test]
+    fn a_tag_may_contradict_a_text() {
+        for (tag, text, expected) in [
+            ("SELECT 1", "select 1", false),
+            ("DELETE 1", " SELECT 1", true),
+            ("SELECT 1", "delete from t", true),
+            ("PortalSuspended", "select 1", false),
+            ("DELETE 1", "with x as () delete", false),
+            ("DELETE 1", "/* select */ delete", false),
+            ("SELECT 1", "selection()", false),
+            ("", "", false),
+        ] {
+            assert_eq!(contradicts(tag, text.as_bytes()), expected, "{tag}, {text}");
+        }
+    }
 }

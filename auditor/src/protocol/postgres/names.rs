@@ -9,8 +9,9 @@
 //! might grow past 63 bytes there nothing is known. The tables are bounded: the oldest name is forgotten first, and a forgotten
 //! name is unknown, never guessed.
 //!
-//! A limit: SQL inside functions (`DO`, PL/pgSQL `EXECUTE`) can DEALLOCATE and PREPARE without the protocol showing it.
-//! The `DO` itself is on record, and the command tag of what was executed comes from the server.
+//! A limit: SQL inside functions (`DO`, PL/pgSQL `EXECUTE`) can DEALLOCATE and PREPARE without the protocol showing it. The
+//! call itself is on record, the command tag of what was executed comes from the server, and where that contradicts the
+//! text, as when a DELETE hides behind the name of a SELECT, the record says that it is incomplete.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -153,7 +154,7 @@ pub(super) struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { statements: Table::new(8192, 16 << 20), portals: Table::new(1024, 8 << 20) }
+        Self { statements: Table::new(4096, 8 << 20), portals: Table::new(512, 4 << 20) }
     }
 }
 

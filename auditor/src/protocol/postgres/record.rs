@@ -111,14 +111,13 @@ impl Subject {
         }
     }
 
-    /// A portal.
-    pub(super) fn portal(portal: &Portal) -> Self {
-        let again = portal.executed && !portal.values.are_short();
+    /// A portal, with its values or, so that a short Execute does not buy another copy of long ones, without.
+    pub(super) fn portal(portal: &Portal, values: bool) -> Self {
         let columns = if portal.columns.is_empty() { &portal.prepared.columns } else { &portal.columns };
         Self {
-            parameters: if again { Vec::new() } else { portal.values.parameters(&portal.prepared.types) },
+            parameters: if values { portal.values.parameters(&portal.prepared.types) } else { Vec::new() },
             columns: columns.clone(),
-            incomplete: portal.incomplete || portal.prepared.incomplete || again,
+            incomplete: portal.incomplete || portal.prepared.incomplete || !values,
             ..Self::prepared(&portal.prepared)
         }
     }
@@ -144,7 +143,12 @@ impl Subject {
             name: self.name,
             parameters: self.parameters,
             results: unit.results,
-            columns: if unit.columns.is_empty() { self.columns } else { unit.columns },
+            columns: match outcome {
+                _ if !unit.columns.is_empty() => unit.columns,
+                Outcome::Completed => self.columns,
+                // What was described, but never returned.
+                _ => Vec::new(),
+            },
             outcome,
             notices: unit.notices,
             transaction: None,

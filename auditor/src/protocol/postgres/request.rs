@@ -22,23 +22,23 @@ pub(super) enum Target {
     Portal,
 }
 
-/// A client message, as far as it matters.
+/// A client message, as far as it matters. Small, because many of them may wait for an answer.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// Query: text to be executed now.
-    Query { text: Bytes, text_length: u64, whole: bool },
-    /// Parse: text for a name.
-    Parse { name: Name, text: Bytes, text_length: u64, types: Vec<u32>, whole: bool },
-    /// Bind: values for a statement, and a portal's name for both.
-    Bind { portal: Name, statement: Name, values: Values, whole: bool },
+    /// Query.
+    Query(Box<Query>),
+    /// Parse.
+    Parse(Box<Parse>),
+    /// Bind.
+    Bind(Box<Bind>),
     /// Describe.
     Describe(Target, Name),
     /// Execute a portal.
-    Execute { portal: Name },
+    Execute(Name),
     /// Close.
     Close(Target, Name),
     /// FunctionCall.
-    Function { oid: u32, values: Values, whole: bool },
+    Function(Box<Function>),
     /// Sync.
     Sync,
     /// Flush.
@@ -53,14 +53,58 @@ pub(super) enum Request {
     Terminate,
 }
 
+/// Text to be executed now.
+#[derive(Debug)]
+pub(super) struct Query {
+    pub(super) text: Bytes,
+    pub(super) text_length: u64,
+    /// Nothing of the message is missing or too much.
+    pub(super) whole: bool,
+}
+
+/// Text for a name.
+#[derive(Debug)]
+pub(super) struct Parse {
+    pub(super) name: Name,
+    pub(super) text: Bytes,
+    pub(super) text_length: u64,
+    /// Parameter types by OID.
+    pub(super) types: Vec<u32>,
+    /// Nothing of the message is missing or too much.
+    pub(super) whole: bool,
+}
+
+/// Values for a statement, and a portal's name for both.
+#[derive(Debug)]
+pub(super) struct Bind {
+    pub(super) portal: Name,
+    pub(super) statement: Name,
+    pub(super) values: Values,
+    /// Nothing of the message is missing or too much.
+    pub(super) whole: bool,
+}
+
+/// A call by number.
+#[derive(Debug)]
+pub(super) struct Function {
+    pub(super) oid: u32,
+    pub(super) values: Values,
+    /// Nothing of the message is missing or too much.
+    pub(super) whole: bool,
+}
+
 impl Request {
-    /// Bytes that it takes to remember.
+    /// Bytes that it takes to remember, roughly.
     pub(super) fn cost(&self) -> usize {
         match self {
-            Self::Query { text, .. } => text.len(),
-            Self::Parse { name, text, types, .. } => name.cost() + text.len() + types.len() * 4,
-            Self::Bind { portal, statement, values, .. } => portal.cost() + statement.cost() + values.cost(),
-            Self::Function { values, .. } => values.cost(),
+            Self::Query(query) => size_of::<Query>() + query.text.len(),
+            Self::Parse(parse) => {
+                size_of::<Parse>() + parse.name.cost() + parse.text.len() + parse.types.len() * 4
+            }
+            Self::Bind(bind) => {
+                size_of::<Bind>() + bind.portal.cost() + bind.statement.cost() + bind.values.cost()
+            }
+            Self::Function(function) => size_of::<Function>() + function.values.cost(),
             _ => 0,
         }
     }
@@ -68,14 +112,12 @@ impl Request {
     /// Lets go of texts and values, and says so.
     pub(super) fn strip(&mut self) {
         match self {
-            Self::Query { text, whole, .. } => (*text, *whole) = (Bytes::new(), false),
-            Self::Parse { text, types, whole, .. } => {
-                (*text, *whole) = (Bytes::new(), false);
-                *types = Vec::new();
+            Self::Query(query) => (query.text, query.whole) = (Bytes::new(), false),
+            Self::Parse(parse) => {
+                (parse.text, parse.types, parse.whole) = (Bytes::new(), Vec::new(), false);
             }
-            Self::Bind { values, whole, .. } | Self::Function { values, whole, .. } => {
-                (*values, *whole) = (Values::default(), false);
-            }
+            Self::Bind(bind) => (bind.values, bind.whole) = (Values::default(), false),
+            Self::Function(function) => (function.values, function.whole) = (Values::default(), false),
             _ => {}
         }
     }
@@ -149,7 +191,7 @@ impl RequestReader {
             (b'Q', _) => self.query(head, whole),
             (_, Body::Parse(body)) => body.end(whole),
             (_, Body::Values(body)) => body.end(whole),
-            (b'E', _) => Request::Execute { portal: self.name(0) },
+            (b'E', _) => Request::Execute(self.name(0)),
             (b'D' | b'C', _) => {
                 let target = match self.prefix.first() {
                     Some(b'P') => Target::Portal,
@@ -178,7 +220,7 @@ impl RequestReader {
             text_length -= 1;
         }
         text.truncate(self.limits.max_statement_bytes);
-        Request::Query { text: text.into(), text_length, whole }
+        Request::Query(Box::new(Query { text: text.into(), text_length, whole }))
     }
 
     /// The name that begins at `from` in a short body.
@@ -244,12 +286,12 @@ impl ParseBody {
     }
 
     fn end(self, whole: bool) -> Request {
-        Request::Parse {
+        Request::Parse(Box::new(Parse {
             name: self.name.to_name(self.field != ParseField::Name),
             text: self.text.kept.into(),
             text_length: self.text.length,
             types: self.types,
             whole: whole && self.field == ParseField::Types(0),
-        }
+        }))
     }
 }

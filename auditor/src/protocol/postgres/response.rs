@@ -8,7 +8,7 @@ use super::value;
 use crate::protocol::{Column, CommandResult, Limits, ServerError};
 
 /// Columns kept of one result.
-const MAX_COLUMNS: usize = 256;
+const MAX_COLUMNS: usize = 128;
 /// The longest tag that PostgreSQL writes has 64 bytes.
 const TAG_BYTES: usize = 256;
 const ERROR_BYTES: usize = 8 << 10;

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, MAX_QUEUED_BYTES};
 use super::extended::{portal, prepared};
 use super::names::{Name, Names, Portal, Prepared};
 use super::record::{Subject, Unit};
@@ -30,6 +30,23 @@ enum Meant {
     Portal(Name, Arc<Portal>),
 }
 
+/// What names would have meant had the server answered.
+#[derive(Debug, Default)]
+pub(super) struct Supposed {
+    names: Names,
+    /// Bytes of values that were shown.
+    shown: usize,
+}
+
+impl Supposed {
+    /// Whether values of this size may still be shown. One portal may be executed any number of times, and all of it is
+    /// told at once; what the queue can hold is enough to show every value once.
+    fn afford(&mut self, size: usize) -> bool {
+        self.shown = self.shown.saturating_add(size);
+        self.shown <= 2 * MAX_QUEUED_BYTES
+    }
+}
+
 impl Failure {
     /// The failure of `request`, which `unit` counts already.
     pub(super) fn new(request: Request, names: &Names, error: ServerError, unit: Unit, at: Boottime) -> Self {
@@ -38,9 +55,10 @@ impl Failure {
             Meant::Statement(known.unwrap_or_else(|| Arc::new(Prepared::unknown(name))))
         };
         let meant = match request {
-            Request::Bind { portal: name, statement, values, whole } => {
-                let prepared = names.statements.get(&statement).cloned();
-                Meant::Portal(name, Arc::new(portal(prepared, statement, values, whole)))
+            Request::Bind(bind) => {
+                let prepared = names.statements.get(&bind.statement).cloned();
+                let (name, portal) = portal(prepared, *bind);
+                Meant::Portal(name, Arc::new(portal))
             }
             Request::Describe(Target::Statement, name) | Request::Close(Target::Statement, name) => {
                 statement(name)
@@ -68,7 +86,7 @@ impl Failure {
     fn subject(&self) -> Subject {
         match &self.meant {
             Meant::Statement(prepared) => Subject::prepared(prepared),
-            Meant::Portal(_, portal) => Subject::portal(portal),
+            Meant::Portal(_, portal) => Subject::portal(portal, true),
         }
     }
 }
@@ -83,12 +101,12 @@ impl Conversation {
         out: &mut Vec<Observation>,
     ) {
         self.release(transaction, out);
-        let mut supposed = Names::default();
+        let mut supposed = Supposed::default();
         match failure.as_deref().map(|failure| &failure.meant) {
             Some(Meant::Statement(prepared)) => {
-                supposed.statements.insert(&prepared.name, Arc::clone(prepared))
+                supposed.names.statements.insert(&prepared.name, Arc::clone(prepared))
             }
-            Some(Meant::Portal(name, portal)) => supposed.portals.insert(name, Arc::clone(portal)),
+            Some(Meant::Portal(name, portal)) => supposed.names.portals.insert(name, Arc::clone(portal)),
             None => {}
         }
         while let Some(request) = self.pop() {
@@ -134,7 +152,7 @@ impl Conversation {
         }
         self.release(None, out);
         self.unit.incomplete |= hole;
-        self.without_answers(hole, &mut Names::default(), at, out);
+        self.without_answers(hole, &mut Supposed::default(), at, out);
     }
 
     /// The server's side was lost: from here on requests are told as they come.
@@ -146,6 +164,7 @@ impl Conversation {
     /// Tells a request without waiting for an answer.
     pub(super) fn suppose(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         if let Some(mut supposed) = self.deaf.take() {
+            supposed.shown = 0;
             self.without_answers(true, &mut supposed, at, out);
             self.deaf = Some(supposed);
         }
@@ -154,7 +173,7 @@ impl Conversation {
     fn without_answers(
         &mut self,
         hole: bool,
-        supposed: &mut Names,
+        supposed: &mut Supposed,
         at: Boottime,
         out: &mut Vec<Observation>,
     ) {
@@ -171,30 +190,35 @@ impl Conversation {
     }
 
     /// What the request would have been about, if it makes a record.
-    fn supposedly(&self, request: Request, supposed: &mut Names) -> Option<(Subject, Option<Arc<Portal>>)> {
+    fn supposedly(
+        &self,
+        request: Request,
+        supposed: &mut Supposed,
+    ) -> Option<(Subject, Option<Arc<Portal>>)> {
         match request {
-            Request::Query { .. } | Request::Function { .. } => Some((self.immediate(request)?, None)),
-            Request::Parse { .. } => {
+            Request::Query(_) | Request::Function(_) => Some((self.immediate(request)?, None)),
+            Request::Parse(_) => {
                 let mut prepared = prepared(request)?;
                 let named = !matches!(&prepared.name, Name::Exact(name) if name.is_empty());
                 let taken = |names: &Names| names.statements.get(&prepared.name).is_some();
-                if named && (taken(supposed) || taken(&self.names)) {
+                if named && (taken(&supposed.names) || taken(&self.names)) {
                     prepared = Prepared::unknown(prepared.name);
                 }
-                supposed.statements.insert(&prepared.name.clone(), Arc::new(prepared));
+                supposed.names.statements.insert(&prepared.name.clone(), Arc::new(prepared));
                 None
             }
-            Request::Bind { portal: name, statement, values, whole } => {
-                let known =
-                    supposed.statements.get(&statement).or_else(|| self.names.statements.get(&statement));
-                let portal = portal(known.cloned(), statement, values, whole);
-                supposed.portals.insert(&name, Arc::new(portal));
+            Request::Bind(bind) => {
+                let known = supposed.names.statements.get(&bind.statement);
+                let known = known.or_else(|| self.names.statements.get(&bind.statement));
+                let (name, portal) = portal(known.cloned(), *bind);
+                supposed.names.portals.insert(&name, Arc::new(portal));
                 None
             }
-            Request::Execute { portal: name } => {
-                let known = supposed.portals.get(&name).or_else(|| self.names.portals.get(&name));
+            Request::Execute(name) => {
+                let known = supposed.names.portals.get(&name).or_else(|| self.names.portals.get(&name));
                 let portal = known.cloned().unwrap_or_else(|| Arc::new(Portal::unknown()));
-                Some((Subject::portal(&portal), Some(portal)))
+                let values = supposed.afford(portal.values.cost());
+                Some((Subject::portal(&portal, values), Some(portal)))
             }
             _ => None,
         }

@@ -2,7 +2,7 @@
 //! memory nor hides those behind it.
 
 use super::field::{Number, Text};
-use super::request::Request;
+use super::request::{Bind, Function, Request};
 use super::value;
 use crate::protocol::{Limits, Parameter};
 
@@ -23,7 +23,7 @@ const NULL: u32 = u32::MAX;
 impl Values {
     /// Bytes that it takes to remember.
     pub(super) fn cost(&self) -> usize {
-        self.raw.len() + self.formats.len() * 2
+        self.raw.capacity() + self.formats.capacity() * 2
     }
 
     /// The values with the types as far as known, for a record.
@@ -54,7 +54,7 @@ impl Values {
     /// Whether they may be shown once more for a portal that is executed again: a few bytes of Execute must not buy
     /// another copy of long values.
     pub(super) fn are_short(&self) -> bool {
-        self.raw.len() <= 4 << 10
+        self.raw.len() <= 512
     }
 
     fn next(raw: &[u8]) -> Option<(u32, &[u8], &[u8])> {
@@ -198,14 +198,14 @@ impl ValuesBody {
         use ValuesField as Field;
         let whole = whole && matches!(self.field, Field::ResultFormats(0));
         if self.function {
-            return Request::Function { oid: self.oid, values: self.values, whole };
+            return Request::Function(Box::new(Function { oid: self.oid, values: self.values, whole }));
         }
-        Request::Bind {
+        Request::Bind(Box::new(Bind {
             portal: self.portal.to_name(self.field != Field::Portal),
             statement: self.statement.to_name(!matches!(self.field, Field::Portal | Field::Statement)),
             values: self.values,
             whole,
-        }
+        }))
     }
 }
 
@@ -222,8 +222,8 @@ mod tests {
             for mut piece in pieces {
                 body.read(&mut piece);
             }
-            let Request::Bind { values, whole, .. } = body.end(true) else { panic!() };
-            (values.parameters(&[]), whole)
+            let Request::Bind(bind) = body.end(true) else { panic!() };
+            (bind.values.parameters(&[]), bind.whole)
         };
         let whole = read(&mut std::iter::once(bytes));
         assert_eq!(whole, read(&mut bytes.chunks(1)));

@@ -122,17 +122,44 @@ fn names_that_sql_takes_away_are_unknown() {
             .client(&[query(sql)])
             .server(&[complete(tag), ready(b'I')])
             .client(&[bind("", "s", &[], &[]), execute(""), sync()])
-            .server(&[bare("2"), complete("DELETE 9"), ready(b'I')])
+            .server(&[bare("2"), complete("SELECT 9"), ready(b'I')])
             .told()
             .pop()
             .unwrap()
     };
-    let unknown = "Prepared  | completed | DELETE 9 | I | incomplete";
+    let unknown = "Prepared  | completed | SELECT 9 | I | incomplete";
     assert_eq!(run("DEALLOCATE s", "DEALLOCATE"), unknown);
     assert_eq!(run("DEALLOCATE/**/x", "DEALLOCATE"), unknown);
     assert_eq!(run("DEALLOCATE ALL", "DEALLOCATE ALL"), unknown);
     assert_eq!(run("DISCARD ALL", "DISCARD ALL"), unknown);
-    assert_eq!(run("DEALLOCATE t", "DEALLOCATE"), "Prepared SELECT 1 | completed | DELETE 9 | I");
+    assert_eq!(run("PREPARE s AS SELECT 2", "PREPARE"), unknown);
+    assert_eq!(run("DEALLOCATE t", "DEALLOCATE"), "Prepared SELECT 1 | completed | SELECT 9 | I");
+}
+
+#[test]
+fn cursors_that_sql_declares_are_unknown() {
+    let script = Script::session()
+        .client(&[query("BEGIN")])
+        .server(&[complete("BEGIN"), ready(b'T')])
+        .client(&[parse("", "SELECT 1", &[]), bind("c", "", &[], &[]), sync()])
+        .server(&[bare("12"), ready(b'T')])
+        .client(&[query("ROLLBACK; BEGIN; DECLARE c CURSOR FOR SELECT 2")])
+        .server(&[complete("ROLLBACK"), complete("BEGIN"), complete("DECLARE CURSOR"), ready(b'T')])
+        .client(&[execute("c"), sync()])
+        .server(&[complete("SELECT 1"), ready(b'T')]);
+    assert_eq!(script.told().pop().unwrap(), "Prepared  | completed | SELECT 1 | T | incomplete");
+}
+
+#[test]
+fn a_text_that_the_tag_contradicts_is_not_vouched_for() {
+    let script = Script::session()
+        .client(&[parse("s", "SELECT 1", &[]), sync()])
+        .server(&[bare("1"), ready(b'I')])
+        .client(&[query("DO $$ BEGIN EXECUTE 'DEALLOCATE s'; EXECUTE 'PREPARE s AS DELETE FROM t'; END $$")])
+        .server(&[complete("DO"), ready(b'I')])
+        .client(&[bind("", "s", &[], &[]), execute(""), sync()])
+        .server(&[bare("2"), complete("DELETE 9"), ready(b'I')]);
+    assert_eq!(script.told()[1], "Prepared SELECT 1 | completed | DELETE 9 | I | incomplete");
 }
 
 #[test]
@@ -523,7 +550,7 @@ fn nothing_is_kept_that_is_not_wanted() {
 #[test]
 fn a_pipeline_without_answers_is_bounded() {
     let text = "x".repeat(60_000);
-    let script = Script::session().client(&vec![query(&text); 300]);
+    let script = Script::session().client(&vec![query(&text); 400]);
     let statements = script.play(LIMITS, |_| usize::MAX);
     let kept: usize = statements
         .iter()
@@ -536,7 +563,56 @@ fn a_pipeline_without_answers_is_bounded() {
             _ => 0,
         })
         .sum();
-    assert_eq!((statements.len(), kept / 60_000), (302, (8 << 20) / 60_000));
-    let script = Script::session().client(&vec![sync(); 140_000]);
+    assert_eq!((statements.len(), kept / 60_000), (402, (16 << 20) / 60_100));
+    let script = Script::session().client(&vec![sync(); (1 << 19) + 1]);
     assert!(matches!(script.play(LIMITS, |_| usize::MAX)[2..], [Observation::Violation(_)]));
+}
+
+#[test]
+fn a_copy_that_fails_may_or_may_not_have_ignored_the_sync() {
+    let copy = [parse("", "COPY t FROM STDIN", &[]), bind("", "", &[], &[]), execute(""), sync()].concat();
+    let data = [message(b'd', b"1\n"), message(b'c', b""), sync()].concat();
+    let refused = [bare("12"), message(b'G', b"\0\0\0"), error("P0001")].concat();
+    for early in [true, false] {
+        for answers in [1, 2] {
+            let script = if early {
+                let answers = ready(b'I').repeat(answers);
+                Script::session().client(&[copy.clone(), data.clone()]).server(&[refused.clone(), answers])
+            } else {
+                let before = ready(b'I').repeat(answers - 1);
+                Script::session()
+                    .client(std::slice::from_ref(&copy))
+                    .server(&[refused.clone(), before])
+                    .client(std::slice::from_ref(&data))
+                    .server(&[ready(b'I')])
+            };
+            let script = script.client(&[pbes("X")]).server(&[bare("12"), complete("X"), ready(b'I')]);
+            assert_eq!(
+                script.told(),
+                ["Copy COPY t FROM STDIN | failed P0001 |  | I", "Prepared X | completed | X | I"]
+            );
+        }
+    }
+}
+
+#[test]
+fn executing_again_and_again_does_not_multiply_long_values() {
+    let long = vec![b'x'; 16 << 10];
+    let values = vec![Some(long.as_slice()); 4];
+    let begin = [parse("", "X", &[]), bind("c", "", &[], &values)].concat();
+    let count = |observations: &[Observation]| -> (usize, usize) {
+        let statements = observations.iter().filter_map(|observation| match observation {
+            Observation::Statement(statement) => Some(statement),
+            _ => None,
+        });
+        let with_values = statements.clone().filter(|statement| !statement.parameters.is_empty()).count();
+        assert!(statements.clone().all(|statement| statement.incomplete == statement.parameters.is_empty()));
+        (statements.count(), with_values)
+    };
+    let script = Script::session().client(&[begin, execute("c").repeat(1000), sync()]);
+    let unanswered = script.play(LIMITS, |_| usize::MAX);
+    assert_eq!(count(&unanswered), (1000, (32 << 20) / (65_536 + 4 * 8)));
+    let answers = [bare("12"), complete("X").repeat(1000), ready(b'I')].concat();
+    let answered = script.server(&[answers]).play(LIMITS, |_| usize::MAX);
+    assert_eq!(count(&answered), (1000, 1));
 }
