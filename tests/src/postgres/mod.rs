@@ -220,6 +220,8 @@ fn configure(folder: &Path, port: u16, options: &Options) -> Result<()> {
         ("port", port.to_string()),
         ("unix_socket_directories", folder.join("socket").display().to_string()),
         ("max_connections", "250".to_owned()),
+        // Some containers have no /dev/shm that the server's user may write.
+        ("dynamic_shared_memory_type", "mmap".to_owned()),
         ("fsync", "off".to_owned()),
         ("full_page_writes", "off".to_owned()),
         ("synchronous_commit", "off".to_owned()),
