@@ -29,6 +29,7 @@ use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
 use crate::kernel::tables::TableError;
+use crate::posture;
 use crate::process::Processes;
 use crate::record::Event as Recorded;
 use crate::source::ring::Rings;
@@ -385,7 +386,7 @@ fn pin_directory(path: &Path) -> Result<PathBuf, StartError> {
     Ok(path.to_owned())
 }
 
-/// What is asked for and not given, one sentence each.
+/// What is asked for and not given, by this version or by this host, one sentence each.
 fn degraded(fail_mode: FailMode) -> Vec<String> {
     let mut sentences = vec![
         "what is said under TLS is not read".to_owned(),
@@ -396,5 +397,6 @@ fn degraded(fail_mode: FailMode) -> Vec<String> {
             .push("a cgroup that was tagged is no longer held once the daemon has stopped".to_owned()),
         FailMode::Open => sentences.push("nothing is held once the daemon has stopped".to_owned()),
     }
+    sentences.extend(posture::examine(&posture::Host::default()).iter().filter_map(posture::Check::loss));
     sentences
 }

@@ -166,9 +166,12 @@ impl Pipeline {
         let number = session::new_number()
             .map_err(|error| CommandError::Failed(format!("read /dev/urandom: {error}")))?;
         let id = session::id(number);
+        let mut origin = None;
         let (cgroup, owns_cgroup) = match &request.target {
             Target::Process(pid) => {
-                self.refuse_member(*pid)?;
+                let before = self.origin(*pid)?;
+                // A command that was started for the session has nothing to go back to.
+                origin = request.command.is_none().then_some(before);
                 let name = Path::new(self.parts.parent.name().trim_start_matches('/')).join(&id);
                 (self.parts.hierarchy.make(&name).map_err(failed)?, true)
             }
@@ -200,6 +203,7 @@ impl Pipeline {
             record,
             cgroup: cgroup.clone(),
             owns_cgroup,
+            origin,
             attachment,
             totals: record::SessionTotals::default(),
             open_connections: 0,
@@ -220,23 +224,25 @@ impl Pipeline {
         Ok(state)
     }
 
-    /// A process of one session does not become another one's: its history would have two owners.
-    fn refuse_member(&self, pid: u32) -> Result<(), CommandError> {
+    /// Where a process lives. One that belongs to a session does not become another one's: its history would have two
+    /// owners.
+    fn origin(&self, pid: u32) -> Result<Cgroup, CommandError> {
         let path = format!("/proc/{pid}/cgroup");
-        let text = std::fs::read_to_string(&path)
+        let memberships = std::fs::read_to_string(&path)
             .map_err(|error| CommandError::NotFound(format!("no process {pid}: {path}: {error}")))?;
-        let Some(cgroup) = text.lines().find_map(|line| line.strip_prefix("0::")) else { return Ok(()) };
-        let within = |session: &&Session| {
-            cgroup
-                .strip_prefix(session.cgroup.name())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        match self.parts.attribution.sessions.iter().find(within) {
+        let origin = self.parts.hierarchy.of_process(&memberships).map_err(failed)?;
+        let owner = self
+            .parts
+            .attribution
+            .sessions
+            .iter()
+            .find(|session| origin.path().starts_with(session.cgroup.path()));
+        match owner {
             Some(session) => Err(CommandError::Invalid(format!(
                 "process {pid} belongs to session {} of {} already",
                 session.record.id, session.record.agent.name
             ))),
-            None => Ok(()),
+            None => Ok(origin),
         }
     }
 
@@ -300,6 +306,7 @@ impl Pipeline {
             return Err(CommandError::NotFound("the session has ended already".to_owned()));
         };
         let (cgroup, owns_cgroup) = (session.cgroup.clone(), session.owns_cgroup);
+        let origin = session.origin.clone().filter(|_| reason == "untag");
         let totals = session.totals;
         let duration_us = u64::try_from(now.since(session.opened).as_micros()).unwrap_or(u64::MAX);
         let state = session.state(Some(Clock::now_utc()));
@@ -309,6 +316,9 @@ impl Pipeline {
             && let Err(error) = attachment.detach()
         {
             tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
+        }
+        if let Some(origin) = origin {
+            release(&cgroup, &origin);
         }
         self.withdraw(&cgroup, owns_cgroup);
         // Sockets that outlive their session are decided again at their next packet, and refused.
@@ -456,6 +466,15 @@ impl Pipeline {
         self.write()?;
         self.parts.trail.flush(LAST_RECORDS)?;
         Ok(())
+    }
+}
+
+/// Moves what was tagged back to where it came from.
+fn release(cgroup: &Cgroup, origin: &Cgroup) {
+    let moved =
+        cgroup.members().and_then(|members| members.into_iter().try_for_each(|pid| origin.admit(pid)));
+    if let Err(error) = moved {
+        tracing::warn!(%error, "a process that was untagged stays in its session's cgroup, where its network is closed");
     }
 }
 

@@ -98,6 +98,22 @@ impl Hierarchy {
         Cgroup::of(whole, &self.mount)
     }
 
+    /// The cgroup that a process lives in, which may be the root.
+    ///
+    /// `memberships`: the text of /proc/PID/cgroup, see cgroups(7).
+    ///
+    /// # Errors
+    /// The process is in no cgroup of this hierarchy, or the kernel refuses.
+    pub fn of_process(&self, memberships: &str) -> Result<Cgroup, CgroupError> {
+        let name =
+            memberships.lines().find_map(|line| line.strip_prefix("0::")).ok_or(CgroupError::NoHierarchy)?;
+        let path = match name.trim_start_matches('/') {
+            "" => self.mount.clone(),
+            name => self.mount.join(name),
+        };
+        Cgroup::of(path, &self.mount)
+    }
+
     /// Makes a cgroup below the mount, or takes the one that is there.
     ///
     /// # Errors
@@ -157,6 +173,16 @@ impl Cgroup {
     pub fn admit(&self, pid: u32) -> Result<(), CgroupError> {
         let procs = self.path.join("cgroup.procs");
         fs::write(&procs, pid.to_string()).map_err(failed("move a process with", &procs))
+    }
+
+    /// The processes that live in it, not counting those below it.
+    ///
+    /// # Errors
+    /// cgroup.procs cannot be read.
+    pub fn members(&self) -> Result<Vec<u32>, CgroupError> {
+        let procs = self.path.join("cgroup.procs");
+        let text = fs::read_to_string(&procs).map_err(failed("read", &procs))?;
+        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
     }
 
     /// Whether a process lives in it or below it.

@@ -28,6 +28,8 @@ pub struct Session {
     pub cgroup: Cgroup,
     /// Whether the cgroup was made for it and goes with it.
     pub owns_cgroup: bool,
+    /// Where its process was before it was tagged, and goes back to when it is untagged.
+    pub origin: Option<Cgroup>,
     /// Programs of its own, for a cgroup that is not below the parent.
     pub attachment: Option<Attachment>,
     /// What it has done.
