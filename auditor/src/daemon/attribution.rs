@@ -122,6 +122,9 @@ impl Attribution {
             Event::Fork(fork) => self.processes.forked(fork.task.pid, fork.child),
             Event::Exit(exit) => {
                 let process = self.processes.exited(&exit.task);
+                if let Some(session) = self.sessions.get_mut(exit.header.session) {
+                    session.lost_a_process = true;
+                }
                 self.enter(
                     exit.header.session,
                     Some(process),

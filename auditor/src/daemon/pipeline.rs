@@ -31,8 +31,10 @@ const EVENTS_IN_ONE_GO: usize = 8192;
 /// Bytes of records that wait for the disk, from which on no more are made. Half of what the trail takes before it makes
 /// its writer wait, so that one more turn's records fit.
 const TRAIL_BACKLOG: usize = 4 << 20;
-/// Time between two looks at whether a session's cgroup has emptied.
+/// Time between two looks at whether the cgroup of a session that lost a process has emptied.
 const LOOK_AT_SESSIONS: Duration = Duration::from_millis(50);
+/// Time between two looks at all sessions: a process can also leave its cgroup alive.
+const LOOK_AT_ALL_SESSIONS: Duration = Duration::from_secs(1);
 /// How long a session without processes waits for its connections to end.
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// Time between two signs of life in the trail.
@@ -79,6 +81,7 @@ pub(super) struct Pipeline {
     parts: Parts,
     started: Boottime,
     looked_at_sessions: Boottime,
+    looked_at_all_sessions: Boottime,
     heartbeat: Boottime,
     reported: HashMap<(&'static str, u32), u64>,
 }
@@ -86,7 +89,14 @@ pub(super) struct Pipeline {
 impl Pipeline {
     pub(super) fn new(parts: Parts) -> Self {
         let now = Clock::now();
-        Self { parts, started: now, looked_at_sessions: now, heartbeat: now, reported: HashMap::new() }
+        Self {
+            parts,
+            started: now,
+            looked_at_sessions: now,
+            looked_at_all_sessions: now,
+            heartbeat: now,
+            reported: HashMap::new(),
+        }
     }
 
     /// Runs until it is told to stop; what it started with comes back.
@@ -211,6 +221,7 @@ impl Pipeline {
             bytes_audited: 0,
             opened: Clock::now(),
             opened_utc: Clock::now_utc(),
+            lost_a_process: false,
             empty_since: None,
         };
         let state = opened.state(None);
@@ -337,8 +348,16 @@ impl Pipeline {
             return;
         }
         self.looked_at_sessions = now;
+        let all = now.since(self.looked_at_all_sessions) >= LOOK_AT_ALL_SESSIONS;
+        if all {
+            self.looked_at_all_sessions = now;
+        }
         let mut over = Vec::new();
         for session in self.parts.attribution.sessions.iter_mut() {
+            if !all && !session.lost_a_process && session.empty_since.is_none() {
+                continue;
+            }
+            session.lost_a_process = false;
             match session.cgroup.populated() {
                 Ok(true) => session.empty_since = None,
                 // Somebody else removed the cgroup, which only works when it is empty.

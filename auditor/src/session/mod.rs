@@ -44,6 +44,8 @@ pub struct Session {
     pub opened: Boottime,
     /// Beginning in wall-clock time.
     pub opened_utc: Utc,
+    /// A process of it has ended since its cgroup was last looked at.
+    pub lost_a_process: bool,
     /// Since when its cgroup has had no process.
     pub empty_since: Option<Boottime>,
 }
