@@ -264,6 +264,10 @@ fn others() -> Vec<Event> {
         },
         Event::DaemonStopped,
         Event::DaemonReloaded { configuration: "cd".repeat(32) },
+        Event::Gap {
+            connection: Arc::new(connection()),
+            range: GapRange { sent: true, offset: 4096, length: 512 },
+        },
         Event::Heartbeat { losses: vec![loss], sessions: 1 },
         Event::Heartbeat { losses: Vec::new(), sessions: 0 },
         Event::TrailRecovered { segment: "00000000000000000001.jsonl".to_owned(), bytes: 17 },

@@ -355,17 +355,15 @@ impl Attribution {
             }
         }
         for notice in findings.notices.drain(..) {
-            let connection = Some(Arc::clone(&connection));
-            if let Some((kind, message)) = finding(notice, expected) {
-                events.push((at, Recorded::Finding { kind, message, connection }));
-            }
+            events.extend(notice_event(notice, &connection, expected).map(|event| (at, event)));
         }
         for (at, event) in events {
             let statement = matches!(event, Recorded::Statement { .. });
+            let finding = matches!(event, Recorded::Finding { .. });
             self.statements += u64::from(statement);
             if let Some(session) = self.sessions.get_mut(number) {
                 session.totals.statements += u64::from(statement);
-                session.totals.violations += u64::from(!statement);
+                session.totals.violations += u64::from(finding);
             }
             self.enter(number, process.clone(), at, event);
         }
@@ -459,30 +457,24 @@ impl Attribution {
 }
 
 /// What a notice means to a reader of the trail.
-fn finding(notice: Notice, expected: Option<&'static str>) -> Option<(&'static str, String)> {
-    let direction = |sent| if sent { "sent" } else { "received" };
-    match notice {
-        Notice::Gap(gap) => Some((
-            "gap",
-            format!(
-                "{} bytes {} from offset {} on were not seen: what was said in them is not in the record",
-                gap.length,
-                direction(gap.sent),
-                gap.offset
-            ),
-        )),
-        Notice::Conflict { sent, offset, length } => Some((
+fn notice_event(
+    notice: Notice,
+    connection: &Arc<Connection>,
+    expected: Option<&'static str>,
+) -> Option<Recorded> {
+    let (kind, message) = match notice {
+        Notice::Gap(range) => return Some(Recorded::Gap { connection: Arc::clone(connection), range }),
+        Notice::Conflict { sent, offset, length } => (
             "stream-conflict",
             format!(
                 "{length} bytes {} from offset {offset} on were seen in two versions; the record follows the first",
-                direction(sent)
+                if sent { "sent" } else { "received" }
             ),
-        )),
-        Notice::Unrecognised => expected.map(|expected| {
-            (
-                "protocol-mismatch",
-                format!("the rule allows {expected} only, and the connection speaks something else"),
-            )
-        }),
-    }
+        ),
+        Notice::Unrecognised => (
+            "protocol-mismatch",
+            format!("the rule allows {} only, and the connection speaks something else", expected?),
+        ),
+    };
+    Some(Recorded::Finding { kind, message, connection: Some(Arc::clone(connection)) })
 }

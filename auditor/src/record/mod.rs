@@ -237,6 +237,13 @@ pub enum Event {
         /// Its length in microseconds.
         duration_us: u64,
     },
+    /// Bytes of a connection were moved and never seen: what was said in them is not in the trail.
+    Gap {
+        /// On which connection.
+        connection: Arc<Connection>,
+        /// Which bytes.
+        range: GapRange,
+    },
     /// The agent did what its rules exclude, or the bytes contradict each other.
     Finding {
         /// Short, stable name, e.g. `protocol-mismatch`.

@@ -151,6 +151,10 @@ impl<'a> Record<'a> {
                 record.activity_name = Some("Revoke Privileges");
                 record.duration = Some(duration_us / 1000);
             }
+            Event::Gap { .. } => {
+                record.lifecycle(renderer, OTHER, Some("Lose Bytes"));
+                record.severity_id = MEDIUM;
+            }
             Event::Finding { kind, message, connection } => {
                 record.finding(renderer, identity.uid, kind, message, connection.as_deref());
             }

@@ -22,6 +22,8 @@ pub(super) struct Own<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     statement: Option<StatementFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<GapFields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     finding: Option<FindingFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
     daemon: Option<DaemonFields<'a>>,
@@ -83,6 +85,10 @@ impl<'a> Own<'a> {
                     session.duration_us = Some(*duration_us);
                 }
             }
+            Event::Gap { connection, range } => {
+                own.gap = Some(GapFields::new(range));
+                own.connection = Some(ConnectionFields::new(connection, None));
+            }
             Event::Finding { kind, connection, .. } => {
                 own.finding = Some(FindingFields { kind });
                 own.connection =
@@ -127,6 +133,7 @@ fn kind(event: &Event) -> &'static str {
         Event::ProcessEnded => "process-ended",
         Event::SessionOpened { .. } => "session-opened",
         Event::SessionEnded { .. } => "session-ended",
+        Event::Gap { .. } => "gap",
         Event::Finding { .. } => "finding",
         Event::DaemonStarted { .. } => "daemon-started",
         Event::DaemonStopped => "daemon-stopped",
@@ -277,17 +284,21 @@ struct Gaps<'a>(&'a [GapRange]);
 
 impl Serialize for Gaps<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct Gap {
-            direction: &'static str,
-            offset: u64,
-            length: u64,
-        }
-        serializer.collect_seq(self.0.iter().map(|gap| Gap {
-            direction: if gap.sent { "sent" } else { "received" },
-            offset: gap.offset,
-            length: gap.length,
-        }))
+        serializer.collect_seq(self.0.iter().map(GapFields::new))
+    }
+}
+
+#[derive(Serialize)]
+struct GapFields {
+    direction: &'static str,
+    offset: u64,
+    length: u64,
+}
+
+impl GapFields {
+    fn new(range: &GapRange) -> Self {
+        let direction = if range.sent { "sent" } else { "received" };
+        Self { direction, offset: range.offset, length: range.length }
     }
 }
 
