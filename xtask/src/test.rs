@@ -25,7 +25,10 @@ pub(crate) fn test(advisories: bool) -> Result<()> {
     })?;
     step("dependencies", || check_dependencies(advisories))?;
     step("documentation", || {
-        run(cargo().arg("doc").args(EXCEPT_KERNEL).arg("--no-deps").env("RUSTDOCFLAGS", "-Dwarnings"))
+        // For readers of this tree, so a link to a private item is a good link.
+        let flags = "-Dwarnings -Arustdoc::private_intra_doc_links";
+        let arguments = ["--no-deps", "--document-private-items"];
+        run(cargo().arg("doc").args(EXCEPT_KERNEL).args(arguments).env("RUSTDOCFLAGS", flags))
     })?;
     step("tests", || {
         let nextest = setup::ensure_cargo_tool("cargo-nextest")?;
