@@ -267,6 +267,7 @@ impl Conversation {
     ) -> Result<(), Violation> {
         let Some(front) = self.queue.front() else { return Err(out_of_turn(response)) };
         self.unit.response(response);
+        self.unit.answered = true;
         match (response.head.kind, &front.request) {
             (b'D', Request::Query(_) | Request::Execute(_)) => self.unit.rows += 1,
             (b'd' | b'c', Request::Query(_) | Request::Execute(_)) => {}
@@ -337,6 +338,7 @@ impl Conversation {
         self.unit.response(response);
         match &front.request {
             Request::Query(_) | Request::Function(_) => {
+                self.unit.answered = true;
                 self.unit.error.get_or_insert(error);
             }
             Request::Sync => {
@@ -408,7 +410,8 @@ impl Conversation {
                 self.pop();
                 self.release(transaction, out);
             }
-            Some(Request::Query(_) | Request::Function(_)) => {
+            // Nothing is answered by ReadyForQuery alone, except a Sync.
+            Some(Request::Query(_) | Request::Function(_)) if self.unit.answered => {
                 self.unit.response(response);
                 let Some(request) = self.pop() else { return Ok(()) };
                 if matches!(request, Request::Query(_)) {

@@ -5,10 +5,10 @@
 //! on the client's host; apart from that the bytes are hostile. Never kept: passwords, SASL and GSSAPI exchanges, cancel
 //! keys, rows, COPY data.
 //!
-//! What happens to bytes, in order: [`startup`] reads what comes before messages have types; [`frame`] finds messages;
-//! [`request`] and [`response`] read the bodies that matter; [`conversation`] brings requests and responses together, with
-//! [`extended`] and [`names`] for prepared statements and portals and [`unanswered`] for requests without an answer;
-//! [`record`] makes the record, [`values`] and [`value`] its parameters.
+//! What happens to bytes, in order: `startup` reads what comes before messages have types; `frame` finds messages;
+//! `request` and `response` read the bodies that matter; `conversation` brings requests and responses together, with
+//! `extended` and `names` for prepared statements and portals and `unanswered` for requests without an answer;
+//! `record` makes the record, `values` and `value` its parameters.
 //!
 //! Refused, and from there on nothing is read: bytes that do not follow the protocol ([`Observation::Violation`]),
 //! encryption ([`Observation::Opaque`]). After a hole in the server's bytes statements are still told, but without

@@ -38,6 +38,8 @@ pub(super) struct Unit {
     pub(super) copy: bool,
     /// A replication stream.
     pub(super) stream: bool,
+    /// The server has answered, not only noticed something.
+    pub(super) answered: bool,
     /// Something is missing.
     pub(super) incomplete: bool,
 }

@@ -593,6 +593,32 @@ fn a_copy_that_fails_may_or_may_not_have_ignored_the_sync() {
             );
         }
     }
+    for next in [query("X"), pbes("X"), [sync(), query("X")].concat()] {
+        let syncs = next.windows(5).filter(|window| **window == sync()).count();
+        let (kind, parts) = if next == pbes("X") { ("Prepared", bare("12")) } else { ("Simple", Vec::new()) };
+        let extra = if kind == "Simple" { ready(b'I').repeat(syncs) } else { Vec::new() };
+        let script = Script::session().client(&[copy.clone(), data.clone(), next]).server(&[
+            refused.clone(),
+            ready(b'I').repeat(2),
+            extra,
+            parts,
+            complete("X"),
+            ready(b'I'),
+        ]);
+        assert_eq!(
+            script.told(),
+            [
+                "Copy COPY t FROM STDIN | failed P0001 |  | I".to_owned(),
+                format!("{kind} X | completed | X | I")
+            ]
+        );
+    }
+}
+
+#[test]
+fn ready_for_query_alone_answers_no_query() {
+    let script = Script::session().client(&[query("X")]).server(&[ready(b'I')]);
+    assert!(matches!(script.observations()[3..], [Observation::Violation(_)]));
 }
 
 #[test]
