@@ -15,9 +15,14 @@ pub struct Control {
     /// One of the `OVERLOAD_*` constants.
     pub overload: u32,
     /// Bytes in the payload ring from which on its reader is woken at once.
-    pub wake_at: u64,
+    pub payload_wake: u64,
+    /// The same for the lifecycle ring.
+    pub lifecycle_wake: u64,
+    /// Until when the daemon is known to be at work, CLOCK_BOOTTIME in nanoseconds. Later, nothing leaves: there is nobody to
+    /// write it down.
+    pub lease: u64,
 }
-crate::assert_layout!(Control, size = 16, align = 8);
+crate::assert_layout!(Control, size = 32, align = 8);
 
 /// A session as the kernel knows it, keyed by the id of its cgroup.
 #[repr(C)]
@@ -31,6 +36,23 @@ pub struct Session {
     pub default_action: u32,
 }
 crate::assert_layout!(Session, size = 16, align = 8);
+
+/// A session's refused attempts on one processor, keyed by the session's number. A flood of them is not written down one by one, so that it
+/// cannot crowd out the records of others; what was not written is counted.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Refusals {
+    /// Beginning of the second that is being counted, CLOCK_BOOTTIME in nanoseconds.
+    pub second: u64,
+    /// Refusals in it.
+    pub recorded: u64,
+    /// Refusals that were counted only, since the session's beginning.
+    pub folded: u64,
+}
+crate::assert_layout!(Refusals, size = 24, align = 8);
+
+/// Refusals that a session may have recorded one by one within a second, on each processor.
+pub const REFUSALS_A_SECOND: u64 = 200;
 
 /// How deep below the root of the hierarchy a session's cgroup may lie.
 pub const MAX_CGROUP_DEPTH: u32 = 16;

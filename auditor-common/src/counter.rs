@@ -46,6 +46,8 @@ sites! {
     SITE_PACKET_LENGTH = 9, "packet-length";
     /// sockops could not be asked for a connection's end.
     SITE_SOCKOPS_FLAGS = 10, "sockops-flags";
+    /// A packet was held because the daemon had not renewed its lease.
+    SITE_LEASE = 11, "lease";
 }
 
 /// Numeric values of the errno codes that the kernel programs give themselves.
@@ -62,4 +64,6 @@ pub mod errno {
     pub const ENOSPC: u32 = 28;
     /// Message too long.
     pub const EMSGSIZE: u32 = 90;
+    /// Timed out.
+    pub const ETIMEDOUT: u32 = 110;
 }

@@ -73,10 +73,11 @@ pub fn ipv6(header: &[u8; IPV6_HEADER]) -> Option<Internet> {
 }
 
 /// Whether an IPv6 next-header value is an extension header that may stand before the transport header and has its length
-/// in its second byte (RFC 8200 section 4: hop-by-hop, routing, destination options).
+/// in its second byte (RFC 8200 section 4: hop-by-hop and destination options). A routing header is none of them: it sends
+/// the packet through hops that no rule has decided.
 #[inline(always)]
 pub const fn is_ipv6_extension(protocol: u8) -> bool {
-    matches!(protocol, 0 | 43 | 60)
+    matches!(protocol, 0 | 60)
 }
 
 /// What a TCP header says (RFC 9293 section 3.1).

@@ -31,6 +31,13 @@ pub const REASON_SOCKET_TYPE: u8 = 5;
 /// A packet that could not be parsed as what its socket speaks.
 pub const REASON_MALFORMED: u8 = 6;
 
+/// A segment with the urgent flag: receivers take urgent bytes out of the stream, so that what the application reads is not
+/// what was sent.
+pub const REASON_URGENT: u8 = 7;
+
+/// The daemon is gone or hangs.
+pub const REASON_LEASE: u8 = 8;
+
 /// Bits of [`RuleKey`] that precede the address: table, transport, padding and port.
 pub const KEY_PREFIX_BITS: u32 = 64;
 

@@ -1,14 +1,16 @@
 //! connect(2) and sendmsg(2) with a destination: the verdict in the context of the task that asks.
 
+use auditor_common::control::OVERLOAD_RECORD_LOSS;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG};
 use auditor_common::packet::{TCP, UDP};
-use auditor_common::rule::{ACTION_ALLOW, REASON_NO_SESSION, REASON_SOCKET_TYPE, Verdict};
+use auditor_common::rule::{REASON_LEASE, REASON_NO_SESSION, REASON_SOCKET_TYPE, Verdict};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockAddrContext;
 
+use crate::session::{DESTINATIONS, SocketState};
 use crate::verdict::Subject;
 use crate::{emit, session, verdict};
 
@@ -79,25 +81,67 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         None => session::of_current().and_then(|found| unsafe { session::attach(socket, &found) }),
     };
     let Some(state) = state else {
-        verdict::record(&subject, &Verdict::refuse(REASON_NO_SESSION));
+        verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
         return false;
     };
     subject.session = state.session;
     if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
-        verdict::record(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
+        verdict::record_refusal(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
         return false;
     }
-    // One record for a destination that an unconnected socket sends to again and again, one for each refusal.
-    let known = hook == HOOK_SENDMSG
-        && state.generation == control.generation
-        && state.action == ACTION_ALLOW
-        && state.remote == remote
-        && (state.expires == 0 || state.expires > emit::now());
-    if known {
+    if emit::now() > control.lease {
+        verdict::record_refusal(&subject, &Verdict::refuse(REASON_LEASE));
+        return false;
+    }
+    let (verdict, table) = verdict::on(state, protocol as u8, remote);
+    subject.session = state.session;
+    subject.table = table;
+    if !verdict.allows() {
+        if protocol == u32::from(TCP) {
+            verdict::remember(state, &verdict, remote, control.generation);
+        }
+        verdict::record_refusal(&subject, &verdict);
+        return false;
+    }
+    if protocol == u32::from(UDP) && is_recorded(state, remote, control.generation) {
         return true;
     }
-    let (verdict, table) = verdict::on(state, protocol as u8, remote, control.generation);
-    subject.table = table;
-    verdict::record(&subject, &verdict);
-    verdict.allows()
+    // What is allowed without a record would be a connection that nobody knows of.
+    if !verdict::record(&subject, &verdict) && control.overload != OVERLOAD_RECORD_LOSS {
+        return false;
+    }
+    if protocol == u32::from(TCP) {
+        verdict::remember(state, &verdict, remote, control.generation);
+    } else {
+        mark_recorded(state, remote, control.generation);
+    }
+    true
+}
+
+/// Whether a UDP socket's use of a destination was recorded in this generation of policy.
+#[inline(always)]
+fn is_recorded(state: &SocketState, remote: Endpoint, generation: u32) -> bool {
+    if state.generation != generation {
+        return false;
+    }
+    let mut index = 0;
+    while index < DESTINATIONS {
+        if state.recorded[index] == remote {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// Two processors may mark at once; then a destination is recorded once more.
+#[inline(always)]
+fn mark_recorded(state: &mut SocketState, remote: Endpoint, generation: u32) {
+    if state.generation != generation {
+        state.generation = generation;
+        state.recorded = [Endpoint::v6([0; 16], 0); DESTINATIONS];
+    }
+    state.recorded[state.next_recorded as usize % DESTINATIONS] = remote;
+    state.next_recorded = state.next_recorded.wrapping_add(1);
+    state.remote = remote;
 }

@@ -41,6 +41,8 @@ pub(crate) fn operation(context: &SockOpsContext) {
 fn watch_state(context: &SockOpsContext) {
     if let Err(error) = context.set_cb_flags((context.cb_flags() | BPF_SOCK_OPS_STATE_CB_FLAG) as i32) {
         emit::count(SITE_SOCKOPS_FLAGS, error.unsigned_abs());
+    } else if let Some(state) = state(context.ops) {
+        state.watched = 1;
     }
 }
 

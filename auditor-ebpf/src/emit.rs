@@ -78,15 +78,18 @@ pub(crate) fn current_task(place: &mut Task) {
     unsafe { bpf_get_current_comm(place.comm.as_mut_ptr().cast(), 16) };
 }
 
-/// Writes a record of fixed size on the lifecycle ring: `fill` builds it in place, and must write every field.
+/// Writes a record of fixed size on the lifecycle ring: `fill` builds it in place, and must write every field. `false`: there
+/// was no room, which has been counted.
 #[inline(always)]
-pub(crate) fn lifecycle<T: 'static>(site: u32, wake: Wake, fill: impl FnOnce(&mut MaybeUninit<T>)) {
+pub(crate) fn lifecycle<T: 'static>(site: u32, wake: Wake, fill: impl FnOnce(&mut MaybeUninit<T>)) -> bool {
     let Some(mut entry) = LIFECYCLE.reserve::<T>(0) else {
         count(site, errno::ENOSPC);
-        return;
+        return false;
     };
     fill(&mut entry);
-    entry.submit(if wake == Wake::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
+    let full = control().is_some_and(|control| LIFECYCLE.query(BPF_RB_AVAIL_DATA) >= control.lifecycle_wake);
+    entry.submit(if full || wake == Wake::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
+    true
 }
 
 /// Takes room for a record on the payload ring.
@@ -98,7 +101,7 @@ pub(crate) fn reserve_payload<T: 'static>() -> Option<RingBufEntry<T>> {
 /// Hands a record on the payload ring to the reader, and wakes it when the ring is filled to the mark.
 #[inline(always)]
 pub(crate) fn submit_payload<T: 'static>(entry: RingBufEntry<T>, control: &Control) {
-    let full = PAYLOAD.query(BPF_RB_AVAIL_DATA) >= control.wake_at;
+    let full = PAYLOAD.query(BPF_RB_AVAIL_DATA) >= control.payload_wake;
     entry.submit(if full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
 }
 
@@ -111,7 +114,7 @@ pub(crate) fn count(site: u32, errno: u32) {
         // the same failure in the middle of an addition: at worst an interrupt's count is lost, never the map's sanity.
         unsafe { *counter += 1 };
     } else {
-        // The daemon makes the entries of all sites it knows; a new one that does not fit stays uncounted.
+        // The daemon makes the entries of the likely failures; an unlikely one that finds the map full stays uncounted.
         let _ = FAILURES.insert(failure, 1, 0);
     }
 }

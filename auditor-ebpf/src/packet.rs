@@ -12,15 +12,16 @@ use core::ptr::read_volatile;
 
 use auditor_common::control::{Control, OVERLOAD_RECORD_LOSS};
 use auditor_common::counter::{
-    SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, SITE_PAYLOAD_EGRESS, SITE_PAYLOAD_INGRESS,
-    errno,
+    SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, SITE_PAYLOAD_EGRESS,
+    SITE_PAYLOAD_INGRESS, errno,
 };
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{EGRESS, HOOK_EGRESS, KIND_PACKET, Packet};
 use auditor_common::packet::{
-    FIN, Internet, RST, SYN, TCP, TCP_HEADER, UDP, UDP_HEADER, ipv4, ipv6, is_ipv6_extension, tcp,
+    FIN, IPV4_HEADER, Internet, RST, SYN, TCP, TCP_HEADER, UDP, UDP_HEADER, URG, ipv4, ipv6,
+    is_ipv6_extension, tcp,
 };
-use auditor_common::rule::{ACTION_ALLOW, REASON_MALFORMED, REASON_NO_SESSION, Verdict};
+use auditor_common::rule::{ACTION_ALLOW, REASON_MALFORMED, REASON_NO_SESSION, REASON_URGENT, Verdict};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes};
@@ -35,6 +36,9 @@ const LARGEST: usize = 16384;
 /// Records of [`LARGEST`] that one packet may become, beside a last one that is shorter. The kernel's limit for a super-packet
 /// is GSO_MAX_SIZE, 8 * 65535 bytes (Linux 5.19, "BIG TCP"), and the loopback device uses more than 64 KiB by default.
 const LARGEST_RECORDS: u32 = 32;
+
+/// TCP_LISTEN of include/net/tcp_states.h, as `bpf_sock::state` has it.
+const BPF_TCP_LISTEN: u32 = 10;
 
 /// A record with room for `N` payload bytes.
 #[repr(C)]
@@ -71,6 +75,12 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         emit::count(SITE_PACKET_HEADERS, errno::ENOENT);
         return false;
     }
+    // Not recorded for each packet: TCP sends again and again, and nobody reads the ring.
+    let now = emit::now();
+    if now > control.lease {
+        emit::count(SITE_LEASE, errno::ETIMEDOUT);
+        return false;
+    }
     // SAFETY: a full socket of this context.
     let Some(state) = (unsafe { session::state_or_attach(socket) }) else {
         // An audited cgroup, but no session: a socket that outlived its session.
@@ -83,12 +93,21 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         emit::count(SITE_PACKET_HEADERS, errno::EINVAL);
         if DIRECTION == EGRESS {
             let subject = subject(context, socket, state.session, Endpoint::v6([0; 16], 0));
-            verdict::record(&subject, &Verdict::refuse(REASON_MALFORMED));
+            verdict::record_refusal(&subject, &Verdict::refuse(REASON_MALFORMED));
         }
         return false;
     };
-    if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, control) {
+    // SAFETY: a full socket of this context, whose fields may be read.
+    let listens = unsafe { (*socket).state } == BPF_TCP_LISTEN;
+    // A listening socket stands in for its connections until they are established.
+    let remembers = parsed.transport == TCP && !listens;
+    if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, remembers, control, now) {
         return false;
+    }
+    if listens {
+        // Data on the last segment of a handshake would be booked on the listening socket. Without it, TCP sends it again,
+        // to the connection.
+        return parsed.length == 0;
     }
     if parsed.transport == TCP
         && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0)
@@ -111,19 +130,29 @@ fn may_leave(
     socket: *mut bpf_sock,
     state: &mut SocketState,
     parsed: &Parsed,
+    remembers: bool,
     control: &Control,
+    now: u64,
 ) -> bool {
-    let known = state.generation == control.generation && state.remote == parsed.remote;
-    if known && (state.expires == 0 || state.expires > emit::now()) {
+    if parsed.flags & URG != 0 {
+        let subject = subject(context, socket, state.session, parsed.remote);
+        verdict::record_refusal(&subject, &Verdict::refuse(REASON_URGENT));
+        return false;
+    }
+    let known = remembers && state.generation == control.generation && state.remote == parsed.remote;
+    if known && (state.expires == 0 || state.expires > now) {
         return state.action == ACTION_ALLOW;
     }
-    let (verdict, table) = verdict::on(state, parsed.transport, parsed.remote, control.generation);
+    let (verdict, table) = verdict::on(state, parsed.transport, parsed.remote);
+    if remembers {
+        verdict::remember(state, &verdict, parsed.remote, control.generation);
+    }
     if verdict.allows() {
         return true;
     }
     let mut subject = subject(context, socket, state.session, parsed.remote);
     subject.table = table;
-    verdict::record(&subject, &verdict);
+    verdict::record_refusal(&subject, &verdict);
     false
 }
 
@@ -159,6 +188,10 @@ fn parse<const DIRECTION: u8>(context: &SkBuffContext) -> Option<Parsed> {
         6 => ipv6(&context.load(0).ok()?)?,
         _ => return None,
     };
+    // Source routes are options: such a packet goes through hops that no rule has decided.
+    if DIRECTION == EGRESS && first >> 4 == 4 && internet.length != IPV4_HEADER as u32 {
+        return None;
+    }
     if first >> 4 == 6 {
         // Two are the most that a host's own stack puts in front of TCP or UDP.
         for _ in 0..2 {

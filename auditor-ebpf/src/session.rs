@@ -3,7 +3,8 @@
 //! A session is a cgroup. A task belongs to the nearest of its ancestors that is one. A socket is given its session when
 //! it is made (sk_storage, cloned when a connection is accepted), so that packet hooks need one look-up and never ask
 //! `current`, which in softirq is somebody else. A socket without state (made before its cgroup was tagged) gets it at
-//! its first packet, from the cgroup that the kernel keeps with the socket.
+//! its first packet, from the cgroup that the kernel keeps with the socket: the one that it was made in. A socket that was
+//! made outside and handed to an agent stays outside; the hooks never see it.
 
 use core::ptr;
 
@@ -68,10 +69,20 @@ pub(crate) struct SocketState {
     pub(crate) action: u32,
     /// The destination that was decided.
     pub(crate) remote: Endpoint,
+    /// Whether sockops will tell of the connection's end.
+    pub(crate) watched: u32,
+    /// UDP: destinations of which a record was written in this generation, the last few. Only to write each once: a verdict is
+    /// never taken from here.
+    pub(crate) recorded: [Endpoint; DESTINATIONS],
+    /// UDP: where the next one goes.
+    pub(crate) next_recorded: u32,
     /// Padding.
     pub(crate) _padding: u32,
 }
-const _: () = assert!(size_of::<SocketState>() == 72);
+const _: () = assert!(size_of::<SocketState>() == 160);
+
+/// UDP destinations that a socket remembers.
+pub(crate) const DESTINATIONS: usize = 4;
 
 impl SocketState {
     #[inline(always)]
@@ -85,6 +96,9 @@ impl SocketState {
             generation: 0,
             action: 0,
             remote: Endpoint::v6([0; 16], 0),
+            watched: 0,
+            recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
+            next_recorded: 0,
             _padding: 0,
         }
     }

@@ -38,32 +38,30 @@ pub(crate) fn created(context: &SockContext) -> bool {
         hook: HOOK_SOCKET,
     };
     let Some(found) = session::of_current() else {
-        verdict::record(&subject, &Verdict::refuse(REASON_NO_SESSION));
+        verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
         return false;
     };
     subject.session = found.id;
     let auditable = (socket_type == SOCK_STREAM && protocol == u32::from(TCP))
         || (socket_type == SOCK_DGRAM && protocol == u32::from(UDP));
     if !auditable {
-        verdict::record(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
+        verdict::record_refusal(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
         return false;
     }
     // SAFETY: the context is a socket.
     unsafe { session::attach(socket, &found) }.is_some()
 }
 
-/// The end of a UDP socket. TCP's is told by sockops, with the kernel's counts.
+/// The end of a socket, where nobody else tells of it: UDP, and TCP whose connection failed before it began (no free local
+/// port, no route). A connection that began ends in sockops, with the kernel's counts.
 pub(crate) fn released(context: &SockContext) {
     let socket = context.sock;
     // SAFETY: the context is the socket; the field may be read by programs of this type.
     let protocol = unsafe { (*socket).protocol };
-    if protocol != u32::from(UDP) {
-        return;
-    }
     // SAFETY: the context is a socket.
     let Some(state) = (unsafe { session::state(socket) }) else { return };
-    if state.generation == 0 {
-        // It never had a destination.
+    // Without a generation it never had a destination.
+    if state.generation == 0 || state.watched != 0 {
         return;
     }
     // SAFETY: the helper takes the context.

@@ -3,6 +3,7 @@
 
 use core::mem::MaybeUninit;
 
+use auditor_common::control::{REFUSALS_A_SECOND, Refusals};
 use auditor_common::counter::SITE_VERDICT;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Decision, HOOK_EGRESS, KIND_DECISION};
@@ -10,8 +11,8 @@ use auditor_common::rule::{
     ANY_PORT, KEY_PREFIX_BITS, REASON_NO_SESSION, RuleKey, RuleValue, Verdict, decide,
 };
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::LpmTrie;
 use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{LpmTrie, PerCpuHashMap};
 
 use crate::emit::{self, Wake};
 use crate::session::{self, SocketState};
@@ -20,36 +21,38 @@ use crate::session::{self, SocketState};
 #[map]
 static RULES: LpmTrie<RuleKey, RuleValue> = LpmTrie::with_max_entries(65536, 0);
 
-const WHOLE_KEY: u32 = KEY_PREFIX_BITS + 128;
+/// Refusals by session. Entries are made and removed by the daemon; 0 is for what belongs to no session.
+#[map]
+static REFUSALS: PerCpuHashMap<u64, Refusals> = PerCpuHashMap::with_max_entries(16384, 0);
 
-/// Decides a destination for a socket and remembers the verdict with it. Answers the verdict and the compiled policy.
+const WHOLE_KEY: u32 = KEY_PREFIX_BITS + 128;
+const SECOND: u64 = 1_000_000_000;
+
+/// Decides a destination for a socket. Answers the verdict and the compiled policy; remembers nothing but the session, whose
+/// number is another one when the cgroup was tagged anew.
 #[inline(always)]
-pub(crate) fn on(
-    state: &mut SocketState,
-    transport: u8,
-    remote: Endpoint,
-    generation: u32,
-) -> (Verdict, u32) {
-    let (verdict, table) = match session::by_cgroup(state.cgroup) {
-        Some(session) => {
-            let destination = remote.as_destination();
-            let exact = RULES.get(Key::new(
-                WHOLE_KEY,
-                RuleKey::new(session.table, transport, destination.port(), destination.address()),
-            ));
-            let any = RULES.get(Key::new(
-                WHOLE_KEY,
-                RuleKey::new(session.table, transport, ANY_PORT, destination.address()),
-            ));
-            (decide(exact, any, session.default_action, emit::now()), session.table)
-        }
-        None => (Verdict::refuse(REASON_NO_SESSION), 0),
+pub(crate) fn on(state: &mut SocketState, transport: u8, remote: Endpoint) -> (Verdict, u32) {
+    let Some(session) = session::by_cgroup(state.cgroup) else {
+        return (Verdict::refuse(REASON_NO_SESSION), 0);
     };
-    state.generation = generation;
+    state.session = session.id;
+    let destination = remote.as_destination();
+    let key = |port| Key::new(WHOLE_KEY, RuleKey::new(session.table, transport, port, destination.address()));
+    let exact = RULES.get(key(destination.port()));
+    let any = RULES.get(key(ANY_PORT));
+    (decide(exact, any, session.default_action, emit::now()), session.table)
+}
+
+/// Remembers a verdict with the socket of a TCP connection, for the packets that follow.
+///
+/// Only a TCP socket that does not listen has one destination at a time, so only its verdict may be remembered. A UDP socket's
+/// calls run at the same time on several processors: a remembered verdict would be mixed of two.
+#[inline(always)]
+pub(crate) fn remember(state: &mut SocketState, verdict: &Verdict, remote: Endpoint, generation: u32) {
     state.action = verdict.action;
     state.expires = verdict.expires;
     state.remote = remote;
-    (verdict, table)
+    state.generation = generation;
 }
 
 /// What a decision was about.
@@ -65,9 +68,31 @@ pub(crate) struct Subject {
     pub(crate) hook: u8,
 }
 
-/// Records a decision.
+/// Records a refusal, or counts it when its session has had its share of this second.
 #[inline(always)]
-pub(crate) fn record(subject: &Subject, verdict: &Verdict) {
+pub(crate) fn record_refusal(subject: &Subject, verdict: &Verdict) {
+    if let Some(refusals) = REFUSALS.get_ptr_mut(subject.session) {
+        let now = emit::now();
+        // SAFETY: this processor's value, which stays mapped while the program runs.
+        unsafe {
+            if now.wrapping_sub((*refusals).second) >= SECOND {
+                (*refusals).second = now;
+                (*refusals).recorded = 0;
+            }
+            (*refusals).recorded += 1;
+            if (*refusals).recorded > REFUSALS_A_SECOND {
+                (*refusals).folded += 1;
+                return;
+            }
+        }
+    }
+    // One that finds no room is counted as a failure: it was refused all the same.
+    record(subject, verdict);
+}
+
+/// Records a decision. `false`: there was no room.
+#[inline(always)]
+pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
     emit::lifecycle(
         SITE_VERDICT,
         Wake::InTime,
@@ -96,5 +121,5 @@ pub(crate) fn record(subject: &Subject, verdict: &Verdict) {
             decision.hook = subject.hook;
             decision._padding = [0; 3];
         },
-    );
+    )
 }

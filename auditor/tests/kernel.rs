@@ -5,16 +5,17 @@ use std::path::Path;
 
 use auditor::kernel::cgroup::Hierarchy;
 use auditor::kernel::object::{Object, RingSizes};
+use auditor::kernel::tracefs;
 
 #[test]
 fn the_programs_load_and_attach_to_a_cgroup() {
     assert!(nix::unistd::geteuid().is_root(), "this test loads BPF programs: run it as root");
+    tracefs::ensure_mounted(Path::new(tracefs::MOUNT)).unwrap();
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let hierarchy = Hierarchy::find(&mountinfo).unwrap();
     let cgroup = hierarchy.make(Path::new(&format!("auditor-test-{}", std::process::id()))).unwrap();
-    let result = Object::load(RingSizes { payload: 1 << 20, lifecycle: 1 << 18 }).and_then(|mut loaded| {
-        loaded.object.attach(&cgroup, None).map(|attachment| attachment.programs().count())
-    });
+    let result = Object::load(RingSizes { payload: 1 << 20, lifecycle: 1 << 18 })
+        .and_then(|mut loaded| loaded.object.attach(&cgroup).map(|attachment| attachment.programs().count()));
     cgroup.remove().unwrap();
     match result {
         Ok(attached) => assert_eq!(attached, 9),

@@ -26,7 +26,9 @@ use crate::record::{
 use crate::session::Sessions;
 use crate::source::Event;
 
-/// TCP connections that are followed at most; further ones are recorded without their content.
+/// TCP connections of one session that are followed at most. Further ones are named in a finding, and not followed.
+const CONVERSATIONS_OF_A_SESSION: u64 = 16_384;
+/// The same for all sessions.
 const CONVERSATIONS: usize = 65_536;
 /// UDP sockets that are followed at most.
 const DATAGRAMS: usize = 65_536;
@@ -182,12 +184,53 @@ impl Attribution {
             let connection = Arc::new(connection);
             self.enter(number, process, at, Recorded::ConnectionRefused { connection, call });
         } else if transport == Transport::Tcp {
-            // A socket may be connected again after an attempt that failed.
-            self.finish(decision.cookie, at);
-            self.begin(decision.cookie, number, connection, process, expected, at);
+            self.connect(decision.cookie, number, connection, process, expected, at);
         } else {
             self.datagram(decision.cookie, number, connection, process, at);
         }
+    }
+
+    fn connect(
+        &mut self,
+        cookie: u64,
+        number: u64,
+        connection: Connection,
+        process: Option<Arc<Process>>,
+        expected: Option<&'static str>,
+        at: Boottime,
+    ) {
+        if let Some(conversation) = self.conversations.get_mut(&cookie)
+            && !conversation.decided
+            && !conversation.is_closing()
+        {
+            // Its segments were faster than this event.
+            conversation.adopt(connection, process, expected);
+            return;
+        }
+        // A socket may be connected again after an attempt that failed.
+        self.finish(cookie, at);
+        if !self.begin(cookie, number, connection.clone(), process.clone(), expected, at) {
+            self.not_followed(number, connection, process, at);
+        }
+    }
+
+    fn not_followed(
+        &mut self,
+        number: u64,
+        connection: Connection,
+        process: Option<Arc<Process>>,
+        at: Boottime,
+    ) {
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.totals.violations += 1;
+        }
+        let finding = Recorded::Finding {
+            kind: "connection-not-followed",
+            message: "there are more connections than can be followed: what is said on this one is not in the record"
+                .to_owned(),
+            connection: Some(Arc::new(connection)),
+        };
+        self.enter(number, process, at, finding);
     }
 
     fn begin(
@@ -203,6 +246,9 @@ impl Attribution {
             return false;
         }
         if let Some(session) = self.sessions.get_mut(session) {
+            if session.open_connections >= CONVERSATIONS_OF_A_SESSION {
+                return false;
+            }
             session.open_connections += 1;
         }
         let conversation = Conversation::new(session, connection, process, expected, self.limits, at);
@@ -256,7 +302,11 @@ impl Attribution {
             inbound,
             verdict,
         };
-        self.begin(cookie, session, connection, None, None, at)
+        let begun = self.begin(cookie, session, connection, None, None, at);
+        if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            conversation.decided = false;
+        }
+        begun
     }
 
     /// What the packet hook decided about a peer that no connect(2) named, by the same rules and the same function.
@@ -298,14 +348,19 @@ impl Attribution {
     fn packet(&mut self, packet: &Packet, payload: &[u8]) {
         let at = Boottime(packet.header.time);
         let cookie = packet.cookie;
+        let mut midstream = false;
         if !self.conversations.contains_key(&cookie) {
             let remote = packet.remote.socket_address();
             if !self.begin_undecided(cookie, packet.header.session, remote, false, at) {
                 return;
             }
+            midstream = true;
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            if midstream {
+                conversation.midstream(at, &mut findings);
+            }
             conversation.segment(packet, payload, &mut findings);
         }
         self.report(cookie, at, &mut findings);
@@ -379,9 +434,17 @@ impl Attribution {
             return;
         }
         let Some(datagrams) = self.datagrams.remove(&event.cookie) else { return };
-        // The bytes of datagrams are counted, not read.
-        let coverage =
-            Coverage { sent: Some(event.sent), received: Some(event.received), ..Coverage::default() };
+        self.finish_datagrams(datagrams, (Some(event.sent), Some(event.received)), at);
+    }
+
+    /// The bytes of datagrams are counted, over all destinations of a socket, and not read.
+    fn finish_datagrams(
+        &mut self,
+        datagrams: Datagrams,
+        (sent, received): (Option<u64>, Option<u64>),
+        at: Boottime,
+    ) {
+        let coverage = Coverage { sent, received, ..Coverage::default() };
         let closed = Recorded::ConnectionClosed {
             connection: datagrams.connection,
             application: Arc::new(Application::default()),
@@ -442,7 +505,33 @@ impl Attribution {
         for cookie in cookies {
             self.finish(cookie, now);
         }
-        self.datagrams.retain(|_, datagrams| !of(datagrams.session));
+        let mut cookies: Vec<u64> = self
+            .datagrams
+            .iter()
+            .filter(|(_, datagrams)| of(datagrams.session))
+            .map(|(cookie, _)| *cookie)
+            .collect();
+        cookies.sort_unstable();
+        for cookie in cookies {
+            if let Some(datagrams) = self.datagrams.remove(&cookie) {
+                self.finish_datagrams(datagrams, (None, None), now);
+            }
+        }
+    }
+
+    /// Whether connections that the kernel has closed wait for their last segments.
+    pub(super) fn is_settled(&self) -> bool {
+        self.closing.is_empty()
+    }
+
+    /// What was known of a process before it became a session's is of another time.
+    pub(super) fn forget_process(&mut self, pid: u32) {
+        self.processes.forget(pid);
+    }
+
+    /// Entries that wait to be written.
+    pub(super) fn waiting(&self) -> usize {
+        self.entries.len()
     }
 
     /// Enters something that is not an event of the kernel's.
@@ -470,6 +559,11 @@ fn notice_event(
                 "{length} bytes {} from offset {offset} on were seen in two versions; the record follows the first",
                 if sent { "sent" } else { "received" }
             ),
+        ),
+        Notice::Urgent => (
+            "urgent-data",
+            "the other end sent urgent data: what the agent reads of it may differ from what is recorded"
+                .to_owned(),
         ),
         Notice::Unrecognised => (
             "protocol-mismatch",

@@ -15,7 +15,7 @@ use crate::stream::{self, Delivery, HalfStream, Segment};
 const STREAM_LIMITS: stream::Limits = stream::Limits {
     early_bytes: 1 << 20,
     early_segments: 1024,
-    history_bytes: 4 << 10,
+    history_bytes: 32 << 10,
     window_bytes: 1 << 30,
 };
 
@@ -26,6 +26,8 @@ pub(super) enum Notice {
     Gap(GapRange),
     /// Two versions of the same bytes were seen, at this offset and of this length.
     Conflict { sent: bool, offset: u64, length: u64 },
+    /// The other end sent urgent data: what the application reads may not be what was recorded.
+    Urgent,
     /// The client's first bytes are of no protocol that is known.
     Unrecognised,
 }
@@ -54,11 +56,13 @@ pub(super) struct Conversation {
     pub(super) expected: Option<&'static str>,
     /// Statements recorded.
     pub(super) statements: u64,
+    /// Whether `connection.verdict` is what the kernel said at connect(2), or was decided again here.
+    pub(super) decided: bool,
     /// When it was first heard of.
     began: Boottime,
     established: bool,
-    /// The kernel's counts when the connection was established: what the handshake itself counted.
-    counted_by_handshake: (u64, u64),
+    /// Bytes that the kernel's count of what was acknowledged has for SYN: 1 on the end that connected (RFC 4898).
+    counted_for_syn: u64,
     sent: HalfStream,
     received: HalfStream,
     reader: Reader,
@@ -82,9 +86,10 @@ impl Conversation {
             application: Arc::default(),
             expected,
             statements: 0,
+            decided: true,
             began,
             established: false,
-            counted_by_handshake: (0, 0),
+            counted_for_syn: 0,
             sent: HalfStream::new(STREAM_LIMITS),
             received: HalfStream::new(STREAM_LIMITS),
             reader: Reader::Detecting(Vec::new()),
@@ -93,10 +98,26 @@ impl Conversation {
         }
     }
 
+    /// The decision about it arrives after its first segments did.
+    pub(super) fn adopt(
+        &mut self,
+        connection: Connection,
+        process: Option<Arc<Process>>,
+        expected: Option<&'static str>,
+    ) {
+        let known = Arc::make_mut(&mut self.connection);
+        known.verdict = connection.verdict;
+        known.remote = connection.remote;
+        self.process = process;
+        self.expected = expected;
+        self.decided = true;
+    }
+
     /// The handshake is done.
     pub(super) fn established(&mut self, event: &Established, out: &mut Findings) {
         self.established = true;
-        self.counted_by_handshake = (event.bytes_acked, event.bytes_received);
+        // Fast Open: data may have been acknowledged with the SYN, so it is at most one.
+        self.counted_for_syn = event.bytes_acked.min(1);
         let connection = Arc::make_mut(&mut self.connection);
         connection.local = Some(event.local.socket_address());
         connection.remote = Some(event.remote.socket_address());
@@ -104,6 +125,12 @@ impl Conversation {
         let at = Boottime(event.header.time);
         self.feed(true, at, out, |stream, deliver| stream.start(event.send_next, deliver));
         self.feed(false, at, out, |stream, deliver| stream.start(event.receive_next, deliver));
+    }
+
+    /// It is older than the audit: its streams begin with the first bytes seen.
+    pub(super) fn midstream(&mut self, at: Boottime, out: &mut Findings) {
+        self.feed(true, at, out, HalfStream::start_midstream);
+        self.feed(false, at, out, HalfStream::start_midstream);
     }
 
     /// A segment passed a hook.
@@ -117,6 +144,9 @@ impl Conversation {
             length: packet.length,
             at,
         };
+        if segment.flags & URG != 0 && self.received.counters().urgent == 0 && !sent {
+            out.notices.push(Notice::Urgent);
+        }
         self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
         // The other direction up to here has arrived: what of it was not seen will not come again.
         if packet.flags & ACK != 0 && packet.flags & RST == 0 {
@@ -141,12 +171,9 @@ impl Conversation {
     /// Gives out what is under way and says how complete the record is.
     pub(super) fn finish(&mut self, at: Boottime, out: &mut Findings) -> (Coverage, CloseReason, u64) {
         let closed = self.closed.filter(|_| self.established);
-        let (handshake_sent, handshake_received) = self.counted_by_handshake;
-        let moved_in = closed.map(|closed| {
-            payload_bytes(closed.bytes_received.saturating_sub(handshake_received), &self.received)
-        });
-        let moved_out =
-            closed.map(|closed| payload_bytes(closed.bytes_acked.saturating_sub(handshake_sent), &self.sent));
+        let moved_in = closed.map(|closed| payload_bytes(closed.bytes_received, &self.received));
+        let moved_out = closed
+            .map(|closed| payload_bytes(closed.bytes_acked.saturating_sub(self.counted_for_syn), &self.sent));
         // What was sent and never acknowledged (the connection was reset) was sent all the same.
         let reach = moved_out.map(|moved| moved.max(self.sent.offset()));
         self.feed(true, at, out, |stream, deliver| stream.finish(reach, deliver));
@@ -167,7 +194,9 @@ impl Conversation {
             audited_received: self.received.counters().delivered,
             gaps: ranges,
         };
-        let reason = if self.established { CloseReason::Ended } else { CloseReason::NotEstablished };
+        // The event of its establishment may have been lost; bytes that were moved prove it as well.
+        let moved = coverage.audited_sent + coverage.audited_received > 0;
+        let reason = if self.established || moved { CloseReason::Ended } else { CloseReason::NotEstablished };
         let end = self.closed.map_or(at, |closed| Boottime(closed.header.time));
         let duration = u64::try_from(end.since(self.began).as_micros()).unwrap_or(u64::MAX);
         (coverage, reason, duration)

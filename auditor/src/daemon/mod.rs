@@ -14,8 +14,10 @@ mod privileges;
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -27,11 +29,12 @@ use crate::api::server::{ApiOptions, BindError, Listener};
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
-use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
+use crate::kernel::object::{self, Attachment, KernelError, Loaded, Object, RingSizes};
 use crate::kernel::tables::TableError;
+use crate::kernel::tracefs;
 use crate::posture;
 use crate::process::Processes;
-use crate::record::Event as Recorded;
+use crate::record::{self, Entry, Event as Recorded};
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
 use attribution::Attribution;
@@ -150,29 +153,32 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     }
     let hierarchy = hierarchy(options.cgroup_root.as_deref())?;
     let listener = Listener::bind(&options.runtime_dir)?;
+    let parent_name = parent_name(&options.runtime_dir);
+    // Two daemons may have been given the same directory for pins; each has its own in it.
+    let pins = options.pin_dir.join(&parent_name);
+    tracefs::ensure_mounted(Path::new(tracefs::MOUNT)).map_err(KernelError::from)?;
+    prepare_pins(&options.pin_dir)?;
+    make_directory(&options.state_dir)?;
+    let degraded = degraded(loaded.settings.daemon.fail_mode);
+    // Before any thread is started: capabilities belong to threads.
+    privileges::drop_unneeded().map_err(call("drop capabilities"))?;
+
     let host = host::read(Path::new("/"));
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
-    make_directory(&options.state_dir)?;
     let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
-
     let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
     let clock = Clock::read();
-    let policies = Policies::install(&loaded.settings, &mut tables, &clock, RINGS.payload)?;
-    let pins = match loaded.settings.daemon.fail_mode {
-        FailMode::Closed => Some(pin_directory(&options.pin_dir)?),
-        FailMode::Open => None,
-    };
-    let parent = hierarchy.make(&parent_name(&options.runtime_dir))?;
-    sweep(&hierarchy, &parent);
-    let attachment = match object.attach(&parent, pins.as_deref()) {
+    let policies = Policies::install(&loaded.settings, &mut tables, &clock, RINGS)?;
+    let parent = hierarchy.make(&parent_name)?;
+    let abandoned = sweep(&hierarchy, &parent);
+    let attachment = match object.attach(&parent) {
         Ok(attachment) => attachment,
         Err(error) => {
             remove_if_empty(&parent);
             return Err(error.into());
         }
     };
-    let degraded = degraded(loaded.settings.daemon.fail_mode);
     let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
     let processes = Processes::new(PathBuf::from("/proc"));
     let limits = loaded.settings.capture.limits();
@@ -189,6 +195,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             kernel: kernel_release,
         },
     );
+    for session in abandoned {
+        report_abandoned(&mut attribution, &trail_dir, &session);
+    }
     let parts = Parts {
         configuration: options.config.clone(),
         settings: loaded.settings,
@@ -204,14 +213,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         commands,
         degraded,
     };
-    privileges::drop_unneeded().map_err(call("drop capabilities"))?;
-    serve(parts, pins.as_deref(), listener, commander, trail_dir)
+    serve(parts, &pins, listener, commander, trail_dir)
 }
 
 /// From READY to the end.
 fn serve(
     mut parts: Parts,
-    pins: Option<&Path>,
+    pins: &Path,
     listener: Listener,
     commander: Commander,
     trail_dir: PathBuf,
@@ -225,6 +233,7 @@ fn serve(
         parts.trail.append(&entry)?;
     }
     parts.trail.flush(LAST_RECORDS)?;
+    parts.attachment = hold(parts.attachment, parts.settings.daemon.fail_mode, pins)?;
     let (ended, pipeline_ended) = oneshot::channel();
     let pipeline = thread::Builder::new()
         .name("pipeline".to_owned())
@@ -257,11 +266,31 @@ fn serve(
     result
 }
 
+/// With `fail_mode = "closed"`, makes the programs outlive the daemon. What an earlier daemon left in force is taken down.
+fn hold(attachment: Attachment, fail_mode: FailMode, pins: &Path) -> Result<Attachment, StartError> {
+    match fail_mode {
+        FailMode::Closed => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(pins).map_err(call(format!(
+                "make {}; name a directory on a bpffs with --pin-dir",
+                pins.display()
+            )))?;
+            Ok(attachment.pin(pins)?)
+        }
+        FailMode::Open => {
+            object::remove_pins(pins).map_err(call(format!(
+                "take down the programs of an earlier daemon in {}",
+                pins.display()
+            )))?;
+            Ok(attachment)
+        }
+    }
+}
+
 /// Takes everything down, except where agents still live and `fail_mode = "closed"` wants them held.
-fn leave(parts: Parts, pins: Option<&Path>) -> Result<(), StartError> {
-    let Parts { parent, attachment, object, trail, .. } = parts;
+fn leave(parts: Parts, pins: &Path) -> Result<(), StartError> {
+    let Parts { parent, attachment, object, trail, settings, .. } = parts;
     let inhabited = parent.populated().unwrap_or(false);
-    if inhabited && pins.is_some() {
+    if inhabited && settings.daemon.fail_mode == FailMode::Closed {
         tracing::warn!(
             cgroup = parent.name(),
             "agents are still running: their network stays closed until a daemon runs again (fail_mode = \"closed\")"
@@ -270,10 +299,9 @@ fn leave(parts: Parts, pins: Option<&Path>) -> Result<(), StartError> {
     } else {
         attachment.detach().map_err(call("take down the kernel programs"))?;
         remove_if_empty(&parent);
-        if let Some(pins) = pins
-            && let Err(error) = fs::remove_dir(pins)
-        {
-            tracing::warn!(%error, path = %pins.display(), "the pin directory stays");
+        if let Some(directory) = pins.parent() {
+            // Another daemon's pins may be in it.
+            let _ = fs::remove_dir(directory);
         }
     }
     drop(object);
@@ -343,11 +371,14 @@ fn parent_name(runtime_dir: &Path) -> PathBuf {
     PathBuf::from(format!("auditor-{digits}"))
 }
 
-/// Removes what sessions of an earlier daemon left, where nobody lives in it any more.
-fn sweep(hierarchy: &Hierarchy, parent: &Cgroup) {
-    let Ok(entries) = fs::read_dir(parent.path()) else { return };
+/// Removes what sessions of an earlier daemon left, where nobody lives in it any more. Answers the ids of these sessions: that
+/// daemon did not end them.
+fn sweep(hierarchy: &Hierarchy, parent: &Cgroup) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(parent.path()) else { return Vec::new() };
+    let mut abandoned = Vec::new();
     for entry in entries.flatten() {
         let Ok(cgroup) = hierarchy.existing(&entry.path()) else { continue };
+        abandoned.push(entry.file_name().to_string_lossy().into_owned());
         match cgroup.populated() {
             Ok(true) => tracing::warn!(
                 cgroup = cgroup.name(),
@@ -356,6 +387,35 @@ fn sweep(hierarchy: &Hierarchy, parent: &Cgroup) {
             _ => remove_if_empty(&cgroup),
         }
     }
+    abandoned
+}
+
+/// Records that a session's history has no end, with what the trail knows of the session.
+fn report_abandoned(attribution: &mut Attribution, trail: &Path, id: &str) {
+    let mut session = record::Session { id: id.to_owned(), ..record::Session::default() };
+    let found = trail::query::find(trail, id, |_, view| {
+        if let Some(agent) = &view.own().agent {
+            session.agent.name = str::to_owned(&agent.name);
+        }
+        session.task =
+            view.own().session.as_ref().and_then(|session| session.task.as_deref()).map(str::to_owned);
+        ControlFlow::Break(())
+    });
+    if let Err(error) = found {
+        tracing::warn!(%error, session = id, "the trail does not tell whose session this was");
+    }
+    attribution.enter_made(Entry {
+        time: Clock::now_utc(),
+        session: Some(Arc::new(session)),
+        process: None,
+        event: Recorded::Finding {
+            kind: "session-abandoned",
+            message: "the daemon that audited this session ended without notice: what the session did after its last \
+                      record is not in the trail, and what it does from here on is refused"
+                .to_owned(),
+            connection: None,
+        },
+    });
 }
 
 fn remove_if_empty(cgroup: &Cgroup) {
@@ -372,18 +432,13 @@ fn make_directory(path: &Path) -> Result<(), StartError> {
         .map_err(call(format!("make {}; name another directory with --state-dir", path.display())))
 }
 
-/// The directory for links, on a bpffs that is mounted where it is missing.
-fn pin_directory(path: &Path) -> Result<PathBuf, StartError> {
+/// Mounts bpffs at its usual place where it is missing and links are to be kept there.
+fn prepare_pins(directory: &Path) -> Result<(), StartError> {
     let bpffs = Path::new("/sys/fs/bpf");
-    if path.starts_with(bpffs) {
+    if directory.starts_with(bpffs) {
         object::ensure_bpffs(bpffs).map_err(|error| StartError::Bpffs { path: bpffs.to_owned(), error })?;
     }
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(call(format!("make {}; name a directory on a bpffs with --pin-dir", path.display())))?;
-    Ok(path.to_owned())
+    Ok(())
 }
 
 /// What is asked for and not given, by this version or by this host, one sentence each.

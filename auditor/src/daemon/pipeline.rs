@@ -4,6 +4,7 @@
 //! wake-up from the kernel programs or a command.
 
 use std::collections::HashMap;
+use std::mem;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,14 @@ use crate::trail::Trail;
 const TURN: Duration = Duration::from_millis(10);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
+/// Entries that are written before more events are taken.
+const ENTRIES_IN_ONE_GO: usize = 256;
+/// Time between two renewals of the lease, a fraction of its length.
+const RENEW_LEASE: Duration = Duration::from_millis(200);
+/// How long somebody waits at most until what has happened is in the trail.
+const SETTLE: Duration = Duration::from_secs(2);
+/// How long the last events are read when the daemon stops.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// Bytes of records that wait for the disk, from which on no more are made. Half of what the trail takes before it makes
 /// its writer wait, so that one more turn's records fit.
 const TRAIL_BACKLOG: usize = 4 << 20;
@@ -83,7 +92,17 @@ pub(super) struct Pipeline {
     looked_at_sessions: Boottime,
     looked_at_all_sessions: Boottime,
     heartbeat: Boottime,
+    leased: Boottime,
+    settling: Vec<Settling>,
     reported: HashMap<(&'static str, u32), u64>,
+}
+
+/// Somebody who waits until what has happened is in the trail.
+struct Settling {
+    since: Boottime,
+    /// The last record of it, once it has been written.
+    sequence: Option<u64>,
+    reply: Reply<u64>,
 }
 
 impl Pipeline {
@@ -95,6 +114,8 @@ impl Pipeline {
             looked_at_sessions: now,
             looked_at_all_sessions: now,
             heartbeat: now,
+            leased: Boottime::default(),
+            settling: Vec::new(),
             reported: HashMap::new(),
         }
     }
@@ -105,9 +126,11 @@ impl Pipeline {
             .map_err(PipelineError::Wait)?;
         loop {
             waiter.wait(TURN).map_err(PipelineError::Wait)?;
+            self.renew_lease();
+            self.parts.attribution.policies.sweep(&mut self.parts.tables);
             // Before commands: whoever asks for the state of things gets it as of now. While the disk does not take what
             // there is, events stay in the rings, whose fill holds agents back, and commands are answered all the same.
-            let more = self.parts.trail.waiting() > TRAIL_BACKLOG || self.drain()?;
+            let more = !self.trail_takes() || self.drain()?;
             self.parts.commands.clear_wake();
             while let Some(command) = self.parts.commands.take() {
                 if let Command::Stop(reply) = command {
@@ -124,22 +147,75 @@ impl Pipeline {
             self.look_after_sessions();
             self.beat();
             self.write()?;
+            self.answer_settled(more);
         }
+    }
+
+    /// Whether the disk takes records as fast as they come.
+    fn trail_takes(&self) -> bool {
+        self.parts.trail.waiting() <= TRAIL_BACKLOG && self.parts.trail.blocked().is_none()
+    }
+
+    fn renew_lease(&mut self) {
+        let now = Clock::now();
+        if now.since(self.leased) < RENEW_LEASE {
+            return;
+        }
+        self.leased = now;
+        if let Err(error) = self.parts.attribution.policies.renew_lease(&mut self.parts.tables) {
+            tracing::error!(%error, "the lease is not renewed: what agents send is held");
+        }
+    }
+
+    /// Answers those who wait until what has happened is in the trail.
+    fn answer_settled(&mut self, more: bool) {
+        let now = Clock::now();
+        let Parts { attribution, trail, .. } = &self.parts;
+        let settled = !more && attribution.is_settled();
+        let (last, durable) = (trail.last(), trail.durable());
+        let waiting = mem::take(&mut self.settling);
+        self.settling = waiting
+            .into_iter()
+            .filter_map(|mut settling| {
+                // A turn later at the earliest: what had happened before it was asked has been taken off the rings.
+                if settled && settling.sequence.is_none() && now.since(settling.since) >= TURN {
+                    settling.sequence = Some(last);
+                }
+                if settling.sequence.is_some_and(|sequence| durable >= sequence) {
+                    answer(settling.reply, Ok(durable));
+                } else if now.since(settling.since) >= SETTLE {
+                    let reason = trail.blocked().unwrap_or_else(|| "there is too much of it".to_owned());
+                    answer(
+                        settling.reply,
+                        Err(CommandError::Failed(format!(
+                            "what has happened is not in the trail yet: {reason}"
+                        ))),
+                    );
+                } else {
+                    return Some(settling);
+                }
+                None
+            })
+            .collect();
     }
 
     /// Takes events off the rings. Answers whether there may be more.
     fn drain(&mut self) -> Result<bool, PipelineError> {
-        let Parts { rings, attribution, .. } = &mut self.parts;
-        let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| attribution.on(event))?;
+        let Parts { rings, attribution, trail, .. } = &mut self.parts;
+        let mut written = Ok(());
+        let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| {
+            attribution.on(event);
+            if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
+                written = write(attribution, trail);
+            }
+        })?;
+        written?;
         self.write()?;
         Ok(given >= EVENTS_IN_ONE_GO)
     }
 
     fn write(&mut self) -> Result<(), PipelineError> {
-        for entry in self.parts.attribution.take_entries() {
-            self.parts.trail.append(&entry)?;
-        }
-        Ok(())
+        write(&mut self.parts.attribution, &self.parts.trail)
     }
 
     fn command(&mut self, command: Command) {
@@ -158,6 +234,9 @@ impl Pipeline {
             Command::Sessions(reply) => answer(reply, Ok(self.parts.attribution.sessions.states())),
             Command::State(reply) => answer(reply, self.state()),
             Command::Reload(reply) => answer(reply, self.reload()),
+            Command::Settle(reply) => {
+                self.settling.push(Settling { since: Clock::now(), sequence: None, reply });
+            }
             Command::Access(entry) => self.parts.attribution.enter_made(entry),
             // Handled by the loop.
             Command::Stop(reply) => answer(reply, Ok(())),
@@ -173,6 +252,11 @@ impl Pipeline {
             )));
         };
         let policy = agent.policy.clone();
+        if let Some(reason) = self.parts.trail.blocked() {
+            return Err(CommandError::Failed(format!(
+                "nothing can be recorded at the moment ({reason}), so no session is opened"
+            )));
+        }
         let number = session::new_number()
             .map_err(|error| CommandError::Failed(format!("read /dev/urandom: {error}")))?;
         let id = session::id(number);
@@ -180,6 +264,7 @@ impl Pipeline {
         let (cgroup, owns_cgroup) = match &request.target {
             Target::Process(pid) => {
                 let before = self.origin(*pid)?;
+                self.parts.attribution.forget_process(*pid);
                 // A command that was started for the session has nothing to go back to.
                 origin = request.command.is_none().then_some(before);
                 let name = Path::new(self.parts.parent.name().trim_start_matches('/')).join(&id);
@@ -198,7 +283,8 @@ impl Pipeline {
         let attachment = match self.admit(&request.target, &cgroup, number, &policy) {
             Ok(attachment) => attachment,
             Err(error) => {
-                self.withdraw(&cgroup, owns_cgroup);
+                self.revoke(number, &cgroup);
+                remove(&cgroup, owns_cgroup);
                 return Err(error);
             }
         };
@@ -223,6 +309,7 @@ impl Pipeline {
             opened_utc: Clock::now_utc(),
             lost_a_process: false,
             empty_since: None,
+            folded_refusals: 0,
         };
         let state = opened.state(None);
         self.parts.attribution.sessions.insert(opened);
@@ -292,54 +379,87 @@ impl Pipeline {
     ) -> Result<Option<Attachment>, CommandError> {
         let entry = self.parts.attribution.policies.session(number, policy);
         self.parts.tables.set_session(cgroup.id(), entry).map_err(failed)?;
+        self.parts.tables.count_refusals(number).map_err(failed)?;
         match target {
             Target::Process(pid) => {
                 cgroup.admit(*pid).map_err(failed)?;
                 Ok(None)
             }
-            Target::Cgroup(_) => Ok(Some(self.parts.object.attach(cgroup, None).map_err(failed)?)),
+            Target::Cgroup(_) => Ok(Some(self.parts.object.attach(cgroup).map_err(failed)?)),
         }
     }
 
-    fn withdraw(&mut self, cgroup: &Cgroup, owns_cgroup: bool) {
-        if let Err(error) = self.parts.tables.remove_session(cgroup.id()) {
-            tracing::error!(%error, cgroup = cgroup.name(), "a session's entry stays in the kernel's table");
-        }
-        if owns_cgroup && let Err(error) = cgroup.remove() {
-            tracing::warn!(%error, "a session's cgroup stays");
+    /// Takes a session's access away: its sockets are decided again at their next packet, and refused.
+    fn revoke(&mut self, number: u64, cgroup: &Cgroup) {
+        let Parts { tables, attribution, settings, .. } = &mut self.parts;
+        let revoked = tables
+            .remove_session(cgroup.id())
+            .and_then(|()| attribution.policies.advance(settings, tables))
+            .and_then(|()| tables.forget_refusals(number));
+        if let Err(error) = revoked {
+            tracing::error!(%error, cgroup = cgroup.name(), "a session's entry stays in the kernel's tables");
         }
     }
 
     fn end(&mut self, number: u64, reason: &'static str) -> Result<SessionState, CommandError> {
-        let now = Clock::now();
-        self.parts.attribution.finish_session(Some(number), now);
         let Some(session) = self.parts.attribution.sessions.get_mut(number) else {
             return Err(CommandError::NotFound("the session has ended already".to_owned()));
         };
-        let (cgroup, owns_cgroup) = (session.cgroup.clone(), session.owns_cgroup);
-        let origin = session.origin.clone().filter(|_| reason == "untag");
+        let cgroup = session.cgroup.clone();
+        // From here on nothing of it leaves; what did is in the rings.
+        self.count_folded_refusals();
+        self.revoke(number, &cgroup);
+        if self.trail_takes() {
+            self.drain().map_err(failed)?;
+        }
+        let now = Clock::now();
+        self.parts.attribution.finish_session(Some(number), now);
+        let Some(session) = self.parts.attribution.sessions.remove(number) else {
+            return Err(CommandError::NotFound("the session has ended already".to_owned()));
+        };
         let totals = session.totals;
         let duration_us = u64::try_from(now.since(session.opened).as_micros()).unwrap_or(u64::MAX);
         let state = session.state(Some(Clock::now_utc()));
+        self.parts.attribution.sessions.remember(number, state.clone());
         self.parts.attribution.enter_now(number, Recorded::SessionEnded { reason, totals, duration_us });
-        let session = self.parts.attribution.sessions.remove(number);
-        if let Some(attachment) = session.and_then(|session| session.attachment)
+        if let Some(attachment) = session.attachment
             && let Err(error) = attachment.detach()
         {
             tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
         }
-        if let Some(origin) = origin {
+        if reason == "untag"
+            && let Some(origin) = session.origin
+        {
             release(&cgroup, &origin);
         }
-        self.withdraw(&cgroup, owns_cgroup);
-        // Sockets that outlive their session are decided again at their next packet, and refused.
-        self.parts
-            .attribution
-            .policies
-            .advance(&self.parts.settings, &mut self.parts.tables)
-            .map_err(failed)?;
-        self.parts.attribution.sessions.remember(state.clone());
+        remove(&cgroup, session.owns_cgroup);
         Ok(state)
+    }
+
+    /// Tells of refusals that were too many to be recorded one by one.
+    fn count_folded_refusals(&mut self) {
+        let Parts { tables, attribution, .. } = &mut self.parts;
+        let mut folded = Vec::new();
+        for session in attribution.sessions.iter_mut() {
+            match tables.folded_refusals(session.number) {
+                Ok(count) if count > session.folded_refusals => {
+                    let more = count - session.folded_refusals;
+                    session.folded_refusals = count;
+                    session.totals.violations += more;
+                    folded.push((session.number, more));
+                }
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "count refusals"),
+            }
+        }
+        for (number, more) in folded {
+            let finding = Recorded::Finding {
+                kind: "refusals-folded",
+                message: format!("{more} further attempts were refused, too many to be recorded one by one"),
+                connection: None,
+            };
+            attribution.enter_now(number, finding);
+        }
     }
 
     fn look_after_sessions(&mut self) {
@@ -351,6 +471,7 @@ impl Pipeline {
         let all = now.since(self.looked_at_all_sessions) >= LOOK_AT_ALL_SESSIONS;
         if all {
             self.looked_at_all_sessions = now;
+            self.count_folded_refusals();
         }
         let mut over = Vec::new();
         for session in self.parts.attribution.sessions.iter_mut() {
@@ -471,11 +592,21 @@ impl Pipeline {
     }
 
     fn stop(&mut self) -> Result<(), PipelineError> {
-        while self.drain()? {}
-        self.parts.attribution.finish_session(None, Clock::now());
-        let numbers: Vec<u64> =
-            self.parts.attribution.sessions.iter().map(|session| session.number).collect();
-        for number in numbers {
+        let sessions: Vec<(u64, Cgroup)> = self
+            .parts
+            .attribution
+            .sessions
+            .iter()
+            .map(|session| (session.number, session.cgroup.clone()))
+            .collect();
+        // Nobody sends any more, so that the rings come to an end.
+        self.count_folded_refusals();
+        for (number, cgroup) in &sessions {
+            self.revoke(*number, cgroup);
+        }
+        let began = Clock::now();
+        while self.trail_takes() && Clock::now().since(began) < LAST_EVENTS && self.drain()? {}
+        for (number, _) in sessions {
             if let Err(error) = self.end(number, "shutdown") {
                 tracing::error!(%error, session = session::id(number), "end a session");
             }
@@ -486,6 +617,21 @@ impl Pipeline {
         self.parts.trail.flush(LAST_RECORDS)?;
         Ok(())
     }
+}
+
+/// Removes a session's cgroup, if it was made for it. The kernel refuses while processes live in it.
+fn remove(cgroup: &Cgroup, owned: bool) {
+    if owned && let Err(error) = cgroup.remove() {
+        tracing::warn!(%error, "a session's cgroup stays");
+    }
+}
+
+/// Appends the entries that wait.
+fn write(attribution: &mut Attribution, trail: &Trail) -> Result<(), PipelineError> {
+    for entry in attribution.take_entries() {
+        trail.append(&entry)?;
+    }
+    Ok(())
 }
 
 /// Moves what was tagged back to where it came from.

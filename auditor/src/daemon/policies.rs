@@ -6,16 +6,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use auditor_common::control::{Control, Session};
+use auditor_common::control::{Control, OVERLOAD_BACKPRESSURE, OVERLOAD_RECORD_LOSS, Session};
 
 use crate::clock::Clock;
 use crate::config::{Overload, Settings};
+use crate::kernel::object::RingSizes;
 use crate::kernel::tables::{CompiledRule, TableError, Tables};
 use crate::policy::{Action, Policy};
 
-/// Bytes in the payload ring at which its reader is woken: a quarter.
+/// The part of a ring that is filled when its reader is woken: a quarter.
 const WAKE_SHARE: u32 = 4;
+
+/// How long what agents send may leave without a sign of life from the daemon.
+const LEASE: Duration = Duration::from_secs(2);
 
 /// A policy with its number in the kernel.
 #[derive(Clone, Debug)]
@@ -31,9 +36,10 @@ pub(super) struct Policies {
     by_name: HashMap<String, Installed>,
     /// Policies of the last generation: verdicts that they gave may still wait in the ring.
     retired: HashMap<u32, Arc<Policy>>,
+    /// Their rules, which go when no program can still be deciding by them.
+    leaving: Vec<CompiledRule>,
     next_table: u32,
-    generation: u32,
-    payload_ring: u32,
+    control: Control,
 }
 
 impl Policies {
@@ -42,14 +48,20 @@ impl Policies {
         settings: &Settings,
         tables: &mut Tables,
         clock: &Clock,
-        payload_ring: u32,
+        rings: RingSizes,
     ) -> Result<Self, TableError> {
         let mut policies = Self {
             by_name: HashMap::new(),
             retired: HashMap::new(),
+            leaving: Vec::new(),
             next_table: 1,
-            generation: 0,
-            payload_ring,
+            control: Control {
+                generation: 0,
+                overload: OVERLOAD_BACKPRESSURE,
+                payload_wake: u64::from(rings.payload / WAKE_SHARE),
+                lifecycle_wake: u64::from(rings.lifecycle / WAKE_SHARE),
+                lease: 0,
+            },
         };
         policies.by_name = policies.compile(settings, tables, clock)?;
         policies.advance(settings, tables)?;
@@ -67,19 +79,30 @@ impl Policies {
     ) -> Result<(), TableError> {
         let new = self.compile(settings, tables, clock)?;
         let old = std::mem::replace(&mut self.by_name, new);
-        let mut result = Ok(());
         for (cgroup, number, policy) in sessions {
             if let Err(error) = tables.set_session(cgroup, self.session(number, policy)) {
-                // The table is as it was for this session: it would stay on entries that go now, and those that go deny.
-                result = Err(error);
+                // Its rules are about to go: without them it would be down to its default, which may be to allow.
+                tracing::error!(%error, session = number, "a session cannot have its new policy: it is denied everything");
+                tables.remove_session(cgroup)?;
             }
         }
-        self.retired = old.values().map(|old| (old.table, Arc::clone(&old.policy))).collect();
-        for old in old.values() {
-            tables.remove_rules(&old.rules)?;
-        }
         self.advance(settings, tables)?;
-        result
+        self.retired = old.values().map(|old| (old.table, Arc::clone(&old.policy))).collect();
+        self.leaving.extend(old.into_values().flat_map(|old| old.rules));
+        Ok(())
+    }
+
+    /// Removes the rules of generations that are over. To be called a turn after [`Self::replace`]: programs that have read a
+    /// session's entry before it was switched have ended by then.
+    pub(super) fn sweep(&mut self, tables: &mut Tables) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        if let Err(error) = tables.remove_rules(&self.leaving) {
+            // They only take room: no session refers to them.
+            tracing::warn!(%error, "rules of an earlier policy stay in the kernel's table");
+        }
+        self.leaving.clear();
     }
 
     fn compile(
@@ -112,16 +135,19 @@ impl Policies {
 
     /// Begins a new generation: every socket is decided again at its next packet.
     pub(super) fn advance(&mut self, settings: &Settings, tables: &mut Tables) -> Result<(), TableError> {
-        self.generation = self.generation.wrapping_add(1).max(1);
-        let overload = match settings.daemon.overload {
-            Overload::Backpressure => auditor_common::control::OVERLOAD_BACKPRESSURE,
-            Overload::RecordLoss => auditor_common::control::OVERLOAD_RECORD_LOSS,
+        self.control.generation = self.control.generation.wrapping_add(1).max(1);
+        self.control.overload = match settings.daemon.overload {
+            Overload::Backpressure => OVERLOAD_BACKPRESSURE,
+            Overload::RecordLoss => OVERLOAD_RECORD_LOSS,
         };
-        tables.set_control(Control {
-            generation: self.generation,
-            overload,
-            wake_at: u64::from(self.payload_ring / WAKE_SHARE),
-        })
+        self.renew_lease(tables)
+    }
+
+    /// Says that the daemon is at work. To be called more often than every [`LEASE`].
+    pub(super) fn renew_lease(&mut self, tables: &mut Tables) -> Result<(), TableError> {
+        let until = Clock::now().0 + u64::try_from(LEASE.as_nanos()).unwrap_or(0);
+        self.control.lease = until;
+        tables.set_control(self.control)
     }
 
     /// The kernel's entry for a session under a policy.
@@ -147,6 +173,6 @@ impl Policies {
 
     /// Counts changes.
     pub(super) fn generation(&self) -> u32 {
-        self.generation
+        self.control.generation
     }
 }

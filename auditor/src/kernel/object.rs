@@ -45,6 +45,9 @@ const HOOKS: [Hook; 9] = [
 
 const TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 
+/// Links for tracepoints (BPF_LINK_TYPE_PERF_EVENT).
+const TRACEPOINT_KERNEL: &str = "5.15";
+
 /// Why the kernel side could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
@@ -109,40 +112,69 @@ pub struct RingSizes {
     pub lifecycle: u32,
 }
 
-/// Links to one cgroup. Dropping it detaches the programs, unless they are pinned.
+/// Links to one cgroup. Dropping it detaches the programs, unless [`Self::pin`] has made them outlive the daemon.
 #[derive(Debug)]
 pub struct Attachment {
-    links: Vec<(&'static str, Held)>,
-}
-
-#[derive(Debug)]
-enum Held {
-    /// Lives as long as the daemon.
-    Process(#[expect(dead_code, reason = "held for its Drop, which detaches")] FdLink),
-    /// Lives in bpffs until it is unpinned.
-    Pinned(PinnedLink),
+    links: Vec<(&'static str, FdLink)>,
+    pins: Option<PathBuf>,
 }
 
 impl Attachment {
+    /// Keeps the links in a directory of a bpffs. What an earlier daemon left there is taken down, now that these programs are
+    /// in force.
+    ///
+    /// # Errors
+    /// The kernel refused; nothing of this attachment stays pinned then.
+    pub fn pin(mut self, directory: &Path) -> Result<Self, KernelError> {
+        let mut pinned = Vec::with_capacity(self.links.len());
+        for (name, link) in std::mem::take(&mut self.links) {
+            match pin(link, name, directory) {
+                Ok(link) => pinned.push((name, link)),
+                Err(error) => {
+                    for (_, link) in pinned {
+                        // The error at hand matters more than one more of the same kind.
+                        let _ = PinnedLink::unpin(link);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        self.links = pinned.into_iter().map(|(name, link)| (name, FdLink::from(link))).collect();
+        self.pins = Some(directory.to_owned());
+        Ok(self)
+    }
+
     /// Detaches, also what is pinned.
     ///
     /// # Errors
     /// A pin could not be removed.
     pub fn detach(self) -> io::Result<()> {
-        let mut result = Ok(());
-        for (_, held) in self.links {
-            if let Held::Pinned(link) = held
-                && let Err(error) = link.unpin()
-            {
-                result = Err(error);
-            }
+        match &self.pins {
+            Some(directory) => remove_pins(directory),
+            None => Ok(()),
         }
-        result
     }
 
     /// Names of the programs.
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
         self.links.iter().map(|(name, _)| *name)
+    }
+}
+
+/// Takes down what is pinned in a directory, and removes it.
+///
+/// # Errors
+/// unlink(2) or rmdir(2) failed.
+pub fn remove_pins(directory: &Path) -> io::Result<()> {
+    for Hook { name, .. } in &HOOKS {
+        match fs::remove_file(directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    match fs::remove_dir(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -166,14 +198,13 @@ pub struct Loaded {
 }
 
 impl Object {
-    /// Loads all programs and attaches those that belong to tracepoints. Nothing is attached to a cgroup yet.
+    /// Loads all programs and attaches those that belong to tracepoints. Nothing is attached to a cgroup yet. tracefs must be
+    /// mounted ([`tracefs::ensure_mounted`]).
     ///
     /// # Errors
     /// Something is missing in this kernel; the message names it.
     pub fn load(sizes: RingSizes) -> Result<Loaded, KernelError> {
-        let tracefs = Path::new(tracefs::MOUNT);
-        tracefs::ensure_mounted(tracefs)?;
-        let offsets = Offsets::read(tracefs)?;
+        let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
         let btf = Btf::from_sys_fs().ok();
         let mut ebpf = EbpfLoader::new()
             .btf(btf.as_ref())
@@ -189,7 +220,7 @@ impl Object {
         }
         let mut tracepoints = Vec::with_capacity(TRACEPOINTS.len());
         for name in TRACEPOINTS {
-            load_program(&mut ebpf, name, "5.8")?;
+            load_program(&mut ebpf, name, TRACEPOINT_KERNEL)?;
             let link = attach_tracepoint(&mut ebpf, name).map_err(|error| KernelError::Program {
                 name,
                 kernel: "5.15",
@@ -205,12 +236,9 @@ impl Object {
 
     /// Attaches all cgroup programs to a cgroup.
     ///
-    /// With `pins`, links are kept in that directory of a bpffs and outlive the daemon. What an earlier daemon left there is
-    /// taken down only after the new programs are in force.
-    ///
     /// # Errors
     /// The kernel refused; nothing stays attached then.
-    pub fn attach(&mut self, cgroup: &Cgroup, pins: Option<&Path>) -> Result<Attachment, KernelError> {
+    pub fn attach(&mut self, cgroup: &Cgroup) -> Result<Attachment, KernelError> {
         let directory = fs::File::open(cgroup.path())
             .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
         let mut links = Vec::with_capacity(HOOKS.len());
@@ -220,19 +248,7 @@ impl Object {
                 attach(program, &directory).map_err(|error| KernelError::Program { name, kernel, error })?;
             links.push((name, link));
         }
-        let links = links
-            .into_iter()
-            .map(|(name, link)| {
-                Ok((
-                    name,
-                    match pins {
-                        None => Held::Process(link),
-                        Some(pins) => Held::Pinned(pin(link, name, pins)?),
-                    },
-                ))
-            })
-            .collect::<Result<_, KernelError>>()?;
-        Ok(Attachment { links })
+        Ok(Attachment { links, pins: None })
     }
 
     /// Names of the programs that are attached to tracepoints.

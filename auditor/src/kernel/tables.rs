@@ -1,6 +1,6 @@
 //! The kernel programs' tables, typed: what the daemon writes (sessions, rules, control) and what it reads (failures).
 
-use auditor_common::control::{Control, Session};
+use auditor_common::control::{Control, Refusals, Session};
 use auditor_common::counter::{Failure, errno, site_name};
 use auditor_common::rule::{RuleKey, RuleValue};
 use aya::maps::lpm_trie::Key;
@@ -22,6 +22,8 @@ unsafe impl Pod for Shared<RuleValue> {}
 unsafe impl Pod for Shared<Control> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Failure> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Refusals> {}
 
 /// Why a table could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,7 @@ pub struct Tables {
     rules: LpmTrie<MapData, Shared<RuleKey>, Shared<RuleValue>>,
     control: Array<MapData, Shared<Control>>,
     failures: PerCpuHashMap<MapData, Shared<Failure>, u64>,
+    refusals: PerCpuHashMap<MapData, u64, Shared<Refusals>>,
 }
 
 impl Tables {
@@ -66,8 +69,10 @@ impl Tables {
             rules: map("RULES")?.try_into().map_err(failed("RULES"))?,
             control: map("CONTROL")?.try_into().map_err(failed("CONTROL"))?,
             failures: map("FAILURES")?.try_into().map_err(failed("FAILURES"))?,
+            refusals: map("REFUSALS")?.try_into().map_err(failed("REFUSALS"))?,
         };
         tables.prepare_failures()?;
+        tables.count_refusals(0)?;
         Ok(tables)
     }
 
@@ -82,11 +87,8 @@ impl Tables {
             (site::SITE_PROCESS, errno::ENOSPC),
             (site::SITE_SOCKET_STORAGE, errno::ENOMEM),
         ];
-        let processors =
-            aya::util::nr_cpus().map_err(|(_, error)| failed("FAILURES")(MapError::IoError(error)))?;
         for (site, errno) in likely {
-            let zero = PerCpuValues::try_from(vec![0; processors])
-                .map_err(|error| failed("FAILURES")(MapError::IoError(error)))?;
+            let zero = on_each_processor(0).map_err(failed("FAILURES"))?;
             self.failures.insert(Shared(Failure { site, errno }), zero, 0).map_err(failed("FAILURES"))?;
         }
         Ok(())
@@ -116,6 +118,38 @@ impl Tables {
         match self.sessions.remove(&cgroup) {
             Err(MapError::KeyNotFound) => Ok(()),
             result => result.map_err(failed("SESSIONS")),
+        }
+    }
+
+    /// Begins to limit and count the refusals of a session; 0 stands for what belongs to none.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn count_refusals(&mut self, session: u64) -> Result<(), TableError> {
+        let zero = on_each_processor(Shared(Refusals::default())).map_err(failed("REFUSALS"))?;
+        self.refusals.insert(session, zero, 0).map_err(failed("REFUSALS"))
+    }
+
+    /// Refusals of a session that were counted and not recorded, since its beginning.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn folded_refusals(&self, session: u64) -> Result<u64, TableError> {
+        match self.refusals.get(&session, 0) {
+            Ok(refusals) => Ok(refusals.iter().map(|Shared(refusals)| refusals.folded).sum()),
+            Err(MapError::KeyNotFound) => Ok(0),
+            Err(error) => Err(failed("REFUSALS")(error)),
+        }
+    }
+
+    /// Ends what [`Self::count_refusals`] began.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn forget_refusals(&mut self, session: u64) -> Result<(), TableError> {
+        match self.refusals.remove(&session) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(failed("REFUSALS")),
         }
     }
 
@@ -165,4 +199,9 @@ impl Tables {
         failures.sort_unstable();
         Ok(failures)
     }
+}
+
+fn on_each_processor<T: Pod>(value: T) -> Result<PerCpuValues<T>, MapError> {
+    let processors = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
+    PerCpuValues::try_from(vec![value; processors]).map_err(MapError::IoError)
 }

@@ -143,6 +143,8 @@ pub fn render(
         rule::REASON_NO_SESSION => ("no-session", false),
         rule::REASON_SOCKET_TYPE => ("socket-type", false),
         rule::REASON_MALFORMED => ("malformed", false),
+        rule::REASON_LEASE => ("lease", false),
+        rule::REASON_URGENT => ("urgent-data", false),
         _ => ("unknown", false),
     };
     let policy = policy.filter(|_| decided_by_policy);

@@ -79,6 +79,11 @@ impl Processes {
         self.known.remove(&child);
     }
 
+    /// What was known of a process id is of another time.
+    pub fn forget(&mut self, pid: u32) {
+        self.known.remove(&pid);
+    }
+
     /// A process has ended. Answers what was known of it.
     pub fn exited(&mut self, task: &Task) -> Arc<Process> {
         let process = self.of(task);

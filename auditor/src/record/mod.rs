@@ -25,7 +25,7 @@ pub struct Agent {
 }
 
 /// One run of an agent.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Session {
     /// 16 hexadecimal digits.
     pub id: String,
@@ -91,7 +91,7 @@ pub struct Verdict {
     pub allowed: bool,
     /// The rule as `policy#number: text`, `None` where the policy's default decided.
     pub rule: Option<String>,
-    /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`.
+    /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`.
     pub reason: &'static str,
     /// Name of the policy that decided.
     pub policy: Option<String>,

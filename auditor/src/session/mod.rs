@@ -15,7 +15,7 @@ use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
 use crate::record::{self, SessionTotals};
 
-/// Ended sessions that can still be listed. The trail knows all.
+/// Ended sessions that can still be listed, and that late events are still attributed to. The trail knows all.
 const REMEMBERED: usize = 1024;
 
 /// A session that is open.
@@ -48,6 +48,8 @@ pub struct Session {
     pub lost_a_process: bool,
     /// Since when its cgroup has had no process.
     pub empty_since: Option<Boottime>,
+    /// Refusals that are known to have been counted and not recorded.
+    pub folded_refusals: u64,
 }
 
 impl Session {
@@ -69,7 +71,7 @@ impl Session {
 #[derive(Default)]
 pub struct Sessions {
     open: BTreeMap<u64, Session>,
-    ended: VecDeque<SessionState>,
+    ended: VecDeque<(u64, SessionState)>,
 }
 
 impl Sessions {
@@ -83,9 +85,13 @@ impl Sessions {
         self.open.get_mut(&number)
     }
 
-    /// The session's identity for records.
+    /// The session's identity for records, also a little after its end.
     pub fn record(&self, number: u64) -> Option<Arc<record::Session>> {
-        self.open.get(&number).map(|session| Arc::clone(&session.record))
+        if let Some(session) = self.open.get(&number) {
+            return Some(Arc::clone(&session.record));
+        }
+        let (_, state) = self.ended.iter().rev().find(|(ended, _)| *ended == number)?;
+        Some(Arc::clone(&state.session))
     }
 
     /// All that are open.
@@ -116,16 +122,16 @@ impl Sessions {
     }
 
     /// Remembers how a session ended.
-    pub fn remember(&mut self, state: SessionState) {
+    pub fn remember(&mut self, number: u64, state: SessionState) {
         if self.ended.len() == REMEMBERED {
             self.ended.pop_front();
         }
-        self.ended.push_back(state);
+        self.ended.push_back((number, state));
     }
 
     /// Ended and open ones, by their beginning.
     pub fn states(&self) -> Vec<SessionState> {
-        let mut states: Vec<_> = self.ended.iter().cloned().collect();
+        let mut states: Vec<_> = self.ended.iter().map(|(_, state)| state.clone()).collect();
         states.extend(self.open.values().map(|session| session.state(None)));
         states.sort_by_key(|state| state.opened);
         states

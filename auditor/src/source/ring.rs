@@ -82,6 +82,10 @@ impl Source for Rings {
                 on(earlier);
                 given += 1;
                 self.ahead.pop_front();
+                if self.ahead.is_empty() {
+                    // There may be more than was taken at once, and all of it before this segment.
+                    look_ahead(&mut self.lifecycle, &mut self.ahead);
+                }
             }
             on(event);
             given += 1;
