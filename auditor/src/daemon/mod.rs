@@ -180,7 +180,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         }
     };
     let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
-    let processes = Processes::new(PathBuf::from("/proc"));
+    let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
     let limits = loaded.settings.capture.limits();
     let mut attribution = Attribution::new(boot_id, clock, policies, processes, limits);
     if let Some(recovery) = recovery {
@@ -446,6 +446,8 @@ fn degraded(fail_mode: FailMode) -> Vec<String> {
     let mut sentences = vec![
         "what is said under TLS is not read".to_owned(),
         "unix sockets are neither decided nor recorded".to_owned(),
+        "a socket that was made outside of a session and handed to an agent is neither decided nor recorded"
+            .to_owned(),
     ];
     match fail_mode {
         FailMode::Closed => sentences

@@ -19,6 +19,7 @@ use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
 use crate::kernel::object::{Attachment, Object, RingSizes};
 use crate::kernel::tables::Tables;
+use crate::process::sockets;
 use crate::record::{self, Agent, Event as Recorded, Loss};
 use crate::session::{self, Session};
 use crate::source::Source as _;
@@ -29,6 +30,8 @@ use crate::trail::Trail;
 const TURN: Duration = Duration::from_millis(10);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
+/// Sockets of a process that was tagged that are named one by one.
+const OLDER_SOCKETS: usize = 64;
 /// Entries that are written before more events are taken.
 const ENTRIES_IN_ONE_GO: usize = 256;
 /// Time between two renewals of the lease, a fraction of its length.
@@ -319,7 +322,33 @@ impl Pipeline {
             command: request.command,
         };
         self.parts.attribution.enter_now(number, event);
+        if let Target::Process(pid) = request.target {
+            self.tell_of_older_sockets(number, pid);
+        }
         Ok(state)
+    }
+
+    /// Sockets that a process had before it became a session's stay outside.
+    fn tell_of_older_sockets(&mut self, number: u64, pid: u32) {
+        let open = match sockets::of_process(&Path::new("/proc").join(pid.to_string())) {
+            Ok(open) => open,
+            Err(error) => {
+                tracing::warn!(%error, pid, "the sockets of a process that was tagged are not known");
+                return;
+            }
+        };
+        for socket in open.iter().take(OLDER_SOCKETS) {
+            let message = format!(
+                "process {pid} has a {} socket from {} to {} that was made before the session: it is neither decided nor \
+                 recorded",
+                socket.transport, socket.local, socket.remote
+            );
+            let finding = Recorded::Finding { kind: "older-socket", message, connection: None };
+            self.parts.attribution.enter_now(number, finding);
+        }
+        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
+            session.totals.violations += open.len() as u64;
+        }
     }
 
     /// Where a process lives. One that belongs to a session does not become another one's: its history would have two

@@ -4,14 +4,16 @@
 //! process is there. A field that could not be learnt stays empty. An entry is replaced at exec and removed at exit, so a
 //! process id that is used again is another process.
 
+pub mod sockets;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use auditor_common::event::{Exec, Task};
-use nix::unistd::{Uid, User};
 
 use crate::record::Process;
 
@@ -20,25 +22,40 @@ use crate::record::Process;
 const CAPACITY: usize = 65_536;
 /// Bytes of a command line that are kept.
 const COMMAND_LINE_BYTES: u64 = 4096;
-/// User names kept at most.
-const USERS: usize = 4096;
+/// Time between two readings of the user database.
+const READ_USERS: Duration = Duration::from_secs(60);
 
-/// Names of users by number, from the host's name service.
-#[derive(Debug, Default)]
-pub struct Users {
-    names: HashMap<u32, Option<String>>,
+/// Names of users by number, from passwd(5).
+///
+/// Not from the host's name service: that may ask over the network, and whoever waits here keeps all agents waiting. A user
+/// that is not in the file has no name in the record; the number is always there.
+#[derive(Debug)]
+struct Users {
+    file: PathBuf,
+    names: HashMap<u32, String>,
+    read: Option<Instant>,
 }
 
 impl Users {
-    /// The name of a user, if the host has one for it.
-    pub fn name(&mut self, uid: u32) -> Option<String> {
-        if self.names.len() >= USERS {
-            self.names.clear();
+    fn new(file: PathBuf) -> Self {
+        Self { file, names: HashMap::new(), read: None }
+    }
+
+    fn name(&mut self, uid: u32) -> Option<String> {
+        if self.read.is_none_or(|read| read.elapsed() >= READ_USERS) {
+            self.read = Some(Instant::now());
+            // Without the file, users have numbers only.
+            let text = fs::read_to_string(&self.file).unwrap_or_default();
+            self.names = text
+                .lines()
+                .filter_map(|line| {
+                    let mut fields = line.split(':');
+                    let name = fields.next()?;
+                    Some((fields.nth(1)?.parse().ok()?, name.to_owned()))
+                })
+                .collect();
         }
-        self.names
-            .entry(uid)
-            .or_insert_with(|| User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name))
-            .clone()
+        self.names.get(&uid).cloned()
     }
 }
 
@@ -53,9 +70,9 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// An empty table. `procfs`: where proc(5) is mounted.
-    pub fn new(procfs: PathBuf) -> Self {
-        Self { procfs, known: HashMap::new(), parents: HashMap::new(), users: Users::default() }
+    /// An empty table. `procfs`: where proc(5) is mounted; `passwd`: the user database.
+    pub fn new(procfs: PathBuf, passwd: PathBuf) -> Self {
+        Self { procfs, known: HashMap::new(), parents: HashMap::new(), users: Users::new(passwd) }
     }
 
     /// A process has executed a program.
@@ -185,7 +202,7 @@ mod tests {
     #[test]
     fn a_process_is_learnt_from_procfs() {
         let root = procfs(7, b"psql\0-c\0select 1\0", "7 (a ) b) S 3 7 7 0");
-        let process = Processes::new(root.path().to_owned()).of(&task(7));
+        let process = Processes::new(root.path().to_owned(), "/etc/passwd".into()).of(&task(7));
         assert_eq!(process.command_line.as_deref(), Some("psql -c select 1"));
         assert_eq!((process.parent, process.executable.as_deref()), (Some(3), Some("/usr/bin/psql")));
         assert_eq!((process.name.as_str(), process.user.as_deref()), ("psql", Some("root")));
@@ -194,14 +211,14 @@ mod tests {
     #[test]
     fn what_has_gone_is_not_guessed() {
         let root = tempfile::tempdir().unwrap();
-        let process = Processes::new(root.path().to_owned()).of(&task(7));
+        let process = Processes::new(root.path().to_owned(), "/etc/passwd".into()).of(&task(7));
         assert_eq!((process.parent, &process.command_line, &process.executable), (None, &None, &None));
     }
 
     #[test]
     fn a_process_id_that_is_used_again_is_another_process() {
         let root = procfs(7, b"first\0", "7 (first) S 3 7 7 0");
-        let mut processes = Processes::new(root.path().to_owned());
+        let mut processes = Processes::new(root.path().to_owned(), "/etc/passwd".into());
         assert_eq!(processes.of(&task(7)).command_line.as_deref(), Some("first"));
         fs::write(root.path().join("7/cmdline"), b"second\0").unwrap();
         assert_eq!(processes.of(&task(7)).command_line.as_deref(), Some("first"), "it is known");
