@@ -20,11 +20,11 @@ use crate::kernel::cgroup::{Cgroup, Hierarchy};
 use crate::kernel::object::{Attachment, Object, RingSizes};
 use crate::kernel::tables::Tables;
 use crate::process::sockets;
-use crate::record::{self, Agent, Event as Recorded, Loss};
+use crate::record::{self, Agent, Entry, Event as Recorded, Loss};
 use crate::session::{self, Session};
 use crate::source::Source as _;
 use crate::source::ring::{Rings, Waiter};
-use crate::trail::Trail;
+use crate::trail::{self, Trail};
 
 /// Longest time between two looks at the rings.
 const TURN: Duration = Duration::from_millis(10);
@@ -32,6 +32,8 @@ const TURN: Duration = Duration::from_millis(10);
 const EVENTS_IN_ONE_GO: usize = 8192;
 /// Sockets of a process that was tagged that are named one by one.
 const OLDER_SOCKETS: usize = 64;
+/// Bytes of a statement's text that are kept when its record is longer than a line may be.
+const SHORTENED_TEXT: usize = 1 << 20;
 /// Entries that are written before more events are taken.
 const ENTRIES_IN_ONE_GO: usize = 256;
 /// Time between two renewals of the lease, a fraction of its length.
@@ -66,7 +68,7 @@ pub enum PipelineError {
     Malformed(#[from] crate::source::Malformed),
     /// The trail cannot be written.
     #[error(transparent)]
-    Trail(#[from] crate::trail::Error),
+    Trail(#[from] trail::Error),
 }
 
 /// What the pipeline starts with.
@@ -658,9 +660,32 @@ fn remove(cgroup: &Cgroup, owned: bool) {
 /// Appends the entries that wait.
 fn write(attribution: &mut Attribution, trail: &Trail) -> Result<(), PipelineError> {
     for entry in attribution.take_entries() {
-        trail.append(&entry)?;
+        match trail.append(&entry) {
+            Err(trail::Error::TooLong { bytes }) => trail.append(&shortened(entry, bytes))?,
+            result => result?,
+        };
     }
     Ok(())
+}
+
+/// What an entry says when it is longer than a line may be: escaping can make six bytes of one.
+fn shortened(mut entry: Entry, bytes: u64) -> Entry {
+    match &mut entry.event {
+        Recorded::Statement { statement, .. } => {
+            statement.text.truncate(SHORTENED_TEXT);
+            statement.parameters.clear();
+            statement.notices.clear();
+            statement.incomplete = true;
+        }
+        event => {
+            *event = Recorded::Finding {
+                kind: "record-too-long",
+                message: format!("a record of {bytes} bytes was longer than a line of the trail may be"),
+                connection: None,
+            };
+        }
+    }
+    entry
 }
 
 /// Moves what was tagged back to where it came from.
