@@ -3,25 +3,23 @@
 //! One thread owns all state, so there is no lock and no question of order. It sleeps until the next turn (10 ms), a
 //! wake-up from the kernel programs or a command.
 
+mod sessions;
+
 use std::collections::HashMap;
 use std::mem;
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::attribution::Attribution;
-use super::command::{
-    Command, CommandError, Commands, DaemonState, OpenSession, Reply, SessionState, Target,
-};
+use super::command::{Command, CommandError, Commands, DaemonState, Reply};
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
 use crate::kernel::object::{Attachment, Object, RingSizes};
 use crate::kernel::tables::Tables;
-use crate::process::sockets;
-use crate::record::{self, Agent, Entry, Event as Recorded, Loss};
-use crate::session::{self, Session};
+use crate::record::{Entry, Event as Recorded, Loss};
+use crate::session::{self};
 use crate::source::Source as _;
 use crate::source::ring::{Rings, Waiter};
 use crate::trail::{self, Trail};
@@ -30,8 +28,6 @@ use crate::trail::{self, Trail};
 const TURN: Duration = Duration::from_millis(10);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
-/// Sockets of a process that was tagged that are named one by one.
-const OLDER_SOCKETS: usize = 64;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
 const SHORTENED_TEXT: usize = 1 << 20;
 /// Entries that are written before more events are taken.
@@ -45,12 +41,6 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 /// Bytes of records that wait for the disk, from which on no more are made. Half of what the trail takes before it makes
 /// its writer wait, so that one more turn's records fit.
 const TRAIL_BACKLOG: usize = 4 << 20;
-/// Time between two looks at whether the cgroup of a session that lost a process has emptied.
-const LOOK_AT_SESSIONS: Duration = Duration::from_millis(50);
-/// Time between two looks at all sessions: a process can also leave its cgroup alive.
-const LOOK_AT_ALL_SESSIONS: Duration = Duration::from_secs(1);
-/// How long a session without processes waits for its connections to end.
-const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 /// Time between two signs of life in the trail.
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
@@ -248,288 +238,6 @@ impl Pipeline {
         }
     }
 
-    fn open(&mut self, request: OpenSession) -> Result<SessionState, CommandError> {
-        let Some(agent) = self.parts.settings.agent(&request.agent) else {
-            return Err(CommandError::NotFound(format!(
-                "no agent {:?} in {}: add an [[agent]] with that name and reload",
-                request.agent,
-                self.parts.configuration.display()
-            )));
-        };
-        let policy = agent.policy.clone();
-        if let Some(reason) = self.parts.trail.blocked() {
-            return Err(CommandError::Failed(format!(
-                "nothing can be recorded at the moment ({reason}), so no session is opened"
-            )));
-        }
-        let number = session::new_number()
-            .map_err(|error| CommandError::Failed(format!("read /dev/urandom: {error}")))?;
-        let id = session::id(number);
-        let mut origin = None;
-        let (cgroup, owns_cgroup) = match &request.target {
-            Target::Process(pid) => {
-                let before = self.origin(*pid)?;
-                self.parts.attribution.forget_process(*pid);
-                // A command that was started for the session has nothing to go back to.
-                origin = request.command.is_none().then_some(before);
-                let name = Path::new(self.parts.parent.name().trim_start_matches('/')).join(&id);
-                (self.parts.hierarchy.make(&name).map_err(failed)?, true)
-            }
-            Target::Cgroup(path) => {
-                let cgroup = self
-                    .parts
-                    .hierarchy
-                    .existing(path)
-                    .map_err(|error| CommandError::Invalid(error.to_string()))?;
-                self.refuse_overlap(&cgroup)?;
-                (cgroup, false)
-            }
-        };
-        let attachment = match self.admit(&request.target, &cgroup, number, &policy) {
-            Ok(attachment) => attachment,
-            Err(error) => {
-                self.revoke(number, &cgroup);
-                remove(&cgroup, owns_cgroup);
-                return Err(error);
-            }
-        };
-        let record = Arc::new(record::Session {
-            id,
-            agent: Agent { name: request.agent, labels: request.labels, identity: None },
-            task: request.task,
-            policy,
-        });
-        let opened = Session {
-            number,
-            record,
-            cgroup: cgroup.clone(),
-            owns_cgroup,
-            origin,
-            attachment,
-            totals: record::SessionTotals::default(),
-            open_connections: 0,
-            bytes_moved: 0,
-            bytes_audited: 0,
-            opened: Clock::now(),
-            opened_utc: Clock::now_utc(),
-            lost_a_process: false,
-            empty_since: None,
-            folded_refusals: 0,
-        };
-        let state = opened.state(None);
-        self.parts.attribution.sessions.insert(opened);
-        let event = Recorded::SessionOpened {
-            by: request.caller,
-            cgroup: cgroup.name().to_owned(),
-            command: request.command,
-        };
-        self.parts.attribution.enter_now(number, event);
-        if let Target::Process(pid) = request.target {
-            self.tell_of_older_sockets(number, pid);
-        }
-        Ok(state)
-    }
-
-    /// Sockets that a process had before it became a session's stay outside.
-    fn tell_of_older_sockets(&mut self, number: u64, pid: u32) {
-        let open = match sockets::of_process(&Path::new("/proc").join(pid.to_string())) {
-            Ok(open) => open,
-            Err(error) => {
-                tracing::warn!(%error, pid, "the sockets of a process that was tagged are not known");
-                return;
-            }
-        };
-        for socket in open.iter().take(OLDER_SOCKETS) {
-            let message = format!(
-                "process {pid} has a {} socket from {} to {} that was made before the session: it is neither decided nor \
-                 recorded",
-                socket.transport, socket.local, socket.remote
-            );
-            let finding = Recorded::Finding { kind: "older-socket", message, connection: None };
-            self.parts.attribution.enter_now(number, finding);
-        }
-        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
-            session.totals.violations += open.len() as u64;
-        }
-    }
-
-    /// Where a process lives. One that belongs to a session does not become another one's: its history would have two
-    /// owners.
-    fn origin(&self, pid: u32) -> Result<Cgroup, CommandError> {
-        let path = format!("/proc/{pid}/cgroup");
-        let memberships = std::fs::read_to_string(&path)
-            .map_err(|error| CommandError::NotFound(format!("no process {pid}: {path}: {error}")))?;
-        let origin = self.parts.hierarchy.of_process(&memberships).map_err(failed)?;
-        let owner = self
-            .parts
-            .attribution
-            .sessions
-            .iter()
-            .find(|session| origin.path().starts_with(session.cgroup.path()));
-        match owner {
-            Some(session) => Err(CommandError::Invalid(format!(
-                "process {pid} belongs to session {} of {} already",
-                session.record.id, session.record.agent.name
-            ))),
-            None => Ok(origin),
-        }
-    }
-
-    /// A cgroup inside of a session, or around one, would make it unclear whose a process is.
-    fn refuse_overlap(&self, cgroup: &Cgroup) -> Result<(), CommandError> {
-        let parent = &self.parts.parent;
-        let overlaps = |other: &Cgroup| {
-            cgroup.path().starts_with(other.path()) || other.path().starts_with(cgroup.path())
-        };
-        if overlaps(parent) {
-            return Err(CommandError::Invalid(format!(
-                "{} overlaps the auditor's own cgroup {}: name another",
-                cgroup.name(),
-                parent.name()
-            )));
-        }
-        match self.parts.attribution.sessions.iter().find(|session| overlaps(&session.cgroup)) {
-            Some(session) => Err(CommandError::Invalid(format!(
-                "{} overlaps {}, which is session {} of {}: untag that first",
-                cgroup.name(),
-                session.cgroup.name(),
-                session.record.id,
-                session.record.agent.name
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    /// Puts the session in force: first its policy, then its programs, then its process.
-    fn admit(
-        &mut self,
-        target: &Target,
-        cgroup: &Cgroup,
-        number: u64,
-        policy: &str,
-    ) -> Result<Option<Attachment>, CommandError> {
-        let entry = self.parts.attribution.policies.session(number, policy);
-        self.parts.tables.set_session(cgroup.id(), entry).map_err(failed)?;
-        self.parts.tables.count_refusals(number).map_err(failed)?;
-        match target {
-            Target::Process(pid) => {
-                cgroup.admit(*pid).map_err(failed)?;
-                Ok(None)
-            }
-            Target::Cgroup(_) => Ok(Some(self.parts.object.attach(cgroup).map_err(failed)?)),
-        }
-    }
-
-    /// Takes a session's access away: its sockets are decided again at their next packet, and refused.
-    fn revoke(&mut self, number: u64, cgroup: &Cgroup) {
-        let Parts { tables, attribution, settings, .. } = &mut self.parts;
-        let revoked = tables
-            .remove_session(cgroup.id())
-            .and_then(|()| attribution.policies.advance(settings, tables))
-            .and_then(|()| tables.forget_refusals(number));
-        if let Err(error) = revoked {
-            tracing::error!(%error, cgroup = cgroup.name(), "a session's entry stays in the kernel's tables");
-        }
-    }
-
-    fn end(&mut self, number: u64, reason: &'static str) -> Result<SessionState, CommandError> {
-        let Some(session) = self.parts.attribution.sessions.get_mut(number) else {
-            return Err(CommandError::NotFound("the session has ended already".to_owned()));
-        };
-        let cgroup = session.cgroup.clone();
-        // From here on nothing of it leaves; what did is in the rings.
-        self.count_folded_refusals();
-        self.revoke(number, &cgroup);
-        if self.trail_takes() {
-            self.drain().map_err(failed)?;
-        }
-        let now = Clock::now();
-        self.parts.attribution.finish_session(Some(number), now);
-        let Some(session) = self.parts.attribution.sessions.remove(number) else {
-            return Err(CommandError::NotFound("the session has ended already".to_owned()));
-        };
-        let totals = session.totals;
-        let duration_us = u64::try_from(now.since(session.opened).as_micros()).unwrap_or(u64::MAX);
-        let state = session.state(Some(Clock::now_utc()));
-        self.parts.attribution.sessions.remember(number, state.clone());
-        self.parts.attribution.enter_now(number, Recorded::SessionEnded { reason, totals, duration_us });
-        if let Some(attachment) = session.attachment
-            && let Err(error) = attachment.detach()
-        {
-            tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
-        }
-        if reason == "untag"
-            && let Some(origin) = session.origin
-        {
-            release(&cgroup, &origin);
-        }
-        remove(&cgroup, session.owns_cgroup);
-        Ok(state)
-    }
-
-    /// Tells of refusals that were too many to be recorded one by one.
-    fn count_folded_refusals(&mut self) {
-        let Parts { tables, attribution, .. } = &mut self.parts;
-        let mut folded = Vec::new();
-        for session in attribution.sessions.iter_mut() {
-            match tables.folded_refusals(session.number) {
-                Ok(count) if count > session.folded_refusals => {
-                    let more = count - session.folded_refusals;
-                    session.folded_refusals = count;
-                    session.totals.violations += more;
-                    folded.push((session.number, more));
-                }
-                Ok(_) => {}
-                Err(error) => tracing::error!(%error, "count refusals"),
-            }
-        }
-        for (number, more) in folded {
-            let finding = Recorded::Finding {
-                kind: "refusals-folded",
-                message: format!("{more} further attempts were refused, too many to be recorded one by one"),
-                connection: None,
-            };
-            attribution.enter_now(number, finding);
-        }
-    }
-
-    fn look_after_sessions(&mut self) {
-        let now = Clock::now();
-        if now.since(self.looked_at_sessions) < LOOK_AT_SESSIONS {
-            return;
-        }
-        self.looked_at_sessions = now;
-        let all = now.since(self.looked_at_all_sessions) >= LOOK_AT_ALL_SESSIONS;
-        if all {
-            self.looked_at_all_sessions = now;
-            self.count_folded_refusals();
-        }
-        let mut over = Vec::new();
-        for session in self.parts.attribution.sessions.iter_mut() {
-            if !all && !session.lost_a_process && session.empty_since.is_none() {
-                continue;
-            }
-            session.lost_a_process = false;
-            match session.cgroup.populated() {
-                Ok(true) => session.empty_since = None,
-                // Somebody else removed the cgroup, which only works when it is empty.
-                Ok(false) | Err(_) => {
-                    let since = *session.empty_since.get_or_insert(now);
-                    // One look later at the earliest: what its last process did is still on its way.
-                    let settled = now.since(since) >= LOOK_AT_SESSIONS && session.open_connections == 0;
-                    if settled || now.since(since) >= LAST_CONNECTIONS {
-                        over.push(session.number);
-                    }
-                }
-            }
-        }
-        for number in over {
-            if let Err(error) = self.end(number, "empty") {
-                tracing::error!(%error, session = session::id(number), "end a session");
-            }
-        }
-    }
-
     fn reload(&mut self) -> Result<(), CommandError> {
         let loaded = config::load(&self.parts.configuration)
             .map_err(|error| CommandError::Invalid(format!("nothing was changed: {error}")))?;
@@ -650,13 +358,6 @@ impl Pipeline {
     }
 }
 
-/// Removes a session's cgroup, if it was made for it. The kernel refuses while processes live in it.
-fn remove(cgroup: &Cgroup, owned: bool) {
-    if owned && let Err(error) = cgroup.remove() {
-        tracing::warn!(%error, "a session's cgroup stays");
-    }
-}
-
 /// Appends the entries that wait.
 fn write(attribution: &mut Attribution, trail: &Trail) -> Result<(), PipelineError> {
     for entry in attribution.take_entries() {
@@ -686,15 +387,6 @@ fn shortened(mut entry: Entry, bytes: u64) -> Entry {
         }
     }
     entry
-}
-
-/// Moves what was tagged back to where it came from.
-fn release(cgroup: &Cgroup, origin: &Cgroup) {
-    let moved =
-        cgroup.members().and_then(|members| members.into_iter().try_for_each(|pid| origin.admit(pid)));
-    if let Err(error) = moved {
-        tracing::warn!(%error, "a process that was untagged stays in its session's cgroup, where its network is closed");
-    }
 }
 
 fn answer<T>(reply: Reply<T>, result: Result<T, CommandError>) {
