@@ -19,7 +19,7 @@ use crate::kernel::cgroup::{Cgroup, Hierarchy};
 use crate::kernel::object::{Attachment, Object, RingSizes};
 use crate::kernel::tables::Tables;
 use crate::record::{Entry, Event as Recorded, Loss};
-use crate::session::{self};
+use crate::session;
 use crate::source::Source as _;
 use crate::source::ring::{Rings, Waiter};
 use crate::trail::{self, Trail};
