@@ -203,9 +203,17 @@ fn connections() -> Vec<Event> {
         received: Some(81920),
         audited_sent: 4096,
         audited_received: 81920,
-        gaps: Vec::new(),
+        ..Coverage::default()
     };
-    let holed = Coverage { sent: None, received: Some(10), audited_sent: 3, audited_received: 10, gaps };
+    let holed = Coverage {
+        sent: None,
+        received: Some(10),
+        audited_sent: 3,
+        audited_received: 1,
+        opaque_sent: 0,
+        opaque_received: 9,
+        gaps,
+    };
     let closed = |application, coverage, reason| Event::ConnectionClosed {
         connection: Arc::new(connection()),
         application: Arc::new(application),

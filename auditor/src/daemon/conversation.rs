@@ -165,6 +165,8 @@ impl Conversation {
             received: moved_in,
             audited_sent: self.sent.counters().delivered,
             audited_received: self.received.counters().delivered,
+            opaque_sent: 0,
+            opaque_received: 0,
             gaps: ranges,
         };
         let reason = if self.established { CloseReason::Ended } else { CloseReason::NotEstablished };

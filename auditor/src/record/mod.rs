@@ -126,10 +126,14 @@ pub struct Coverage {
     pub sent: Option<u64>,
     /// Moved in, by the kernel's count.
     pub received: Option<u64>,
-    /// Seen by the audit, outgoing.
+    /// Seen and read by the audit, outgoing.
     pub audited_sent: u64,
-    /// Seen by the audit, incoming.
+    /// Seen and read by the audit, incoming.
     pub audited_received: u64,
+    /// Seen, but not to be read, outgoing: encrypted, of no known protocol, or after a hole. Not among the audited ones.
+    pub opaque_sent: u64,
+    /// Seen, but not to be read, incoming.
+    pub opaque_received: u64,
     /// What is missing, where it is known.
     pub gaps: Vec<GapRange>,
 }

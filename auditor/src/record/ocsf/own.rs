@@ -265,6 +265,8 @@ struct CoverageFields<'a> {
     received: Option<u64>,
     audited_sent: u64,
     audited_received: u64,
+    opaque_sent: u64,
+    opaque_received: u64,
     gaps: Gaps<'a>,
 }
 
@@ -275,6 +277,8 @@ impl<'a> CoverageFields<'a> {
             received: coverage.received,
             audited_sent: coverage.audited_sent,
             audited_received: coverage.audited_received,
+            opaque_sent: coverage.opaque_sent,
+            opaque_received: coverage.opaque_received,
             gaps: Gaps(&coverage.gaps),
         }
     }

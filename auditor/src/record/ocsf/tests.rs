@@ -160,6 +160,8 @@ fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connectio
                 received: None,
                 audited_sent: 4,
                 audited_received: 20,
+                opaque_sent: 1,
+                opaque_received: 3,
                 gaps: vec![GapRange { sent: true, offset: 4, length: 6 }],
             },
             reason: CloseReason::Ended,
@@ -176,6 +178,7 @@ fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connectio
             record["unmapped"]["auditor"]["connection"]["coverage"],
             json!({
                 "sent": 10, "received": null, "audited_sent": 4, "audited_received": 20,
+                "opaque_sent": 1, "opaque_received": 3,
                 "gaps": [{"direction": "sent", "offset": 4, "length": 6}]
             })
         );

@@ -225,6 +225,12 @@ pub struct Coverage {
     pub audited_sent: u64,
     /// Audited, incoming.
     pub audited_received: u64,
+    /// Seen, but not to be read, outgoing.
+    #[serde(default)]
+    pub opaque_sent: u64,
+    /// Seen, but not to be read, incoming.
+    #[serde(default)]
+    pub opaque_received: u64,
 }
 
 /// `unmapped.auditor.statement`.
