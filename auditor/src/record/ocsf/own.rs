@@ -8,7 +8,9 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::statement::StatementFields;
-use crate::record::{Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session};
+use crate::record::{
+    Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
+};
 
 #[derive(Default, Serialize)]
 pub(super) struct Own<'a> {
@@ -212,7 +214,7 @@ struct ConnectionFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     opaque: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<TlsFields>,
+    tls: Option<TlsFields<'a>>,
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
@@ -233,6 +235,7 @@ impl<'a> ConnectionFields<'a> {
     fn new(connection: &'a Connection, application: Option<&'a Application>) -> Self {
         let login = application.and_then(|application| application.login.as_ref());
         let opaque = application.and_then(|application| application.opaque);
+        let tls = application.and_then(|application| application.tls.as_ref());
         Self {
             id: &connection.id,
             protocol: application.and_then(|application| application.protocol),
@@ -240,7 +243,7 @@ impl<'a> ConnectionFields<'a> {
             database: login.and_then(|login| login.database.as_deref()),
             application: login.and_then(|login| login.application.as_deref()),
             opaque,
-            tls: (opaque == Some("tls")).then_some(TlsFields { decrypted: false }),
+            tls: (tls.is_some() || opaque == Some("tls")).then(|| TlsFields::new(tls)),
             verdict: if connection.verdict.allowed { "allow" } else { "deny" },
             rule: connection.verdict.rule.as_deref(),
             reason: connection.verdict.reason,
@@ -253,9 +256,36 @@ impl<'a> ConnectionFields<'a> {
     }
 }
 
-#[derive(Serialize)]
-struct TlsFields {
+#[derive(Default, Serialize)]
+struct TlsFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cipher: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offered: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    alpn: &'a [String],
     decrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl<'a> TlsFields<'a> {
+    /// `None` where both ends agreed on TLS and no handshake was seen.
+    fn new(tls: Option<&'a Tls>) -> Self {
+        tls.map_or_else(Self::default, |tls| Self {
+            version: tls.version.as_deref(),
+            cipher: tls.cipher.as_deref(),
+            offered: tls.offered.as_deref(),
+            sni: tls.sni.as_deref(),
+            alpn: &tls.alpn,
+            decrypted: false,
+            reason: tls.reason,
+        })
+    }
 }
 
 /// Always whole: a count that the kernel did not give is null here, so that nobody takes its absence for zero.

@@ -9,7 +9,7 @@ use super::{Host, Identity, Renderer};
 use crate::clock::{Boottime, Utc};
 use crate::protocol::{Login, Outcome, Parameter, ServerError, Statement, StatementKind};
 use crate::record::{
-    Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Transport, Verdict,
+    Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Tls, Transport, Verdict,
 };
 
 fn render(event: Event) -> Value {
@@ -64,7 +64,8 @@ fn statement(text: &[u8]) -> Statement {
 
 fn render_statement(statement: Statement) -> Value {
     let login = Login { user: Some("u".to_owned()), database: Some("d".to_owned()), ..Login::default() };
-    let application = Application { protocol: Some("postgres"), login: Some(login), opaque: None };
+    let application =
+        Application { protocol: Some("postgres"), login: Some(login), ..Application::default() };
     render(Event::Statement {
         connection: connection(),
         application: Arc::new(application),
@@ -147,6 +148,34 @@ fn nothing_is_guessed() {
     assert_eq!(record["activity_id"], 0);
     assert_eq!(record["database"]["name"], "unknown");
     assert_eq!(record["actor"].get("process"), None);
+}
+
+#[test]
+fn tls_is_told_as_far_as_it_was_seen() {
+    let tls = |application| {
+        let event = Event::ConnectionClosed {
+            connection: connection(),
+            application: Arc::new(application),
+            coverage: Coverage::default(),
+            reason: CloseReason::Ended,
+            duration_us: 0,
+            statements: 0,
+        };
+        render(event)["unmapped"]["auditor"]["connection"]["tls"].clone()
+    };
+    let opaque = Application { opaque: Some("tls"), ..Application::default() };
+    assert_eq!(tls(Application::default()), Value::Null);
+    assert_eq!(tls(opaque.clone()), json!({"decrypted": false}));
+    let seen = Tls {
+        version: Some("1.3".to_owned()),
+        sni: Some("db.example.com".to_owned()),
+        reason: Some("not-implemented"),
+        ..Tls::default()
+    };
+    assert_eq!(
+        tls(Application { tls: Some(seen), ..opaque }),
+        json!({"version": "1.3", "sni": "db.example.com", "decrypted": false, "reason": "not-implemented"})
+    );
 }
 
 #[test]
