@@ -22,7 +22,7 @@ pub(super) struct Own<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<ConnectionFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    statement: Option<StatementFields<'a>>,
+    pub(super) statement: Option<StatementFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<GapFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,9 +42,8 @@ impl<'a> Own<'a> {
             ..Self::default()
         };
         match event {
-            Event::Statement { connection, application, statement } => {
+            Event::Statement { connection, application, .. } => {
                 own.connection = Some(ConnectionFields::new(connection, Some(application)));
-                own.statement = Some(StatementFields::new(connection, statement));
             }
             Event::ConnectionOpened { connection } => {
                 own.connection = Some(ConnectionFields::new(connection, None));

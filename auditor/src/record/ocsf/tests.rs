@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Host, Identity, Renderer};
 use crate::clock::{Boottime, Utc};
-use crate::protocol::{Login, Outcome, Parameter, ServerError, Statement, StatementKind};
+use crate::protocol::{CommandResult, Login, Outcome, Parameter, ServerError, Statement, StatementKind};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Tls, Transport, Verdict,
 };
@@ -111,6 +111,27 @@ fn a_statement_is_verbatim_and_says_what_became_of_it() {
         json!([null, "a", {"hex": "00ff"}, {"text": "ab", "length": 9}, {"hex": "ff", "length": 9}])
     );
     assert_eq!(statement.get("escaped"), None);
+}
+
+#[test]
+fn verbs_are_what_was_completed_and_an_activity_only_where_all_are_one() {
+    let told = |text: &[u8], tags: &[&str]| {
+        let result = |tag: &&str| CommandResult { tag: (*tag).to_owned(), rows: None };
+        let record =
+            render_statement(Statement { results: tags.iter().map(result).collect(), ..statement(text) });
+        let own = &record["unmapped"]["auditor"]["statement"];
+        let classified = own.get("classified").cloned();
+        (own["verb"].clone(), own["verbs"].clone(), classified, record["activity_id"].clone())
+    };
+    assert_eq!(told(b"DELETE FROM t", &["DELETE 3"]), (json!("delete"), json!(["delete"]), None, json!(7)));
+    assert_eq!(
+        told(b"select 1; drop table t", &["SELECT 1", "DROP TABLE"]),
+        (json!("select"), json!(["select", "drop"]), None, json!(99))
+    );
+    assert_eq!(
+        told(b"execute p", &["DELETE 3"]),
+        (json!("execute"), json!(["delete"]), Some(json!(false)), json!(99))
+    );
 }
 
 #[test]

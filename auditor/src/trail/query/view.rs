@@ -238,9 +238,14 @@ pub struct Coverage {
 pub struct Statement<'a> {
     /// Position on the connection.
     pub seq: u64,
-    /// Verb, in lower case.
+    /// First keyword of the text, in lower case.
     #[serde(borrow)]
     pub verb: Option<Text<'a>>,
+    /// Verbs of the commands that were completed, in lower case.
+    #[serde(borrow, default)]
+    pub verbs: Vec<Text<'a>>,
+    /// `false` where the verbs are known not to say what the statement does.
+    pub classified: Option<bool>,
     /// `completed`, `failed`, `skipped`, `unknown`.
     #[serde(borrow)]
     pub outcome: Text<'a>,
