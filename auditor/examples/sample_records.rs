@@ -13,7 +13,7 @@ use auditor::protocol::{
 use auditor::record::ocsf::{Host, Identity, Renderer};
 use auditor::record::{
     Agent, Application, Caller, CloseReason, Connection, Coverage, Entry, Event, GapRange, Loss, Process,
-    Session, SessionTotals, Transport, Verdict,
+    Session, SessionTotals, Tls, Transport, Verdict,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -121,7 +121,7 @@ fn application() -> Application {
             application: Some("psql".to_owned()),
             parameters: vec![("client_encoding".to_owned(), "UTF8".to_owned())],
         }),
-        opaque: None,
+        ..Application::default()
     }
 }
 
@@ -203,9 +203,17 @@ fn connections() -> Vec<Event> {
         received: Some(81920),
         audited_sent: 4096,
         audited_received: 81920,
-        gaps: Vec::new(),
+        ..Coverage::default()
     };
-    let holed = Coverage { sent: None, received: Some(10), audited_sent: 3, audited_received: 10, gaps };
+    let holed = Coverage {
+        sent: None,
+        received: Some(10),
+        audited_sent: 3,
+        audited_received: 1,
+        opaque_sent: 0,
+        opaque_received: 9,
+        gaps,
+    };
     let closed = |application, coverage, reason| Event::ConnectionClosed {
         connection: Arc::new(connection()),
         application: Arc::new(application),
@@ -214,7 +222,15 @@ fn connections() -> Vec<Event> {
         duration_us: 1_234_567,
         statements: 12,
     };
-    let opaque = Application { opaque: Some("tls"), ..application() };
+    let tls = Tls {
+        version: Some("1.3".to_owned()),
+        cipher: Some("TLS_AES_256_GCM_SHA384".to_owned()),
+        offered: Some("1.3".to_owned()),
+        sni: Some("db.example.com".to_owned()),
+        alpn: vec!["postgresql".to_owned()],
+        reason: Some("not-implemented"),
+    };
+    let opaque = Application { opaque: Some("tls"), tls: Some(tls), ..application() };
     vec![
         Event::ConnectionOpened { connection: Arc::new(connection()) },
         Event::ConnectionOpened { connection: Arc::new(Connection { inbound: true, ..connection() }) },

@@ -141,7 +141,7 @@ fn statement() -> Entry {
                     application: Some("psql".to_owned()),
                     parameters: Vec::new(),
                 }),
-                opaque: None,
+                ..Application::default()
             }),
             statement: Box::new(Statement {
                 sequence: 3,

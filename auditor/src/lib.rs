@@ -16,4 +16,5 @@ pub mod record;
 pub mod session;
 pub mod source;
 pub mod stream;
+pub mod tls;
 pub mod trail;

@@ -192,6 +192,8 @@ impl Conversation {
             received: moved_in,
             audited_sent: self.sent.counters().delivered,
             audited_received: self.received.counters().delivered,
+            opaque_sent: 0,
+            opaque_received: 0,
             gaps: ranges,
         };
         // The event of its establishment may have been lost; bytes that were moved prove it as well.

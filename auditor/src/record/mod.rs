@@ -106,6 +106,25 @@ pub struct Application {
     pub login: Option<Login>,
     /// Why the bytes could not be read, where they could not, e.g. `tls`.
     pub opaque: Option<&'static str>,
+    /// What the TLS handshake said in the clear, where there was one.
+    pub tls: Option<Tls>,
+}
+
+/// What is known of a connection's TLS. Absent fields were not said, or not seen.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Tls {
+    /// Version that the server chose, e.g. `1.3`.
+    pub version: Option<String>,
+    /// Cipher suite that the server chose, IANA's name or its number in hexadecimal.
+    pub cipher: Option<String>,
+    /// Highest version that the client offered.
+    pub offered: Option<String>,
+    /// Host name that the client asked for. Its word, not proven.
+    pub sni: Option<String>,
+    /// Application protocols that the client offered, in its order.
+    pub alpn: Vec<String>,
+    /// Why what is inside was not read.
+    pub reason: Option<&'static str>,
 }
 
 /// A range of a stream that the audit never saw: first byte's offset from the beginning of the direction, and length.
@@ -126,10 +145,14 @@ pub struct Coverage {
     pub sent: Option<u64>,
     /// Moved in, by the kernel's count.
     pub received: Option<u64>,
-    /// Seen by the audit, outgoing.
+    /// Seen and read by the audit, outgoing.
     pub audited_sent: u64,
-    /// Seen by the audit, incoming.
+    /// Seen and read by the audit, incoming.
     pub audited_received: u64,
+    /// Seen, but not to be read, outgoing: encrypted, of no known protocol, or after a hole. Not among the audited ones.
+    pub opaque_sent: u64,
+    /// Seen, but not to be read, incoming.
+    pub opaque_received: u64,
     /// What is missing, where it is known.
     pub gaps: Vec<GapRange>,
 }

@@ -1,7 +1,54 @@
-//! The first keyword of a statement, until there is a parser that knows what the statement does.
+//! What a statement does, in one word or several, until there is a parser that knows.
 //!
-//! A keyword is a label, not a classification: `WITH` may delete, `SELECT` may call a function that does. Nothing may be
-//! allowed on the strength of it.
+//! Two witnesses: the first keyword of the text, and the server's command tags, one for each command that was completed.
+//! The tags are the better one (`EXECUTE p` is completed as `DELETE 3`, and a message may hold several commands), but there
+//! is none for what was not completed. Both are labels: `SELECT` may call a function that deletes, and its tag is `SELECT 1`.
+//! Nothing may be allowed on the strength of a verb. Where even the labels are known not to say it all, the record says so.
+
+use crate::protocol::{Outcome, Statement, StatementKind};
+
+/// Commands that carry others within them, or run what was defined elsewhere.
+const CARRIERS: [&str; 8] = ["with", "do", "execute", "explain", "call", "function", "prepare", "copy"];
+
+/// A statement's verbs as they stand in its text and in the server's tags; case is not told apart.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Verbs<'a> {
+    /// First keyword of the text.
+    pub first: Option<&'a str>,
+    /// First words of the completed commands' tags, each once, in order; the first keyword where nothing was completed.
+    pub all: Vec<&'a str>,
+    /// `false` where these are known not to say what the statement does: it carries others (`WITH`, `DO`, `EXECUTE`, …),
+    /// a command of several failed, the server's answer is missing, or part of the text.
+    pub classified: bool,
+}
+
+impl<'a> Verbs<'a> {
+    /// Reads a statement's text and its results.
+    pub fn of(statement: &'a Statement) -> Self {
+        let first = first_keyword(&statement.text);
+        let mut all: Vec<&str> = Vec::new();
+        // A portal that was left before its end has no tag of the server's.
+        let tags = statement.results.iter().map(|result| result.tag.as_str());
+        for tag in tags.filter(|tag| *tag != "PortalSuspended") {
+            let verb = first_keyword(tag.as_bytes());
+            all.extend(verb.filter(|verb| !all.iter().any(|known| known.eq_ignore_ascii_case(verb))));
+        }
+        let completed = !all.is_empty();
+        if !completed {
+            all.extend(first);
+        }
+        let told = match statement.outcome {
+            Outcome::Completed => completed || statement.kind == StatementKind::Prepared,
+            // The first one did not get through, so no other one was begun.
+            Outcome::Failed(_) | Outcome::Skipped => !completed,
+            Outcome::Unknown => false,
+        };
+        let carries = |verb: &&str| CARRIERS.iter().any(|carrier| carrier.eq_ignore_ascii_case(verb));
+        let classified =
+            told && !statement.incomplete && first.is_some() && !first.iter().chain(&all).any(carries);
+        Self { first, all, classified }
+    }
+}
 
 /// Longer words than this are no keyword of any dialect.
 const LONGEST: usize = 32;
@@ -52,6 +99,71 @@ fn after_block(text: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Boottime;
+    use crate::protocol::{CommandResult, ServerError};
+
+    fn statement(text: &str, tags: &[&str], outcome: Outcome) -> Statement {
+        let result = |tag: &&str| CommandResult { tag: (*tag).to_owned(), rows: None };
+        Statement {
+            sequence: 1,
+            kind: StatementKind::Simple,
+            text: text.as_bytes().to_vec().into(),
+            text_length: u64::try_from(text.len()).unwrap(),
+            name: None,
+            parameters: Vec::new(),
+            results: tags.iter().map(result).collect(),
+            columns: Vec::new(),
+            outcome,
+            notices: Vec::new(),
+            transaction: None,
+            started: Boottime(0),
+            finished: Boottime(0),
+            request_bytes: 0,
+            response_bytes: 0,
+            incomplete: false,
+        }
+    }
+
+    #[test]
+    fn verbs_are_the_servers_word_where_there_is_one() {
+        for (text, tags, all, classified) in [
+            ("select 1", &["SELECT 1"][..], &["SELECT"][..], true),
+            ("drop table a; create table a()", &["DROP TABLE", "CREATE TABLE"], &["DROP", "CREATE"], true),
+            ("select 1; select 2", &["SELECT 1", "SELECT 1"], &["SELECT"], true),
+            ("create table t as select 1", &["SELECT 1"], &["SELECT"], true),
+            ("execute p", &["DELETE 3"], &["DELETE"], false),
+            ("with d as (delete from t) select", &["SELECT 0"], &["SELECT"], false),
+            ("begin; do $$ $$", &["BEGIN", "DO"], &["BEGIN", "DO"], false),
+            ("select 1", &["PortalSuspended"], &["select"], false),
+            ("function 42", &[], &["function"], false),
+            ("", &[""], &[], false),
+        ] {
+            let statement = statement(text, tags, Outcome::Completed);
+            let verbs = Verbs::of(&statement);
+            assert_eq!((&verbs.all[..], verbs.classified), (all, classified), "{text}");
+        }
+        let suspended = Statement {
+            kind: StatementKind::Prepared,
+            ..statement("select 1", &["PortalSuspended"], Outcome::Completed)
+        };
+        assert!(Verbs::of(&suspended).classified, "one message, one command");
+    }
+
+    #[test]
+    fn what_was_not_completed_goes_by_its_first_keyword() {
+        let failed = || Outcome::Failed(ServerError::default());
+        for (tags, outcome, all, classified) in [
+            (&[][..], failed(), ["delete"], true),
+            (&[], Outcome::Skipped, ["delete"], true),
+            (&[], Outcome::Unknown, ["delete"], false),
+            // Which one failed is not told.
+            (&["DELETE 1"], failed(), ["DELETE"], false),
+        ] {
+            let statement = statement("delete from t; drop table u", tags, outcome);
+            let verbs = Verbs::of(&statement);
+            assert_eq!((&verbs.all[..], verbs.classified), (&all[..], classified), "{statement:?}");
+        }
+    }
 
     #[test]
     fn skips_what_is_no_keyword() {

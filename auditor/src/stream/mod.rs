@@ -343,6 +343,12 @@ impl HalfStream {
         self.origin != Origin::Unknown && self.fin.is_some_and(|fin| self.next >= fin)
     }
 
+    /// Payload offset of the FIN, if one was seen: so many bytes the stream has, whether they were seen or not. Informative: a
+    /// FIN can be forged. `None` too where the beginning is not known yet.
+    pub fn fin_offset(&self) -> Option<u64> {
+        if self.origin == Origin::Unknown { None } else { self.fin?.checked_sub(self.origin()) }
+    }
+
     /// Bytes held for early segments and history.
     pub fn memory(&self) -> usize {
         self.queue.bytes() + self.history.len()

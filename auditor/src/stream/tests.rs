@@ -270,6 +270,18 @@ fn the_end_shows_what_is_missing() {
 }
 
 #[test]
+fn the_end_is_known_from_fin_whether_the_bytes_before_it_were_seen_or_not() {
+    let mut stream = Fixture::new(0);
+    stream.cut(4, "ef", 0, FIN);
+    assert_eq!(stream.half.fin_offset(), None, "counted from a beginning that is not known");
+    stream.start(0);
+    assert_eq!((stream.half.fin_offset(), stream.half.at_fin()), (Some(6), false));
+    stream.finish(Some(6)).delivered("????ef");
+    assert_eq!((stream.half.fin_offset(), stream.half.at_fin()), (Some(6), true));
+    assert_eq!(Fixture::started().half.fin_offset(), None);
+}
+
+#[test]
 fn early_bytes_that_the_kernel_never_counted_are_not_delivered() {
     let mut stream = Fixture::started();
     stream.send(0, "a").send(2, "cdef").send(900, "forged").finish(Some(4)).delivered("a?cd");

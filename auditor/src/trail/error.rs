@@ -93,6 +93,14 @@ pub enum Error {
     /// The trail is being closed, or its writer has ended.
     #[error("the trail is closed: no more records are taken")]
     Closed,
+    /// There was no room for a record in time: it is lost.
+    #[error("a record is lost, {records} more are not durable yet: {reason}")]
+    NoPatience {
+        /// How many wait before it.
+        records: u64,
+        /// Why, as far as it is known.
+        reason: String,
+    },
     /// Records were not durable in time.
     #[error("{records} records are not durable yet: {reason}")]
     NotDurable {

@@ -24,7 +24,8 @@
 //! [`Trail::open`] fail, and the daemon does not start: whoever can damage the trail must not get it sealed anew.
 //!
 //! **A full disk stops, it does not lose.** What cannot be written stays in memory up to a bound; then
-//! [`Trail::append`] blocks, and with it everything up to the kernel's ring.
+//! [`Trail::append`] blocks, and with it everything up to the kernel's ring. Only a daemon that was told to stop does not
+//! wait for ever ([`Trail::append_within`]), and is told what it loses.
 
 #![forbid(unsafe_code)]
 

@@ -210,13 +210,33 @@ impl Trail {
     /// Blocks while [`Options::buffer_bytes`] wait for the disk, for as long as that takes: [`Trail::blocked`] tells why.
     pub fn append(&self, entry: &Entry) -> Result<u64, Error> {
         let mut state = self.shared.state();
-        while state.waiting >= self.buffer_bytes && !state.closing && !state.ended {
+        while state.has_no_room(self.buffer_bytes) {
             state = self.shared.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        self.append_now(&mut state, entry)
+    }
+
+    /// Like [`Trail::append`], but blocks for `patience` at most. Without room by then the record is lost, and the error says
+    /// so: for whoever must come to an end, and for nobody else.
+    pub fn append_within(&self, entry: &Entry, patience: Duration) -> Result<u64, Error> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.shared.state();
+        while state.has_no_room(self.buffer_bytes) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let records = state.sequence.saturating_sub(state.durable);
+                return Err(Error::NoPatience { records, reason: state.reason() });
+            }
+            (state, _) =
+                self.shared.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.append_now(&mut state, entry)
+    }
+
+    fn append_now(&self, state: &mut State, entry: &Entry) -> Result<u64, Error> {
         if state.closing || state.ended {
             return Err(Error::Closed);
         }
-        let state = &mut *state;
         let sequence = state.sequence + 1;
         write_uid(&mut state.uid, &self.id, sequence);
         state.line.clear();
@@ -338,9 +358,18 @@ impl State {
         mem::take(&mut self.chunks)
     }
 
+    /// Nothing more may wait, and it is worth waiting for that to change.
+    fn has_no_room(&self, buffer_bytes: usize) -> bool {
+        self.waiting >= buffer_bytes && !self.closing && !self.ended
+    }
+
     fn not_durable(&self, target: u64) -> Error {
-        let reason = self.blocked.clone().unwrap_or_else(|| "the disk is slow".to_owned());
-        Error::NotDurable { records: target.saturating_sub(self.durable), reason }
+        Error::NotDurable { records: target.saturating_sub(self.durable), reason: self.reason() }
+    }
+
+    /// Why records are not durable yet, as far as it is known.
+    fn reason(&self) -> String {
+        self.blocked.clone().unwrap_or_else(|| "the disk is slow".to_owned())
     }
 }
 

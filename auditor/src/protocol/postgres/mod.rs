@@ -11,10 +11,10 @@
 //! `record` makes the record, `values` and `value` its parameters.
 //!
 //! Refused, and from there on nothing is read: bytes that do not follow the protocol ([`Observation::Violation`]),
-//! encryption ([`Observation::Opaque`]). After a hole in the server's bytes statements are still told, but without
-//! outcomes: any pattern that might mark the next message can also be somebody's data, so there is no place at which
-//! reading on could be proven right. After such a hole in the client's bytes nothing is told, for the same reason. A hole
-//! within the body of one message does no such harm.
+//! encryption ([`Observation::Opaque`]). Whether what follows an agreement on TLS is TLS, [`crate::tls::Hello`] tells. After
+//! a hole in the server's bytes statements are still told, but without outcomes: any pattern that might mark the next
+//! message can also be somebody's data, so there is no place at which reading on could be proven right. After such a hole
+//! in the client's bytes nothing is told, for the same reason. A hole within the body of one message does no such harm.
 
 #![forbid(unsafe_code)]
 

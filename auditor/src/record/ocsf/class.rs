@@ -8,10 +8,11 @@ use super::object::{
     HttpResponse, Metadata, Named, ProcessObject, SessionObject, Traffic, UNKNOWN, Url, User,
 };
 use super::own::Own;
+use super::statement::StatementFields;
 use super::text::Verbatim;
 use super::{Identity, Renderer, VERSION};
 use crate::protocol::{Outcome, Statement};
-use crate::record::verb::first_keyword;
+use crate::record::verb::Verbs;
 use crate::record::{Application, Caller, CloseReason, Connection, Coverage, Entry, Event, Verdict};
 
 /// `severity_id`.
@@ -261,10 +262,11 @@ impl<'a> Record<'a> {
         application: &'a Application,
         statement: &'a Statement,
     ) {
-        let keyword = first_keyword(&statement.text);
-        let activity = keyword.map_or(0, activity_of);
+        let verbs = Verbs::of(statement);
+        let activity = activity_of(&verbs);
         self.class(6005, activity);
-        self.activity_name = keyword.filter(|_| activity == OTHER);
+        self.activity_name = verbs.first.or(verbs.all.first().copied()).filter(|_| activity == OTHER);
+        self.unmapped.auditor.statement = Some(StatementFields::new(connection, statement, &verbs));
         self.control(&connection.verdict);
         self.endpoints(renderer, connection);
         match &statement.outcome {
@@ -405,8 +407,15 @@ impl<'a> Record<'a> {
 const HTTP_METHODS: [&str; 9] =
     ["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "PATCH"];
 
+/// The activity that all of a statement's verbs are, Other where they differ.
+fn activity_of(verbs: &Verbs<'_>) -> u8 {
+    let mut activities = verbs.first.iter().chain(&verbs.all).map(|verb| activity_of_verb(verb));
+    let first = activities.next().unwrap_or(0);
+    if activities.all(|activity| activity == first) { first } else { OTHER }
+}
+
 /// OCSF's activities are about data records, so DDL is none of them.
-fn activity_of(keyword: &str) -> u8 {
+fn activity_of_verb(keyword: &str) -> u8 {
     const ACTIVITIES: [(&str, u8); 8] = [
         ("select", 4), // Query
         ("table", 4),

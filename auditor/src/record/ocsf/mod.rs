@@ -7,7 +7,7 @@
 //!
 //! | event | class | activity |
 //! |---|---|---|
-//! | statement | 6005 Datastore Activity | by its first keyword; DDL and the rest are Other, with the keyword as name |
+//! | statement | 6005 Datastore Activity | by its verbs, where all are one; DDL and the rest are Other, with the first keyword as name |
 //! | connection opened, closed, refused | 4001 Network Activity | Open; Close, or Fail if never established; Refuse |
 //! | process started, ended | 1007 Process Activity | Launch, Terminate |
 //! | session opened, ended | 3003 Authorize Session | Assign Privileges; Other (`Revoke Privileges`) |

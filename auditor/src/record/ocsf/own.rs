@@ -8,7 +8,9 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::statement::StatementFields;
-use crate::record::{Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session};
+use crate::record::{
+    Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
+};
 
 #[derive(Default, Serialize)]
 pub(super) struct Own<'a> {
@@ -20,7 +22,7 @@ pub(super) struct Own<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<ConnectionFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    statement: Option<StatementFields<'a>>,
+    pub(super) statement: Option<StatementFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<GapFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,9 +42,8 @@ impl<'a> Own<'a> {
             ..Self::default()
         };
         match event {
-            Event::Statement { connection, application, statement } => {
+            Event::Statement { connection, application, .. } => {
                 own.connection = Some(ConnectionFields::new(connection, Some(application)));
-                own.statement = Some(StatementFields::new(connection, statement));
             }
             Event::ConnectionOpened { connection } => {
                 own.connection = Some(ConnectionFields::new(connection, None));
@@ -212,7 +213,7 @@ struct ConnectionFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     opaque: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tls: Option<TlsFields>,
+    tls: Option<TlsFields<'a>>,
     verdict: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
@@ -233,6 +234,7 @@ impl<'a> ConnectionFields<'a> {
     fn new(connection: &'a Connection, application: Option<&'a Application>) -> Self {
         let login = application.and_then(|application| application.login.as_ref());
         let opaque = application.and_then(|application| application.opaque);
+        let tls = application.and_then(|application| application.tls.as_ref());
         Self {
             id: &connection.id,
             protocol: application.and_then(|application| application.protocol),
@@ -240,7 +242,7 @@ impl<'a> ConnectionFields<'a> {
             database: login.and_then(|login| login.database.as_deref()),
             application: login.and_then(|login| login.application.as_deref()),
             opaque,
-            tls: (opaque == Some("tls")).then_some(TlsFields { decrypted: false }),
+            tls: (tls.is_some() || opaque == Some("tls")).then(|| TlsFields::new(tls)),
             verdict: if connection.verdict.allowed { "allow" } else { "deny" },
             rule: connection.verdict.rule.as_deref(),
             reason: connection.verdict.reason,
@@ -253,9 +255,36 @@ impl<'a> ConnectionFields<'a> {
     }
 }
 
-#[derive(Serialize)]
-struct TlsFields {
+#[derive(Default, Serialize)]
+struct TlsFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cipher: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offered: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    alpn: &'a [String],
     decrypted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+}
+
+impl<'a> TlsFields<'a> {
+    /// `None` where both ends agreed on TLS and no handshake was seen.
+    fn new(tls: Option<&'a Tls>) -> Self {
+        tls.map_or_else(Self::default, |tls| Self {
+            version: tls.version.as_deref(),
+            cipher: tls.cipher.as_deref(),
+            offered: tls.offered.as_deref(),
+            sni: tls.sni.as_deref(),
+            alpn: &tls.alpn,
+            decrypted: false,
+            reason: tls.reason,
+        })
+    }
 }
 
 /// Always whole: a count that the kernel did not give is null here, so that nobody takes its absence for zero.
@@ -265,6 +294,8 @@ struct CoverageFields<'a> {
     received: Option<u64>,
     audited_sent: u64,
     audited_received: u64,
+    opaque_sent: u64,
+    opaque_received: u64,
     gaps: Gaps<'a>,
 }
 
@@ -275,6 +306,8 @@ impl<'a> CoverageFields<'a> {
             received: coverage.received,
             audited_sent: coverage.audited_sent,
             audited_received: coverage.audited_received,
+            opaque_sent: coverage.opaque_sent,
+            opaque_received: coverage.opaque_received,
             gaps: Gaps(&coverage.gaps),
         }
     }

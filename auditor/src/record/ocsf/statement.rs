@@ -6,7 +6,7 @@ use serde::ser::{SerializeMap, Serializer};
 use super::text::{Hex, Verbatim};
 use crate::protocol::{Outcome, Parameter, ServerError, Statement, StatementKind};
 use crate::record::Connection;
-use crate::record::verb::first_keyword;
+use crate::record::verb::Verbs;
 
 #[derive(Serialize)]
 pub(super) struct StatementFields<'a> {
@@ -14,6 +14,10 @@ pub(super) struct StatementFields<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     verb: Option<Lower<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    verbs: Vec<Lower<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classified: Option<bool>,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
@@ -48,7 +52,7 @@ pub(super) struct StatementFields<'a> {
 }
 
 impl<'a> StatementFields<'a> {
-    pub(super) fn new(connection: &Connection, statement: &'a Statement) -> Self {
+    pub(super) fn new(connection: &Connection, statement: &'a Statement, verbs: &Verbs<'a>) -> Self {
         let error = match &statement.outcome {
             Outcome::Failed(error) => Some(error),
             Outcome::Completed | Outcome::Skipped | Outcome::Unknown => None,
@@ -64,7 +68,9 @@ impl<'a> StatementFields<'a> {
                 StatementKind::Function => "function",
                 StatementKind::Admin => "admin",
             },
-            verb: first_keyword(&statement.text).map(Lower),
+            verb: verbs.first.map(Lower),
+            verbs: verbs.all.iter().copied().map(Lower).collect(),
+            classified: (!verbs.classified).then_some(false),
             outcome: match &statement.outcome {
                 Outcome::Completed => "completed",
                 Outcome::Failed(_) => "failed",

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{Host, Identity, Renderer};
 use crate::clock::{Boottime, Utc};
-use crate::protocol::{Login, Outcome, Parameter, ServerError, Statement, StatementKind};
+use crate::protocol::{CommandResult, Login, Outcome, Parameter, ServerError, Statement, StatementKind};
 use crate::record::{
-    Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Transport, Verdict,
+    Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Tls, Transport, Verdict,
 };
 
 fn render(event: Event) -> Value {
@@ -64,7 +64,8 @@ fn statement(text: &[u8]) -> Statement {
 
 fn render_statement(statement: Statement) -> Value {
     let login = Login { user: Some("u".to_owned()), database: Some("d".to_owned()), ..Login::default() };
-    let application = Application { protocol: Some("postgres"), login: Some(login), opaque: None };
+    let application =
+        Application { protocol: Some("postgres"), login: Some(login), ..Application::default() };
     render(Event::Statement {
         connection: connection(),
         application: Arc::new(application),
@@ -113,6 +114,27 @@ fn a_statement_is_verbatim_and_says_what_became_of_it() {
 }
 
 #[test]
+fn verbs_are_what_was_completed_and_an_activity_only_where_all_are_one() {
+    let told = |text: &[u8], tags: &[&str]| {
+        let result = |tag: &&str| CommandResult { tag: (*tag).to_owned(), rows: None };
+        let record =
+            render_statement(Statement { results: tags.iter().map(result).collect(), ..statement(text) });
+        let own = &record["unmapped"]["auditor"]["statement"];
+        let classified = own.get("classified").cloned();
+        (own["verb"].clone(), own["verbs"].clone(), classified, record["activity_id"].clone())
+    };
+    assert_eq!(told(b"DELETE FROM t", &["DELETE 3"]), (json!("delete"), json!(["delete"]), None, json!(7)));
+    assert_eq!(
+        told(b"select 1; drop table t", &["SELECT 1", "DROP TABLE"]),
+        (json!("select"), json!(["select", "drop"]), None, json!(99))
+    );
+    assert_eq!(
+        told(b"execute p", &["DELETE 3"]),
+        (json!("execute"), json!(["delete"]), Some(json!(false)), json!(99))
+    );
+}
+
+#[test]
 fn text_that_is_not_utf_8_is_escaped_and_marked() {
     let record = render_statement(statement(b"select '\xff\\x41'"));
     assert_eq!(record["query_info"]["query_string"], r"select '\xff\\x41'");
@@ -150,6 +172,34 @@ fn nothing_is_guessed() {
 }
 
 #[test]
+fn tls_is_told_as_far_as_it_was_seen() {
+    let tls = |application| {
+        let event = Event::ConnectionClosed {
+            connection: connection(),
+            application: Arc::new(application),
+            coverage: Coverage::default(),
+            reason: CloseReason::Ended,
+            duration_us: 0,
+            statements: 0,
+        };
+        render(event)["unmapped"]["auditor"]["connection"]["tls"].clone()
+    };
+    let opaque = Application { opaque: Some("tls"), ..Application::default() };
+    assert_eq!(tls(Application::default()), Value::Null);
+    assert_eq!(tls(opaque.clone()), json!({"decrypted": false}));
+    let seen = Tls {
+        version: Some("1.3".to_owned()),
+        sni: Some("db.example.com".to_owned()),
+        reason: Some("not-implemented"),
+        ..Tls::default()
+    };
+    assert_eq!(
+        tls(Application { tls: Some(seen), ..opaque }),
+        json!({"version": "1.3", "sni": "db.example.com", "decrypted": false, "reason": "not-implemented"})
+    );
+}
+
+#[test]
 fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connection() {
     let closed = |inbound| {
         render(Event::ConnectionClosed {
@@ -160,6 +210,8 @@ fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connectio
                 received: None,
                 audited_sent: 4,
                 audited_received: 20,
+                opaque_sent: 1,
+                opaque_received: 3,
                 gaps: vec![GapRange { sent: true, offset: 4, length: 6 }],
             },
             reason: CloseReason::Ended,
@@ -176,6 +228,7 @@ fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connectio
             record["unmapped"]["auditor"]["connection"]["coverage"],
             json!({
                 "sent": 10, "received": null, "audited_sent": 4, "audited_received": 20,
+                "opaque_sent": 1, "opaque_received": 3,
                 "gaps": [{"direction": "sent", "offset": 4, "length": 6}]
             })
         );

@@ -73,7 +73,7 @@ pub struct Query {
     pub to: Option<Destination>,
     /// Protocol.
     pub protocol: Option<String>,
-    /// Verb of a statement, in any case.
+    /// Any of a statement's verbs, or its first keyword, in any case.
     pub verb: Option<String>,
     /// Object that a statement names.
     pub object: Option<String>,
@@ -110,9 +110,10 @@ impl Query {
                 own.connection.as_ref().and_then(|connection| connection.protocol.as_deref()),
             )
             && self.verb.as_deref().is_none_or(|wanted| {
-                statement
-                    .and_then(|statement| statement.verb.as_deref())
-                    .is_some_and(|verb| verb.eq_ignore_ascii_case(wanted))
+                statement.is_some_and(|statement| {
+                    let mut verbs = statement.verb.iter().chain(&statement.verbs);
+                    verbs.any(|verb| verb.eq_ignore_ascii_case(wanted))
+                })
             })
             && self.object.as_deref().is_none_or(|wanted| {
                 statement.is_some_and(|statement| statement.objects.iter().any(|object| **object == *wanted))

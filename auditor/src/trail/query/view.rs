@@ -225,6 +225,12 @@ pub struct Coverage {
     pub audited_sent: u64,
     /// Audited, incoming.
     pub audited_received: u64,
+    /// Seen, but not to be read, outgoing.
+    #[serde(default)]
+    pub opaque_sent: u64,
+    /// Seen, but not to be read, incoming.
+    #[serde(default)]
+    pub opaque_received: u64,
 }
 
 /// `unmapped.auditor.statement`.
@@ -232,9 +238,14 @@ pub struct Coverage {
 pub struct Statement<'a> {
     /// Position on the connection.
     pub seq: u64,
-    /// Verb, in lower case.
+    /// First keyword of the text, in lower case.
     #[serde(borrow)]
     pub verb: Option<Text<'a>>,
+    /// Verbs of the commands that were completed, in lower case.
+    #[serde(borrow, default)]
+    pub verbs: Vec<Text<'a>>,
+    /// `false` where the verbs are known not to say what the statement does.
+    pub classified: Option<bool>,
     /// `completed`, `failed`, `skipped`, `unknown`.
     #[serde(borrow)]
     pub outcome: Text<'a>,

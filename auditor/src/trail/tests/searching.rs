@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{lines, open};
 use crate::clock::{Boottime, Utc};
-use crate::protocol::{Outcome, Statement, StatementKind};
+use crate::protocol::{CommandResult, Outcome, Statement, StatementKind};
 use crate::record::{Agent, Application, Connection, Entry, Event, Session, Transport, Verdict};
 use crate::trail::query::{Cursor, Destination, Query, Scanned, find, scan};
 
@@ -41,7 +41,12 @@ fn sample(directory: &Path) -> String {
                 text_length: 0,
                 name: None,
                 parameters: Vec::new(),
-                results: Vec::new(),
+                // As if the second statement had been two.
+                results: ["DROP TABLE", "CREATE TABLE"]
+                    .map(|tag| CommandResult { tag: tag.to_owned(), rows: None })
+                    .into_iter()
+                    .filter(|_| sequence == 2)
+                    .collect(),
                 columns: Vec::new(),
                 outcome: Outcome::Completed,
                 notices: Vec::new(),
@@ -90,13 +95,15 @@ fn each_filter_finds_what_it_says() {
     let some = |text: &str| Some(text.to_owned());
     let to = |text| Query { to: Some(Destination::parse(text).unwrap()), ..Query::default() };
     let grep = |pattern| Query { grep: Some(Query::pattern(pattern).unwrap()), ..Query::default() };
-    let cases: [(Query, &[u64]); 17] = [
+    let cases: [(Query, &[u64]); 19] = [
         (Query::default(), &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
         (Query { session: some("0000000000000001"), ..Query::default() }, &[5, 6, 7, 8]),
         (Query { agent: some("agent \"1\""), ..Query::default() }, &[5, 6, 7, 8]),
         (Query { agent: some("agent"), ..Query::default() }, &[]),
         (Query { kind: some("connection-refused"), ..Query::default() }, &[4, 8, 12]),
         (Query { protocol: some("postgres"), verb: some("Drop"), ..Query::default() }, &[3, 7, 11]),
+        (Query { verb: some("create"), ..Query::default() }, &[3, 7, 11]),
+        (Query { verb: some("select"), ..Query::default() }, &[2, 6, 10]),
         (Query { decision: some("deny"), ..Query::default() }, &[4, 8, 12]),
         (
             Query { decision: some("allowed"), kind: some("statement"), limit: Some(2), ..Query::default() },
