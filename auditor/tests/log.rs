@@ -81,6 +81,17 @@ fn lines_are_the_bytes_of_the_trail_and_can_be_verified() {
 }
 
 #[test]
+fn a_reader_sees_what_had_happened_when_it_asked() {
+    for arguments in [&["log", "--json"][..], &["show", "0000000000000002", "--json"]] {
+        let daemon = Daemon::start_with_real_proc();
+        let trail = daemon.trail();
+        daemon.leave_unsettled(move || fill(&trail));
+        let lines = succeeded(&ask(&daemon, arguments));
+        assert!(lines.lines().count() >= 2, "{arguments:?}: {lines}");
+    }
+}
+
+#[test]
 fn the_table_says_what_happened_and_obeys_nobody() {
     let daemon = Daemon::start_with_real_proc();
     fill(&daemon.trail());

@@ -5,6 +5,7 @@
 //! changes what others may do: these are for root.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -27,6 +28,8 @@ use crate::daemon::command::{self, Command, SessionState, Target};
 const MAX_TEXT_BYTES: usize = 4096;
 /// Labels of a session at most.
 const MAX_LABELS: usize = 64;
+/// How long a reader waits for what has just happened. The pipeline itself gives up a little earlier.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -199,6 +202,7 @@ async fn list_sessions(
             && since.is_none_or(|since| state.ended.is_none_or(|ended| ended >= since))
             && (!filter.live || state.ended.is_none())
     };
+    settle(&context).await;
     let sessions = context.commander.ask(Command::Sessions).await?;
     Ok(Json(SessionList { sessions: sessions.into_iter().filter(wanted).map(Session::from).collect() }))
 }
@@ -218,6 +222,7 @@ async fn list_records(
 ) -> Result<Response, ApiError> {
     let Query(filter) = filter?;
     let query = filter.query()?;
+    settle(&context).await;
     Ok(reader(&context)?.list(query, filter.follow))
 }
 
@@ -237,8 +242,19 @@ async fn show_records(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(id) = id?;
+    settle(&context).await;
     let missing = || ApiError::not_found(format!("the trail names no record, connection or session {id:?}"));
     reader(&context)?.named(id.clone()).await.ok_or_else(missing)
+}
+
+/// Has everything that has happened written down, so that whoever asks after an agent's end sees its last statement. Best
+/// effort: while the disk takes nothing, what is in the trail can still be read.
+async fn settle(context: &Context) {
+    match tokio::time::timeout(SETTLE_LIMIT, context.commander.ask(Command::Settle)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a reader may not see the last records"),
+        Err(_) => tracing::warn!("a reader may not see the last records: they took too long"),
+    }
 }
 
 fn reader(context: &Context) -> Result<Reader, ApiError> {

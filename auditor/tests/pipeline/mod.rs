@@ -27,6 +27,8 @@ struct Memory {
     accesses: Vec<Entry>,
     /// Where new sessions are said to be.
     cgroup: Option<String>,
+    /// What has happened and is written down only when somebody asks for it.
+    unsettled: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A running API.
@@ -134,6 +136,11 @@ impl Daemon {
         self.memory.lock().unwrap().cgroup = Some(cgroup.to_owned());
     }
 
+    /// Has `write` done when the pipeline is asked to settle.
+    pub(crate) fn leave_unsettled(&self, write: impl FnOnce() + Send + 'static) {
+        self.memory.lock().unwrap().unsettled = Some(Box::new(write));
+    }
+
     pub(crate) fn opened(&self) -> Vec<OpenSession> {
         self.memory.lock().unwrap().opened.clone()
     }
@@ -187,6 +194,12 @@ fn answer(mut commands: Commands, memory: &Mutex<Memory>) {
                 });
             }
             Command::Sessions(reply) => drop(reply.send(Ok(memory.sessions.clone()))),
+            Command::Settle(reply) => {
+                if let Some(write) = memory.unsettled.take() {
+                    write();
+                }
+                let _ = reply.send(Ok(0));
+            }
             Command::State(reply) => drop(reply.send(Ok(DaemonState::default()))),
             Command::Reload(reply) => drop(reply.send(Ok(()))),
             Command::Access(entry) => memory.accesses.push(entry),
