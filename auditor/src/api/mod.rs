@@ -24,6 +24,7 @@ pub mod peer;
 pub mod records;
 mod routes;
 pub mod server;
+mod target;
 pub mod types;
 
 pub use routes::openapi;

@@ -2,7 +2,7 @@
 //!
 //! Who may do what, beyond reaching the socket: everybody in the group may look, and open a session for himself or
 //! for a process of his own. Ending a session takes an agent's bounds away, and tagging a cgroup or a stranger's process
-//! changes what others may do: these are for root.
+//! changes what others may do: these are for root. See `target` for what nobody may tag.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +19,11 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::guard::{Connected, Context};
 use super::records::{Reader, epoch_millis};
+use super::target::target;
 use super::types::{
     ErrorBody, OpenSession, RecordFilter, Session, SessionFilter, SessionList, SessionTarget, Status,
 };
-use crate::daemon::command::{self, Command, SessionState, Target};
+use crate::daemon::command::{self, Command, SessionState};
 
 /// Longest free text in a request for a session: task, label key, label value.
 const MAX_TEXT_BYTES: usize = 4096;
@@ -124,47 +125,6 @@ fn check_texts(request: &OpenSession) -> Result<(), ApiError> {
         return Err(ApiError::invalid("a label without a name"));
     }
     Ok(())
-}
-
-fn target(context: &Context, connected: &Connected, target: SessionTarget) -> Result<Target, ApiError> {
-    let is_root = connected.peer.uid() == 0;
-    match target {
-        SessionTarget::Caller {} => Ok(Target::Process(connected.peer.pid())),
-        SessionTarget::Process { pid } => {
-            if pid <= 1 {
-                return Err(ApiError::invalid(format!("process {pid} cannot become an agent's session")));
-            }
-            let owner = owner(context, pid)?;
-            if !is_root && owner != connected.peer.uid() {
-                return Err(ApiError::forbidden(
-                    "not-owner",
-                    format!("process {pid} belongs to user {owner}: tagging it is for that user or root"),
-                ));
-            }
-            Ok(Target::Process(pid))
-        }
-        SessionTarget::Cgroup { path } => {
-            if !is_root {
-                return Err(ApiError::forbidden("root-required", "tagging a cgroup is for root"));
-            }
-            if path.trim_matches('/').is_empty() || path.split('/').any(|part| part == "..") {
-                return Err(ApiError::invalid(format!(
-                    "{path:?} cannot be a session: name a cgroup below the root, without `..`"
-                )));
-            }
-            Ok(Target::Cgroup(path.into()))
-        }
-    }
-}
-
-/// Real user id of a process.
-fn owner(context: &Context, pid: u32) -> Result<u32, ApiError> {
-    let status = std::fs::read_to_string(context.proc_root.join(pid.to_string()).join("status"))
-        .map_err(|error| ApiError::not_found(format!("process {pid}: {error}")))?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
-        .ok_or_else(|| ApiError::not_found(format!("process {pid}: its owner is not known")))
 }
 
 /// End a session: its cgroup is no longer watched nor bound by its policy.

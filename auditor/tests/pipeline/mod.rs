@@ -120,7 +120,23 @@ impl Daemon {
         let directory = self.process_directory();
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("cgroup"), text).unwrap();
-        std::fs::copy(Path::new("/proc/self/status"), directory.join("status")).unwrap();
+        for name in ["status", "stat"] {
+            std::fs::copy(Path::new("/proc/self").join(name), directory.join(name)).unwrap();
+        }
+    }
+
+    /// Has /proc show a process that is this one's twin.
+    pub(crate) fn pretend_process(&self, pid: u32) {
+        let directory = self.directory.path().join("proc").join(pid.to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let own = std::process::id().to_string();
+        let lines = status.lines().map(|line| match line.strip_prefix("Tgid:") {
+            Some(number) if number.trim() == own => format!("Tgid:\t{pid}\n"),
+            _ => format!("{line}\n"),
+        });
+        std::fs::write(directory.join("status"), lines.collect::<String>()).unwrap();
+        std::fs::copy("/proc/self/stat", directory.join("stat")).unwrap();
     }
 
     pub(crate) fn forget_cgroup(&self) {
