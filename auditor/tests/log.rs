@@ -125,11 +125,44 @@ fn filters_select_in_both_ways() {
             assert_eq!(lines.lines().count(), records, "{filters:?} {source:?}");
         }
     }
-    for wrong in [&["--grep", "("][..], &["--to", ""], &["--since", "x"]] {
-        for source in [&[][..], &["--offline"]] {
+    for wrong in [
+        &["--grep", "("][..],
+        &["--to", ""],
+        &["--to", "db.internal"],
+        &["--since", "x"],
+        &["--object", "orders"],
+        &["--kind", "statment"],
+        &["--protocol", "postgress"],
+        &["--decision", "no"],
+    ] {
+        for source in [&[][..], &["--offline"], &["--socket", "/nonexistent"]] {
             let output = ask(&daemon, &[&["log"], wrong, source].concat());
             assert_eq!(output.status.code(), Some(2), "{wrong:?} {source:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn the_api_refuses_filters_that_would_find_nothing() {
+    let daemon = Daemon::start();
+    for filter in [
+        RecordFilter { object: Some("orders".to_owned()), ..RecordFilter::default() },
+        RecordFilter { kind: Some("statment".to_owned()), ..RecordFilter::default() },
+    ] {
+        let refused = daemon.client().await.records(&filter).await;
+        assert!(matches!(refused, Err(ClientError::Refused { status: 400, .. })), "{refused:?}");
+    }
+}
+
+#[test]
+fn an_empty_answer_is_told_apart_from_a_failure() {
+    let daemon = Daemon::start_with_real_proc();
+    fill(&daemon.trail());
+    for source in [&[][..], &["--offline"], &["--json"]] {
+        let output = ask(&daemon, &[&["log", "--agent", "nobody"], source].concat());
+        assert_eq!(output.status.code(), Some(0));
+        assert!(output.stdout.is_empty());
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "auditor: no records match\n");
     }
 }
 

@@ -137,7 +137,7 @@ pub struct RecordFilter {
     /// Name of the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// Destination: HOST, HOST:PORT, \[IPV6\] or \[IPV6\]:PORT.
+    /// Destination: an address with or without a port; IPv6 with a port as \[IPV6\]:PORT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// Protocol, e.g. `postgres`.
@@ -146,7 +146,7 @@ pub struct RecordFilter {
     /// Verb of a statement, e.g. `delete`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verb: Option<String>,
-    /// Object that a statement names.
+    /// Object that a statement names. Refused: this version does not classify statements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     /// What was decided: `allowed`, `denied`.

@@ -15,7 +15,7 @@ use auditor::trail::query::find;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::failure::Failure;
+use super::failure::{Failure, complain};
 use super::terminal::{Cell, Table, colours_wanted};
 use super::{Connection, Places, json, time};
 
@@ -28,8 +28,8 @@ pub(crate) struct Log {
     /// Only this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Only this destination
-    #[arg(long, value_name = "HOST[:PORT]")]
+    /// Only this destination: 10.20.0.9, 10.20.0.9:5432, [2001:db8::1]:443
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
     to: Option<String>,
     /// Only this protocol, e.g. postgres
     #[arg(long, value_name = "PROTOCOL")]
@@ -37,7 +37,7 @@ pub(crate) struct Log {
     /// Only statements with this verb, e.g. delete
     #[arg(long, value_name = "VERB")]
     verb: Option<String>,
-    /// Only statements that name this object
+    /// Only statements that name this object: not in this version
     #[arg(long, value_name = "OBJECT")]
     object: Option<String>,
     /// Only what was decided so: allowed, denied
@@ -100,6 +100,8 @@ impl Log {
             grep: self.grep,
             follow: self.follow,
         };
+        // Before a daemon is asked, so that a misspelt filter is told as such where there is none.
+        filter.query().map_err(Failure::usage)?;
         if self.form.offline {
             return offline(&places.trail_dir(), &filter, &mut printer);
         }
@@ -113,7 +115,9 @@ impl Log {
                 }
             }
             printer.flush()
-        })
+        })?;
+        printer.tell_if_nothing_matched();
+        Ok(())
     }
 }
 
@@ -136,7 +140,10 @@ fn offline(trail: &Path, filter: &RecordFilter, printer: &mut Printer) -> Result
     )
     .map_err(Failure::usage)?;
     failed?;
-    printer.into_inner().flush()
+    let printer = printer.into_inner();
+    printer.flush()?;
+    printer.tell_if_nothing_matched();
+    Ok(())
 }
 
 impl Show {
@@ -246,6 +253,7 @@ fn parse(line: &[u8]) -> Result<Value, Failure> {
 struct Printer {
     table: Option<Table<9>>,
     out: std::io::BufWriter<std::io::Stdout>,
+    printed: bool,
 }
 
 impl Printer {
@@ -253,10 +261,12 @@ impl Printer {
         Self {
             table: (!as_json).then(|| Table::new(row::HEADER, colours_wanted()).at_least(row::WIDTHS)),
             out: std::io::BufWriter::new(stdout()),
+            printed: false,
         }
     }
 
     fn print(&mut self, line: &[u8]) -> Result<(), Failure> {
+        self.printed = true;
         match &mut self.table {
             Some(table) => table.write(&mut self.out, &[row::row(&parse(line)?)])?,
             None => json::raw_line(&mut self.out, line)?,
@@ -267,5 +277,12 @@ impl Printer {
     fn flush(&mut self) -> Result<(), Failure> {
         self.out.flush()?;
         Ok(())
+    }
+
+    /// An empty answer is an answer; on stderr, so that what is piped stays what it is.
+    fn tell_if_nothing_matched(&self) {
+        if !self.printed {
+            complain("no records match");
+        }
     }
 }
