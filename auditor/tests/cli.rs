@@ -7,6 +7,8 @@ mod pipeline;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use auditor::clock::Utc;
+use auditor::record::{Entry, Event};
 use pipeline::{Daemon, session};
 
 fn auditor(arguments: &[&str]) -> Command {
@@ -187,12 +189,50 @@ fn doctor_reports_every_check_with_a_status() {
 fn verify_tells_an_absent_trail_from_a_whole_one() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().to_str().unwrap();
-    assert_eq!(status(&output(&["verify", "--state-dir", state])), 2, "there is no trail directory");
-    assert_eq!(status(&output(&["verify", state])), 2, "a directory without records is not a whole trail");
+    let refused = |arguments: &[&str]| {
+        let output = output(arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}");
+        assert!(output.stdout.is_empty(), "nothing is said of the state of what is not there");
+        let said = text(&output.stderr);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    };
+    assert!(refused(&["verify", "--state-dir", state]).contains("there is no trail at"));
+    assert!(refused(&["verify", state]).contains("there is no trail in"));
+    std::fs::create_dir(directory.path().join("trail")).unwrap();
+    assert!(refused(&["verify", state]).contains(&format!("did you mean {state}/trail?")));
+    assert!(refused(&["verify", "--state-dir", state]).contains("there is no trail in"));
     let forged = write(directory.path(), "export.jsonl", "{\"time\":1}\n");
     let damaged = output(&["verify", &forged]);
     assert_eq!(status(&damaged), 1);
     assert!(text(&damaged.stdout).contains("DAMAGED"), "{}", text(&damaged.stdout));
+}
+
+#[test]
+fn a_directory_without_head_is_damaged_however_it_is_named() {
+    let daemon = Daemon::start();
+    let trail = daemon.trail();
+    let event = Event::DaemonStopped;
+    trail.append(&Entry { time: Utc(1), session: None, process: None, event }).unwrap();
+    trail.close().unwrap();
+    let trail = daemon.trail_dir();
+    std::fs::remove_file(trail.join("HEAD")).unwrap();
+    let damaged = output(&["verify", trail.to_str().unwrap()]);
+    assert_eq!(status(&damaged), 1, "{}", text(&damaged.stderr));
+    assert!(text(&damaged.stdout).contains("HEAD is missing"), "{}", text(&damaged.stdout));
+}
+
+#[test]
+fn whoever_may_not_read_the_trail_is_told_what_to_do() {
+    use std::os::unix::process::CommandExt;
+
+    assert!(nix::unistd::geteuid().is_root(), "this test changes the user: run it as root");
+    let daemon = Daemon::start();
+    daemon.trail().close().unwrap();
+    let trail = daemon.trail_dir();
+    let output = auditor(&["verify", trail.to_str().unwrap()]).uid(65_534).gid(65_534).output().unwrap();
+    assert_eq!(status(&output), 2);
+    assert!(text(&output.stderr).contains("run this as root"), "{}", text(&output.stderr));
 }
 
 #[test]
