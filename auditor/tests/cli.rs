@@ -142,7 +142,7 @@ fn policies_are_checked_and_tested_without_a_daemon() {
     let valid = write(directory.path(), "valid.toml", CONFIGURATION);
     let check = output(&["policy", "check", &valid]);
     assert_eq!(status(&check), 0, "{}", text(&check.stderr));
-    assert!(text(&check.stdout).contains("1 agents, 1 policies"), "{}", text(&check.stdout));
+    assert!(text(&check.stdout).contains("1 agent, 1 policy, 0 warnings"), "{}", text(&check.stdout));
 
     let broken = write(directory.path(), "broken.toml", &CONFIGURATION.replace("action", "acton"));
     let check = output(&["policy", "check", &broken]);
@@ -161,6 +161,13 @@ fn policies_are_checked_and_tested_without_a_daemon() {
     let allowed = test("10.20.0.9:5432", &[]);
     assert_eq!(status(&allowed), 0, "{}", text(&allowed.stderr));
     assert!(text(&allowed.stdout).starts_with("allowed by backfill#1"), "{}", text(&allowed.stdout));
+    assert!(
+        text(&allowed.stdout).ends_with(
+            "it must speak postgres: anything else on it is recorded as a violation (not stopped)\n"
+        ),
+        "{}",
+        text(&allowed.stdout)
+    );
     assert_eq!(status(&test("[::ffff:10.20.0.9]:5432", &[])), 0, "the same host, written otherwise");
     let denied = test("10.21.0.9:5432", &["--json"]);
     assert_eq!(status(&denied), 1);
@@ -169,6 +176,42 @@ fn policies_are_checked_and_tested_without_a_daemon() {
     assert!(denied.stderr.is_empty(), "the answer is no, and that is no error");
     let unknown = output(&["--config", &valid, "policy", "test", "--agent", "x", "--to", "10.0.0.1:1"]);
     assert_eq!(status(&unknown), 2);
+}
+
+#[test]
+fn diagnostics_begin_with_their_place_and_concern_who_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let two = format!(
+        "{CONFIGURATION}[[agent]]\nname = \"other\"\npolicy = \"empty\"\n[[policy]]\nname = \"empty\"\n"
+    );
+    let path = write(directory.path(), "two.toml", &two);
+    let test = |agent: &str| {
+        output(&["--config", &path, "policy", "test", "--agent", agent, "--to", "10.20.0.9:5432"])
+    };
+    assert_eq!(text(&test("agent-backfill").stderr), "", "the other policy's warnings are not this agent's");
+    let other = text(&test("other").stderr);
+    assert!(other.starts_with(&format!("{path}:16:1: warning: policy \"empty\" has no rules")), "{other}");
+    let check = output(&["policy", "check", &path]);
+    assert!(text(&check.stdout).contains("2 agents, 2 policies, 1 warning;"), "{}", text(&check.stdout));
+
+    let broken = write(directory.path(), "broken.toml", "agent = 1\npolicy = 2\n");
+    for arguments in [
+        &["policy", "check", &broken][..],
+        &["--config", &broken, "policy", "test", "--agent", "a", "--to", "10.0.0.1:1"],
+    ] {
+        let said = text(&output(arguments).stderr);
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(said.lines().all(|line| line.starts_with(&format!("{broken}:"))), "{said}");
+    }
+    for (to, reason) in [
+        ("localhost:5432", "names are not supported by this version"),
+        ("10.0.0.1", "one address and one port"),
+        ("::1:5432", "write [::1]:5432"),
+    ] {
+        let said = output(&["--config", &path, "policy", "test", "--agent", "other", "--to", to]);
+        assert_eq!(status(&said), 2);
+        assert!(text(&said.stderr).contains(reason), "{}", text(&said.stderr));
+    }
 }
 
 #[test]
