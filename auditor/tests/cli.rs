@@ -75,6 +75,29 @@ fn wrong_usage_is_2() {
 }
 
 #[test]
+fn what_this_version_lacks_is_told_in_a_sentence() {
+    for arguments in [
+        &["replay", "0123456789abcdef", "--to", "postgres://x"][..],
+        &["requests"],
+        &["approve", "--help"],
+        &["deny", "7", "--reason", "no"],
+        &["grant", "--agent", "a", "--to", "10.0.0.1:5432", "--reason", "r"],
+        &["grants", "--json"],
+        &["revoke", "7"],
+        &["run", "--agent", "a", "--identity-token-file", "/token", "--", "true"],
+        &["verify", "--key", "/key"],
+        &["verify", "--from-siem", "/export"],
+        &["policy", "test", "--agent", "a", "--to", "10.0.0.1:5432", "--statement", "select 1"],
+    ] {
+        let output = output(arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("not in this version") && !said.contains("similar"), "{said}");
+    }
+    assert!(!text(&output(&["--help"]).stdout).contains("replay"));
+}
+
+#[test]
 fn no_daemon_is_3_and_says_what_to_do() {
     for arguments in [
         &["status"][..],

@@ -32,6 +32,8 @@ pub(crate) enum Policy {
         /// Where to: 10.20.0.9:5432 or [2001:db8::1]:443
         #[arg(long, value_name = "ADDRESS:PORT", value_parser = destination)]
         to: SocketAddr,
+        #[arg(long = "statement", hide = true, value_name = "SQL", value_parser = super::absent::option)]
+        _statement: Option<super::absent::Never>,
         /// Over which transport
         #[arg(long, value_enum, default_value_t = Over::Tcp)]
         transport: Over,
@@ -64,7 +66,7 @@ impl Policy {
     pub(crate) fn execute(self, places: &Places) -> Result<(), Failure> {
         match self {
             Self::Check { file } => check(file.unwrap_or_else(|| places.config.clone())),
-            Self::Test { agent, to, transport, json } => test(places, &agent, to, transport, json),
+            Self::Test { agent, to, transport, json, .. } => test(places, &agent, to, transport, json),
         }
     }
 }

@@ -15,6 +15,10 @@ pub(crate) struct Verify {
     /// Directories of trails, segments or exported lines [default: the trail in the state directory]
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[arg(long = "key", hide = true, value_name = "FILE", value_parser = super::absent::option)]
+    _key: Option<super::absent::Never>,
+    #[arg(long = "from-siem", hide = true, value_name = "FILE", value_parser = super::absent::option)]
+    _from_siem: Option<super::absent::Never>,
     /// One JSON object
     #[arg(long)]
     json: bool,

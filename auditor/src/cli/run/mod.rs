@@ -48,6 +48,8 @@ pub(crate) struct Run {
     /// User to run the command as, by name or number
     #[arg(long, value_name = "USER")]
     user: Option<String>,
+    #[arg(long = "identity-token-file", hide = true, value_name = "FILE", value_parser = crate::cli::absent::option)]
+    _identity_token_file: Option<crate::cli::absent::Never>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
