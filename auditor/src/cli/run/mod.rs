@@ -59,6 +59,7 @@ impl Run {
     /// Becomes the command; returns only if that was not possible.
     pub(crate) fn execute(self, places: &Places) -> ExitCode {
         let session_and_user = self.user.as_deref().map(User::find).transpose().and_then(|user| {
+            harden::refuse_foreign_sockets().map_err(|error| error.to_string())?;
             let filters = seccomp::filters().map_err(|error| error.to_string())?;
             let session = self.enter_session(places)?;
             harden::harden(user.as_ref(), &filters).map_err(|error| error.to_string())?;
