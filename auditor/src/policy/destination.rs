@@ -343,7 +343,7 @@ fn decimal(text: &str) -> Option<u32> {
 }
 
 /// The address with all bits beyond the prefix cleared.
-pub(super) fn network(address: u128, prefix: u32) -> u128 {
+pub(crate) fn network(address: u128, prefix: u32) -> u128 {
     let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
     address & mask
 }
