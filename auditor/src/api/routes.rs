@@ -19,11 +19,13 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::guard::{Connected, Context};
 use super::records::{Reader, epoch_millis};
+use super::sessions::{self, Incomplete, Known};
 use super::target::target;
 use super::types::{
     ErrorBody, OpenSession, RecordFilter, Session, SessionFilter, SessionList, SessionTarget, Status,
 };
-use crate::daemon::command::{self, Command, SessionState};
+use crate::daemon::command::{self, Command};
+use crate::trail;
 
 /// Longest free text in a request for a session: task, label key, label value.
 const MAX_TEXT_BYTES: usize = 4096;
@@ -129,7 +131,7 @@ fn check_texts(request: &OpenSession) -> Result<(), ApiError> {
 
 /// End a session: its cgroup is no longer watched nor bound by its policy.
 #[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions",
-    params(("id" = String, Path, description = "Identity of the session.")),
+    params(("id" = String, Path, description = "Identity of the session, or enough of its first digits.")),
     responses(
         (status = 200, description = "The session as it ended.", body = Session),
         (status = 403, description = "The caller is not root.", body = ErrorBody),
@@ -142,13 +144,21 @@ async fn close_session(
 ) -> Result<Json<Session>, ApiError> {
     let Path(id) = id?;
     require_root(&connected, "ending a session")?;
+    let id = if sessions::is_beginning(&id) {
+        let states = context.commander.ask(Command::Sessions).await?;
+        let live = states.iter().filter(|state| state.ended.is_none());
+        sessions::only(&id, live.map(|state| state.session.id.as_str()))
+            .map_err(|error| ApiError::invalid(error.to_string()))?
+    } else {
+        id
+    };
     let state = context.commander.ask(|reply| Command::Close(id, reply)).await?;
     Ok(Json(state.into()))
 }
 
 /// List sessions.
 #[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(SessionFilter), responses(
-    (status = 200, description = "Sessions of this daemon's life, oldest first.", body = SessionList),
+    (status = 200, description = "All sessions that the trail knows, oldest first.", body = SessionList),
     (status = 400, description = "A filter is not understood.", body = ErrorBody),
 ))]
 async fn list_sessions(
@@ -157,14 +167,50 @@ async fn list_sessions(
 ) -> Result<Json<SessionList>, ApiError> {
     let Query(filter) = filter?;
     let since = filter.since.as_deref().map(|time| epoch_millis("since", time)).transpose()?;
-    let wanted = |state: &SessionState| {
-        filter.agent.as_ref().is_none_or(|agent| state.session.agent.name == *agent)
-            && since.is_none_or(|since| state.ended.is_none_or(|ended| ended >= since))
-            && (!filter.live || state.ended.is_none())
+    let wanted = |known: &Known| {
+        filter.agent.as_ref().is_none_or(|agent| known.session.agent == *agent)
+            && since.is_none_or(|since| known.over.is_none_or(|over| over >= since))
+            && (!filter.live || known.session.live)
     };
     settle(&context).await;
-    let sessions = context.commander.ask(Command::Sessions).await?;
-    Ok(Json(SessionList { sessions: sessions.into_iter().filter(wanted).map(Session::from).collect() }))
+    let Reader { directory, permit, .. } = reader(&context)?;
+    let trail = off_thread(move || {
+        let sessions = sessions::of_trail(&directory);
+        drop(permit);
+        sessions
+    })
+    .await?
+    .map_err(|error| unreadable(&error))?;
+    let known = sessions::merge(trail, context.commander.ask(Command::Sessions).await?);
+    let sessions = known.into_iter().filter(wanted).map(|known| known.session).collect();
+    Ok(Json(SessionList { sessions }))
+}
+
+/// Does what blocks where it may.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    let failed = |error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", format!("{error}"));
+    tokio::task::spawn_blocking(work).await.map_err(|error: tokio::task::JoinError| failed(error))
+}
+
+fn unreadable(error: &trail::Error) -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", format!("the trail cannot be read: {error}"))
+}
+
+/// The whole id of the session that `id` is the beginning of.
+async fn whole_id(context: &Context, id: String) -> Result<String, ApiError> {
+    if !sessions::is_beginning(&id) {
+        return Ok(id);
+    }
+    let Reader { directory, permit, .. } = reader(context)?;
+    let completed = off_thread(move || {
+        let completed = sessions::complete(&directory, &id);
+        drop(permit);
+        completed
+    });
+    completed.await?.map_err(|error| match error {
+        Incomplete::Trail(error) => unreadable(&error),
+        error @ Incomplete::Ambiguous { .. } => ApiError::invalid(error.to_string()),
+    })
 }
 
 /// Read records: one JSON object a line, the bytes as they were written.
@@ -181,8 +227,11 @@ async fn list_records(
     filter: Result<Query<RecordFilter>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(filter) = filter?;
-    let query = filter.query()?;
+    let mut query = filter.query()?;
     settle(&context).await;
+    if let Some(session) = query.session {
+        query.session = Some(whole_id(&context, session).await?);
+    }
     Ok(reader(&context)?.list(query, filter.follow))
 }
 
@@ -190,7 +239,7 @@ async fn list_records(
 #[utoipa::path(get, path = "/v1/records/{id}", tag = "records",
     params(("id" = String, Path, description =
         "A record's uid or sequence, a connection's id, a connection's id with `/` and a statement's position (as `%2F`), \
-         or a session's id.")),
+         or a session's id or enough of its first digits.")),
     responses(
         (status = 200, description = "Records in the order of the trail.", body = String,
             content_type = "application/x-ndjson"),
@@ -204,7 +253,14 @@ async fn show_records(
     let Path(id) = id?;
     settle(&context).await;
     let missing = || ApiError::not_found(format!("the trail names no record, connection or session {id:?}"));
-    reader(&context)?.named(id.clone()).await.ok_or_else(missing)
+    if let Some(found) = reader(&context)?.named(id.clone()).await {
+        return Ok(found);
+    }
+    let whole = whole_id(&context, id.clone()).await?;
+    if whole == id {
+        return Err(missing());
+    }
+    reader(&context)?.named(whole).await.ok_or_else(missing)
 }
 
 /// Has everything that has happened written down, so that whoever asks after an agent's end sees its last statement. Best

@@ -77,6 +77,7 @@ impl Daemon {
         let (commander, commands) = command::channel().unwrap();
         let answering = Arc::clone(&memory);
         thread::spawn(move || answer(commands, &answering));
+        std::fs::create_dir(directory.path().join("trail")).unwrap();
         let listener = Listener::bind(directory.path()).unwrap();
         let options = ApiOptions { trail_dir: directory.path().join("trail"), proc_root };
         let (shutdown, stopped) = oneshot::channel::<()>();

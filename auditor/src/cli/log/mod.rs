@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use auditor::api::records;
+use auditor::api::sessions::complete;
 use auditor::api::types::RecordFilter;
 use auditor::trail::query::find;
 use jiff::Timestamp;
@@ -22,7 +23,7 @@ use super::{Connection, Places, json, time};
 /// Arguments of `auditor log`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Log {
-    /// Only this session
+    /// Only this session, by its id or enough of its first digits
     #[arg(long, value_name = "ID")]
     session: Option<String>,
     /// Only this agent
@@ -65,7 +66,7 @@ pub(crate) struct Log {
 /// Arguments of `auditor show`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Show {
-    /// A record's uid or number, a connection's id, a statement (CONNECTION/POSITION), or a session's id
+    /// A record's uid or number, a connection's id, a statement (CONNECTION/POSITION), or a session's id or its first digits
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
@@ -122,7 +123,10 @@ impl Log {
 }
 
 fn offline(trail: &Path, filter: &RecordFilter, printer: &mut Printer) -> Result<(), Failure> {
-    let query = filter.query().map_err(Failure::usage)?;
+    let mut query = filter.query().map_err(Failure::usage)?;
+    if let Some(session) = query.session {
+        query.session = Some(complete(trail, &session).map_err(Failure::usage)?);
+    }
     let printer = std::cell::RefCell::new(printer);
     let mut failed = Ok(());
     records::read(
@@ -155,13 +159,11 @@ impl Show {
             as_json: self.form.json,
         };
         if self.form.offline {
-            let mut failed = Ok(());
-            find(&places.trail_dir(), &self.id, |line, _| {
-                failed = shown.add(line.trim_ascii_end());
-                if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })
-            .map_err(Failure::usage)?;
-            failed?;
+            let trail = places.trail_dir();
+            shown.add_offline(&trail, &self.id)?;
+            if shown.only.is_none() && !shown.several {
+                shown.add_offline(&trail, &complete(&trail, &self.id).map_err(Failure::usage)?)?;
+            }
         } else {
             let Connection { mut client, runtime } = Connection::open(places)?;
             runtime.block_on(async {
@@ -196,6 +198,16 @@ impl Shown {
             self.printer.print(&first)?;
         }
         self.printer.print(line)
+    }
+
+    fn add_offline(&mut self, trail: &Path, id: &str) -> Result<(), Failure> {
+        let mut failed = Ok(());
+        find(trail, id, |line, _| {
+            failed = self.add(line.trim_ascii_end());
+            if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .map_err(Failure::usage)?;
+        failed
     }
 
     fn end(mut self, id: &str) -> Result<(), Failure> {
