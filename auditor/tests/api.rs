@@ -181,17 +181,20 @@ async fn sessions_are_filtered() {
 async fn tagging_respects_what_may_be_tagged() {
     let daemon = Daemon::start();
     let mut client = daemon.client().await;
-    for path in ["/", "", "/a/../b"] {
+    for path in ["/", "", "/a/../b", "/user.slice", "/user.slice/."] {
         let target = SessionTarget::Cgroup { path: path.to_owned() };
         let (status, _) = refusal(client.open_session(&request(target)).await.unwrap_err());
         assert!(matches!(status, 400 | 403), "{path:?}");
     }
-    for pid in [0, 1, u32::MAX] {
+    for pid in [0, 1, std::process::id(), u32::MAX] {
         let target = SessionTarget::Process { pid };
         let (status, _) = refusal(client.open_session(&request(target)).await.unwrap_err());
         assert!(matches!(status, 400 | 404), "{pid}");
     }
-    client.open_session(&request(SessionTarget::Process { pid: std::process::id() })).await.unwrap();
+    assert!(daemon.opened().is_empty());
+    // Of the same user as this process, and neither it nor what started it.
+    daemon.pretend_process(u32::MAX - 1);
+    client.open_session(&request(SessionTarget::Process { pid: u32::MAX - 1 })).await.unwrap();
 }
 
 #[tokio::test]

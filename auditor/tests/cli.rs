@@ -7,6 +7,8 @@ mod pipeline;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use auditor::clock::Utc;
+use auditor::record::{Entry, Event};
 use pipeline::{Daemon, session};
 
 fn auditor(arguments: &[&str]) -> Command {
@@ -70,6 +72,29 @@ fn wrong_usage_is_2() {
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
     }
     assert_eq!(status(&output(&["--help"])), 0);
+}
+
+#[test]
+fn what_this_version_lacks_is_told_in_a_sentence() {
+    for arguments in [
+        &["replay", "0123456789abcdef", "--to", "postgres://x"][..],
+        &["requests"],
+        &["approve", "--help"],
+        &["deny", "7", "--reason", "no"],
+        &["grant", "--agent", "a", "--to", "10.0.0.1:5432", "--reason", "r"],
+        &["grants", "--json"],
+        &["revoke", "7"],
+        &["run", "--agent", "a", "--identity-token-file", "/token", "--", "true"],
+        &["verify", "--key", "/key"],
+        &["verify", "--from-siem", "/export"],
+        &["policy", "test", "--agent", "a", "--to", "10.0.0.1:5432", "--statement", "select 1"],
+    ] {
+        let output = output(arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}");
+        let said = text(&output.stderr);
+        assert!(said.contains("not in this version") && !said.contains("similar"), "{said}");
+    }
+    assert!(!text(&output(&["--help"]).stdout).contains("replay"));
 }
 
 #[test]
@@ -140,7 +165,7 @@ fn policies_are_checked_and_tested_without_a_daemon() {
     let valid = write(directory.path(), "valid.toml", CONFIGURATION);
     let check = output(&["policy", "check", &valid]);
     assert_eq!(status(&check), 0, "{}", text(&check.stderr));
-    assert!(text(&check.stdout).contains("1 agents, 1 policies"), "{}", text(&check.stdout));
+    assert!(text(&check.stdout).contains("1 agent, 1 policy, 0 warnings"), "{}", text(&check.stdout));
 
     let broken = write(directory.path(), "broken.toml", &CONFIGURATION.replace("action", "acton"));
     let check = output(&["policy", "check", &broken]);
@@ -159,6 +184,13 @@ fn policies_are_checked_and_tested_without_a_daemon() {
     let allowed = test("10.20.0.9:5432", &[]);
     assert_eq!(status(&allowed), 0, "{}", text(&allowed.stderr));
     assert!(text(&allowed.stdout).starts_with("allowed by backfill#1"), "{}", text(&allowed.stdout));
+    assert!(
+        text(&allowed.stdout).ends_with(
+            "it must speak postgres: anything else on it is recorded as a violation (not stopped)\n"
+        ),
+        "{}",
+        text(&allowed.stdout)
+    );
     assert_eq!(status(&test("[::ffff:10.20.0.9]:5432", &[])), 0, "the same host, written otherwise");
     let denied = test("10.21.0.9:5432", &["--json"]);
     assert_eq!(status(&denied), 1);
@@ -167,6 +199,42 @@ fn policies_are_checked_and_tested_without_a_daemon() {
     assert!(denied.stderr.is_empty(), "the answer is no, and that is no error");
     let unknown = output(&["--config", &valid, "policy", "test", "--agent", "x", "--to", "10.0.0.1:1"]);
     assert_eq!(status(&unknown), 2);
+}
+
+#[test]
+fn diagnostics_begin_with_their_place_and_concern_who_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let two = format!(
+        "{CONFIGURATION}[[agent]]\nname = \"other\"\npolicy = \"empty\"\n[[policy]]\nname = \"empty\"\n"
+    );
+    let path = write(directory.path(), "two.toml", &two);
+    let test = |agent: &str| {
+        output(&["--config", &path, "policy", "test", "--agent", agent, "--to", "10.20.0.9:5432"])
+    };
+    assert_eq!(text(&test("agent-backfill").stderr), "", "the other policy's warnings are not this agent's");
+    let other = text(&test("other").stderr);
+    assert!(other.starts_with(&format!("{path}:16:1: warning: policy \"empty\" has no rules")), "{other}");
+    let check = output(&["policy", "check", &path]);
+    assert!(text(&check.stdout).contains("2 agents, 2 policies, 1 warning;"), "{}", text(&check.stdout));
+
+    let broken = write(directory.path(), "broken.toml", "agent = 1\npolicy = 2\n");
+    for arguments in [
+        &["policy", "check", &broken][..],
+        &["--config", &broken, "policy", "test", "--agent", "a", "--to", "10.0.0.1:1"],
+    ] {
+        let said = text(&output(arguments).stderr);
+        assert_eq!(said.lines().count(), 2, "{said}");
+        assert!(said.lines().all(|line| line.starts_with(&format!("{broken}:"))), "{said}");
+    }
+    for (to, reason) in [
+        ("localhost:5432", "names are not supported by this version"),
+        ("10.0.0.1", "one address and one port"),
+        ("::1:5432", "write [::1]:5432"),
+    ] {
+        let said = output(&["--config", &path, "policy", "test", "--agent", "other", "--to", to]);
+        assert_eq!(status(&said), 2);
+        assert!(text(&said.stderr).contains(reason), "{}", text(&said.stderr));
+    }
 }
 
 #[test]
@@ -187,12 +255,50 @@ fn doctor_reports_every_check_with_a_status() {
 fn verify_tells_an_absent_trail_from_a_whole_one() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().to_str().unwrap();
-    assert_eq!(status(&output(&["verify", "--state-dir", state])), 2, "there is no trail directory");
-    assert_eq!(status(&output(&["verify", state])), 2, "a directory without records is not a whole trail");
+    let refused = |arguments: &[&str]| {
+        let output = output(arguments);
+        assert_eq!(status(&output), 2, "{arguments:?}");
+        assert!(output.stdout.is_empty(), "nothing is said of the state of what is not there");
+        let said = text(&output.stderr);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        said
+    };
+    assert!(refused(&["verify", "--state-dir", state]).contains("there is no trail at"));
+    assert!(refused(&["verify", state]).contains("there is no trail in"));
+    std::fs::create_dir(directory.path().join("trail")).unwrap();
+    assert!(refused(&["verify", state]).contains(&format!("did you mean {state}/trail?")));
+    assert!(refused(&["verify", "--state-dir", state]).contains("there is no trail in"));
     let forged = write(directory.path(), "export.jsonl", "{\"time\":1}\n");
     let damaged = output(&["verify", &forged]);
     assert_eq!(status(&damaged), 1);
     assert!(text(&damaged.stdout).contains("DAMAGED"), "{}", text(&damaged.stdout));
+}
+
+#[test]
+fn a_directory_without_head_is_damaged_however_it_is_named() {
+    let daemon = Daemon::start();
+    let trail = daemon.trail();
+    let event = Event::DaemonStopped;
+    trail.append(&Entry { time: Utc(1), session: None, process: None, event }).unwrap();
+    trail.close().unwrap();
+    let trail = daemon.trail_dir();
+    std::fs::remove_file(trail.join("HEAD")).unwrap();
+    let damaged = output(&["verify", trail.to_str().unwrap()]);
+    assert_eq!(status(&damaged), 1, "{}", text(&damaged.stderr));
+    assert!(text(&damaged.stdout).contains("HEAD is missing"), "{}", text(&damaged.stdout));
+}
+
+#[test]
+fn whoever_may_not_read_the_trail_is_told_what_to_do() {
+    use std::os::unix::process::CommandExt;
+
+    assert!(nix::unistd::geteuid().is_root(), "this test changes the user: run it as root");
+    let daemon = Daemon::start();
+    daemon.trail().close().unwrap();
+    let trail = daemon.trail_dir();
+    let output = auditor(&["verify", trail.to_str().unwrap()]).uid(65_534).gid(65_534).output().unwrap();
+    assert_eq!(status(&output), 2);
+    assert!(text(&output.stderr).contains("run this as root"), "{}", text(&output.stderr));
 }
 
 #[test]

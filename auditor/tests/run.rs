@@ -124,6 +124,31 @@ fn inherited_descriptors_do_not_reach_the_command() {
 }
 
 #[test]
+fn a_socket_from_outside_is_not_handed_in() {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let tcp: OwnedFd = TcpStream::connect(listener.local_addr().unwrap()).unwrap().into();
+    let udp: OwnedFd = UdpSocket::bind("[::1]:0").unwrap().into();
+    let unix: OwnedFd = UnixStream::pair().unwrap().0.into();
+    let run = |daemon: &Daemon, stdin: OwnedFd| {
+        let mut line = auditor();
+        line.arg("run").arg("--socket").arg(daemon.socket()).args(["--agent", "a", "--", "true"]);
+        line.stdin(stdin).output().unwrap()
+    };
+    for (socket, kind) in [(tcp, "TCP"), (udp, "UDP")] {
+        let daemon = daemon();
+        let output = run(&daemon, socket);
+        assert_eq!(output.status.code(), Some(125));
+        assert!(stderr(&output).contains(&format!("stdin is a {kind} socket")), "{}", stderr(&output));
+        assert!(daemon.opened().is_empty(), "no session was opened for it");
+    }
+    assert_eq!(run(&daemon(), unix).status.code(), Some(0));
+}
+
+#[test]
 fn a_hardened_command_has_lost_what_it_must_not_have() {
     let daemon = daemon();
     let this = std::env::current_exe().unwrap();

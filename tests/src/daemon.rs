@@ -1,7 +1,8 @@
 //! A daemon of the auditor that lives as long as a value, with its own state, socket, pins and configuration.
 //!
 //! It is the built program, driven through its command line only: the harness knows what a user knows. Whether it left
-//! anything behind is looked up in the kernel's own file systems, not asked of it.
+//! anything behind is looked up in the kernel's own file systems, not asked of it; and only below the cgroup that is named
+//! after its runtime directory, because other daemons may be at work on this host.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::child::{self, Child};
@@ -70,6 +72,16 @@ impl Home {
     /// The daemon's socket.
     pub fn socket(&self) -> PathBuf {
         self.runtime.join("auditor.sock")
+    }
+
+    /// The cgroup below which the daemon makes its sessions.
+    ///
+    /// # Errors
+    /// No cgroup2 file system is mounted.
+    pub fn cgroup(&self) -> Result<PathBuf> {
+        let digest = Sha256::digest(self.runtime.as_os_str().as_encoded_bytes());
+        let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Ok(cgroup_mount()?.join(format!("auditor-{digits}")))
     }
 
     /// The folder of the trail's segments.
@@ -132,7 +144,7 @@ impl Daemon {
     /// See [`Self::start`].
     pub fn start_in(home: Home) -> Result<Self> {
         crate::require_root()?;
-        let cgroups_before = cgroups()?;
+        let cgroups_before = cgroups(&home.cgroup()?);
         let mut command = home.daemon();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let said = Arc::new(Mutex::new(String::new()));
@@ -155,6 +167,11 @@ impl Daemon {
                     daemon.child.ended()?.map_or("still running".to_owned(), |status| status.to_string());
                 bail!("the daemon is not READY ({status}); it said: {}", daemon.said());
             }
+        }
+        // Looking for leftovers in the wrong place would find none, ever.
+        let cgroup = daemon.home.cgroup()?;
+        if !cgroup.is_dir() {
+            bail!("the daemon has not made {}: the harness and it disagree about its name", cgroup.display());
         }
         Ok(daemon)
     }
@@ -254,9 +271,10 @@ impl Daemon {
         Ok(Stopped { said, trail: self.home.trail(), _daemon: self })
     }
 
-    /// Cgroups that were not there before and pins.
+    /// Cgroups of its own that were not there before, and pins.
     fn leftovers(&self) -> Result<Vec<PathBuf>> {
-        let mut left: Vec<PathBuf> = cgroups()?.difference(&self.cgroups_before).cloned().collect();
+        let mut left: Vec<PathBuf> =
+            cgroups(&self.home.cgroup()?).difference(&self.cgroups_before).cloned().collect();
         if let Ok(pins) = fs::read_dir(&self.home.pins) {
             left.extend(pins.flatten().map(|entry| entry.path()));
         }
@@ -302,23 +320,18 @@ pub fn cgroup_mount() -> Result<PathBuf> {
     mount.context("no cgroup2 file system is mounted")
 }
 
-/// All cgroups whose path speaks of the auditor.
-fn cgroups() -> Result<BTreeSet<PathBuf>> {
+/// A cgroup, if it is there, and all below it.
+fn cgroups(top: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
-    let mut open = vec![cgroup_mount()?];
+    let mut open = vec![top.to_owned()];
     while let Some(folder) = open.pop() {
         // A cgroup may go between being listed and being read.
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                let path = entry.path();
-                if path.to_string_lossy().contains("auditor") {
-                    found.insert(path.clone());
-                }
-                open.push(path);
-            }
-        }
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        open.extend(directories.map(|entry| entry.path()));
+        found.insert(folder);
     }
-    Ok(found)
+    found
 }
 
 /// Keeps what the daemon says, and tells when it says READY.

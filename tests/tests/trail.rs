@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use auditor_tests::daemon::{Daemon, Stopped};
+use auditor_tests::daemon::{Daemon, Stopped, cgroup_mount};
 use auditor_tests::network::FarEnd;
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::python::{self, Python};
@@ -50,6 +50,18 @@ fn segments(trail: &Path) -> Vec<PathBuf> {
 
 fn verify(trail: &Path) -> Output {
     child::output(Command::new(place::auditor("debug").unwrap()).arg("verify").arg(trail), LIMIT).unwrap()
+}
+
+#[test]
+fn what_another_daemon_leaves_is_not_this_ones() {
+    let foreign = cgroup_mount().unwrap().join(format!("auditor-of-another-{}", std::process::id()));
+    let daemon = Daemon::start("").unwrap();
+    fs::create_dir(&foreign).unwrap();
+    let own = daemon.home().cgroup().unwrap();
+    let stopped = daemon.stop();
+    fs::remove_dir(&foreign).unwrap();
+    stopped.unwrap();
+    assert!(!own.exists());
 }
 
 #[test]

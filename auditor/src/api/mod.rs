@@ -24,6 +24,8 @@ pub mod peer;
 pub mod records;
 mod routes;
 pub mod server;
+pub mod sessions;
+mod target;
 pub mod types;
 
 pub use routes::openapi;

@@ -5,6 +5,7 @@
 //! pieces, so that a slow caller slows the thread down and not the daemon's memory up.
 
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -20,6 +21,8 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::types::RecordFilter;
+use crate::policy::ambiguous;
+use crate::protocol::Protocol;
 use crate::trail::Error;
 use crate::trail::query::{Cursor, Destination, Query, find, scan};
 
@@ -29,6 +32,30 @@ const PIECE_BYTES: usize = 64 * 1024;
 const PIECES: usize = 4;
 /// How often a follower looks for new records.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What records can be about, in the order of [`crate::record::Event`].
+const KINDS: &[&str] = &[
+    "statement",
+    "connection-opened",
+    "connection-closed",
+    "connection-refused",
+    "process-started",
+    "process-ended",
+    "session-opened",
+    "session-ended",
+    "gap",
+    "finding",
+    "daemon-started",
+    "daemon-stopped",
+    "daemon-reloaded",
+    "heartbeat",
+    "trail-recovered",
+    "api-access",
+];
+/// What connections can be recognised as.
+const PROTOCOLS: &[&str] = &[Protocol::Postgres.name()];
+/// What can be decided, of statements and of connections; the trail takes both forms for the same.
+const DECISIONS: &[&str] = &["allowed", "denied", "allow", "deny"];
 
 /// A filter that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -42,8 +69,26 @@ pub enum FilterError {
         source: jiff::Error,
     },
     /// A destination is none.
-    #[error("to: {0:?} is no destination; write HOST, HOST:PORT, [IPV6] or [IPV6]:PORT")]
+    #[error(
+        "to: {0:?} is no destination; write an address with or without a port: 10.20.0.9:5432, [2001:db8::1]:443"
+    )]
     Destination(String),
+    /// A destination that can be read in two ways.
+    #[error("to: it can be read in two ways: write [{0}]:{1} for the port, [{2}] for the address")]
+    Ambiguous(Ipv6Addr, u16, Ipv6Addr),
+    /// A word that no record has.
+    #[error("{parameter}: {value:?} is not known; known are {known}")]
+    Unknown {
+        /// Which parameter.
+        parameter: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given, joined with commas.
+        known: String,
+    },
+    /// Records have no objects yet.
+    #[error("object: this needs classification of statements, which this version does not have; try grep")]
+    Object,
     /// A pattern is none.
     #[error("grep: {0}")]
     Pattern(#[source] Error),
@@ -53,14 +98,18 @@ impl RecordFilter {
     /// The filter in the trail's terms.
     ///
     /// # Errors
-    /// A time, the destination or the pattern cannot be understood.
+    /// A time, the destination, the pattern or a word cannot be understood, or this version cannot filter so.
     pub fn query(&self) -> Result<Query, FilterError> {
-        let destination =
-            |text: &String| Destination::parse(text).ok_or_else(|| FilterError::Destination(text.clone()));
+        if self.object.is_some() {
+            return Err(FilterError::Object);
+        }
+        known("kind", self.kind.as_deref(), KINDS)?;
+        known("protocol", self.protocol.as_deref(), PROTOCOLS)?;
+        known("decision", self.decision.as_deref(), DECISIONS)?;
         Ok(Query {
             session: self.session.clone(),
             agent: self.agent.clone(),
-            to: self.to.as_ref().map(destination).transpose()?,
+            to: self.to.as_deref().map(destination).transpose()?,
             protocol: self.protocol.clone(),
             verb: self.verb.clone(),
             object: self.object.clone(),
@@ -71,6 +120,25 @@ impl RecordFilter {
             grep: self.grep.as_deref().map(Query::pattern).transpose().map_err(FilterError::Pattern)?,
             limit: None,
         })
+    }
+}
+
+/// Only an address: no record of this version has a destination's name.
+fn destination(text: &str) -> Result<Destination, FilterError> {
+    if let Some((address, port, whole)) = ambiguous(text) {
+        return Err(FilterError::Ambiguous(address, port, whole));
+    }
+    Destination::parse(text)
+        .filter(|destination| destination.host.parse::<IpAddr>().is_ok())
+        .ok_or_else(|| FilterError::Destination(text.to_owned()))
+}
+
+fn known(parameter: &'static str, value: Option<&str>, known: &[&str]) -> Result<(), FilterError> {
+    match value {
+        Some(value) if !known.contains(&value) => {
+            Err(FilterError::Unknown { parameter, value: value.to_owned(), known: known.join(", ") })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -217,5 +285,59 @@ impl hyper::body::Body for LinesBody {
 impl IntoResponse for LinesBody {
     fn into_response(self) -> Response {
         ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(self)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_record_can_be_asked_for() {
+        // The renderer's own words, from its source: what is missing here could not be looked for.
+        let source = include_str!("../record/ocsf/own.rs");
+        let (_, kinds) = source.split_once("fn kind(event: &Event)").unwrap();
+        let (kinds, _) = kinds.split_once("\n}").unwrap();
+        let kinds: Vec<_> =
+            kinds.lines().filter_map(|line| line.split_once("=> \"")?.1.strip_suffix("\",")).collect();
+        assert_eq!(KINDS, kinds);
+    }
+
+    #[test]
+    fn what_would_silently_find_nothing_is_refused() {
+        let refusal = |filter: RecordFilter| filter.query().unwrap_err().to_string();
+        let some = |text: &str| Some(text.to_owned());
+        for (filter, message) in [
+            (
+                RecordFilter { object: some("orders"), ..RecordFilter::default() },
+                "object: this needs classification of statements, which this version does not have; try grep",
+            ),
+            (
+                RecordFilter { decision: some("refused"), ..RecordFilter::default() },
+                "decision: \"refused\" is not known; known are allowed, denied, allow, deny",
+            ),
+            (
+                RecordFilter { protocol: some("mysql"), ..RecordFilter::default() },
+                "protocol: \"mysql\" is not known; known are postgres",
+            ),
+            (
+                RecordFilter { to: some("db.internal:5432"), ..RecordFilter::default() },
+                "to: \"db.internal:5432\" is no destination; write an address with or without a port: 10.20.0.9:5432, \
+                 [2001:db8::1]:443",
+            ),
+            (
+                RecordFilter { to: some("::1:5432"), ..RecordFilter::default() },
+                "to: it can be read in two ways: write [::1]:5432 for the port, [::1:5432] for the address",
+            ),
+        ] {
+            assert_eq!(refusal(filter), message);
+        }
+        assert!(
+            refusal(RecordFilter { kind: some("statment"), ..RecordFilter::default() })
+                .contains("statement,")
+        );
+        for to in ["10.0.0.1", "10.0.0.1:5432", "2001:db8::1", "[2001:db8::1]", "[2001:db8::1]:443"] {
+            assert!(RecordFilter { to: some(to), ..RecordFilter::default() }.query().is_ok(), "{to}");
+        }
     }
 }

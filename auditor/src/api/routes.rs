@@ -2,9 +2,10 @@
 //!
 //! Who may do what, beyond reaching the socket: everybody in the group may look, and open a session for himself or
 //! for a process of his own. Ending a session takes an agent's bounds away, and tagging a cgroup or a stranger's process
-//! changes what others may do: these are for root.
+//! changes what others may do: these are for root. See `target` for what nobody may tag.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -18,15 +19,20 @@ use utoipa_axum::routes;
 use super::error::ApiError;
 use super::guard::{Connected, Context};
 use super::records::{Reader, epoch_millis};
+use super::sessions::{self, Incomplete, Known};
+use super::target::target;
 use super::types::{
     ErrorBody, OpenSession, RecordFilter, Session, SessionFilter, SessionList, SessionTarget, Status,
 };
-use crate::daemon::command::{self, Command, SessionState, Target};
+use crate::daemon::command::{self, Command};
+use crate::trail;
 
 /// Longest free text in a request for a session: task, label key, label value.
 const MAX_TEXT_BYTES: usize = 4096;
 /// Labels of a session at most.
 const MAX_LABELS: usize = 64;
+/// How long a reader waits for what has just happened. The pipeline itself gives up a little earlier.
+const SETTLE_LIMIT: Duration = Duration::from_secs(3);
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -123,50 +129,9 @@ fn check_texts(request: &OpenSession) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn target(context: &Context, connected: &Connected, target: SessionTarget) -> Result<Target, ApiError> {
-    let is_root = connected.peer.uid() == 0;
-    match target {
-        SessionTarget::Caller {} => Ok(Target::Process(connected.peer.pid())),
-        SessionTarget::Process { pid } => {
-            if pid <= 1 {
-                return Err(ApiError::invalid(format!("process {pid} cannot become an agent's session")));
-            }
-            let owner = owner(context, pid)?;
-            if !is_root && owner != connected.peer.uid() {
-                return Err(ApiError::forbidden(
-                    "not-owner",
-                    format!("process {pid} belongs to user {owner}: tagging it is for that user or root"),
-                ));
-            }
-            Ok(Target::Process(pid))
-        }
-        SessionTarget::Cgroup { path } => {
-            if !is_root {
-                return Err(ApiError::forbidden("root-required", "tagging a cgroup is for root"));
-            }
-            if path.trim_matches('/').is_empty() || path.split('/').any(|part| part == "..") {
-                return Err(ApiError::invalid(format!(
-                    "{path:?} cannot be a session: name a cgroup below the root, without `..`"
-                )));
-            }
-            Ok(Target::Cgroup(path.into()))
-        }
-    }
-}
-
-/// Real user id of a process.
-fn owner(context: &Context, pid: u32) -> Result<u32, ApiError> {
-    let status = std::fs::read_to_string(context.proc_root.join(pid.to_string()).join("status"))
-        .map_err(|error| ApiError::not_found(format!("process {pid}: {error}")))?;
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Uid:")?.split_ascii_whitespace().next()?.parse().ok())
-        .ok_or_else(|| ApiError::not_found(format!("process {pid}: its owner is not known")))
-}
-
 /// End a session: its cgroup is no longer watched nor bound by its policy.
 #[utoipa::path(delete, path = "/v1/sessions/{id}", tag = "sessions",
-    params(("id" = String, Path, description = "Identity of the session.")),
+    params(("id" = String, Path, description = "Identity of the session, or enough of its first digits.")),
     responses(
         (status = 200, description = "The session as it ended.", body = Session),
         (status = 403, description = "The caller is not root.", body = ErrorBody),
@@ -179,13 +144,21 @@ async fn close_session(
 ) -> Result<Json<Session>, ApiError> {
     let Path(id) = id?;
     require_root(&connected, "ending a session")?;
+    let id = if sessions::is_beginning(&id) {
+        let states = context.commander.ask(Command::Sessions).await?;
+        let live = states.iter().filter(|state| state.ended.is_none());
+        sessions::only(&id, live.map(|state| state.session.id.as_str()))
+            .map_err(|error| ApiError::invalid(error.to_string()))?
+    } else {
+        id
+    };
     let state = context.commander.ask(|reply| Command::Close(id, reply)).await?;
     Ok(Json(state.into()))
 }
 
 /// List sessions.
 #[utoipa::path(get, path = "/v1/sessions", tag = "sessions", params(SessionFilter), responses(
-    (status = 200, description = "Sessions of this daemon's life, oldest first.", body = SessionList),
+    (status = 200, description = "All sessions that the trail knows, oldest first.", body = SessionList),
     (status = 400, description = "A filter is not understood.", body = ErrorBody),
 ))]
 async fn list_sessions(
@@ -194,13 +167,50 @@ async fn list_sessions(
 ) -> Result<Json<SessionList>, ApiError> {
     let Query(filter) = filter?;
     let since = filter.since.as_deref().map(|time| epoch_millis("since", time)).transpose()?;
-    let wanted = |state: &SessionState| {
-        filter.agent.as_ref().is_none_or(|agent| state.session.agent.name == *agent)
-            && since.is_none_or(|since| state.ended.is_none_or(|ended| ended >= since))
-            && (!filter.live || state.ended.is_none())
+    let wanted = |known: &Known| {
+        filter.agent.as_ref().is_none_or(|agent| known.session.agent == *agent)
+            && since.is_none_or(|since| known.over.is_none_or(|over| over >= since))
+            && (!filter.live || known.session.live)
     };
-    let sessions = context.commander.ask(Command::Sessions).await?;
-    Ok(Json(SessionList { sessions: sessions.into_iter().filter(wanted).map(Session::from).collect() }))
+    settle(&context).await;
+    let Reader { directory, permit, .. } = reader(&context)?;
+    let trail = off_thread(move || {
+        let sessions = sessions::of_trail(&directory);
+        drop(permit);
+        sessions
+    })
+    .await?
+    .map_err(|error| unreadable(&error))?;
+    let known = sessions::merge(trail, context.commander.ask(Command::Sessions).await?);
+    let sessions = known.into_iter().filter(wanted).map(|known| known.session).collect();
+    Ok(Json(SessionList { sessions }))
+}
+
+/// Does what blocks where it may.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ApiError> {
+    let failed = |error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", format!("{error}"));
+    tokio::task::spawn_blocking(work).await.map_err(|error: tokio::task::JoinError| failed(error))
+}
+
+fn unreadable(error: &trail::Error) -> ApiError {
+    ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", format!("the trail cannot be read: {error}"))
+}
+
+/// The whole id of the session that `id` is the beginning of.
+async fn whole_id(context: &Context, id: String) -> Result<String, ApiError> {
+    if !sessions::is_beginning(&id) {
+        return Ok(id);
+    }
+    let Reader { directory, permit, .. } = reader(context)?;
+    let completed = off_thread(move || {
+        let completed = sessions::complete(&directory, &id);
+        drop(permit);
+        completed
+    });
+    completed.await?.map_err(|error| match error {
+        Incomplete::Trail(error) => unreadable(&error),
+        error @ Incomplete::Ambiguous { .. } => ApiError::invalid(error.to_string()),
+    })
 }
 
 /// Read records: one JSON object a line, the bytes as they were written.
@@ -217,7 +227,11 @@ async fn list_records(
     filter: Result<Query<RecordFilter>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(filter) = filter?;
-    let query = filter.query()?;
+    let mut query = filter.query()?;
+    settle(&context).await;
+    if let Some(session) = query.session {
+        query.session = Some(whole_id(&context, session).await?);
+    }
     Ok(reader(&context)?.list(query, filter.follow))
 }
 
@@ -225,7 +239,7 @@ async fn list_records(
 #[utoipa::path(get, path = "/v1/records/{id}", tag = "records",
     params(("id" = String, Path, description =
         "A record's uid or sequence, a connection's id, a connection's id with `/` and a statement's position (as `%2F`), \
-         or a session's id.")),
+         or a session's id or enough of its first digits.")),
     responses(
         (status = 200, description = "Records in the order of the trail.", body = String,
             content_type = "application/x-ndjson"),
@@ -237,8 +251,26 @@ async fn show_records(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let Path(id) = id?;
+    settle(&context).await;
     let missing = || ApiError::not_found(format!("the trail names no record, connection or session {id:?}"));
-    reader(&context)?.named(id.clone()).await.ok_or_else(missing)
+    if let Some(found) = reader(&context)?.named(id.clone()).await {
+        return Ok(found);
+    }
+    let whole = whole_id(&context, id.clone()).await?;
+    if whole == id {
+        return Err(missing());
+    }
+    reader(&context)?.named(whole).await.ok_or_else(missing)
+}
+
+/// Has everything that has happened written down, so that whoever asks after an agent's end sees its last statement. Best
+/// effort: while the disk takes nothing, what is in the trail can still be read.
+async fn settle(context: &Context) {
+    match tokio::time::timeout(SETTLE_LIMIT, context.commander.ask(Command::Settle)).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "a reader may not see the last records"),
+        Err(_) => tracing::warn!("a reader may not see the last records: they took too long"),
+    }
 }
 
 fn reader(context: &Context) -> Result<Reader, ApiError> {

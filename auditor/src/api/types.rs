@@ -67,14 +67,19 @@ pub struct Session {
     pub cgroup: String,
     /// Beginning, epoch milliseconds.
     pub opened: u64,
-    /// End, epoch milliseconds; null while it lives.
+    /// Whether it is open.
+    pub live: bool,
+    /// End, epoch milliseconds; null while it lives, and where its end is not known.
     pub ended: Option<u64>,
-    /// Connections that were opened.
-    pub connections: u64,
+    /// How it ended: `empty`, `untag`, `shutdown`, or `daemon-lost` where its daemon died before it. Null while it lives, and
+    /// for a moment after its end.
+    pub end: Option<String>,
+    /// Connections that were opened. Null, as the next two, where nobody counted to the end.
+    pub connections: Option<u64>,
     /// Statements recorded.
-    pub statements: u64,
+    pub statements: Option<u64>,
     /// Refused attempts and other violations.
-    pub violations: u64,
+    pub violations: Option<u64>,
     /// Payload bytes that the kernel moved on its connections that have closed.
     pub bytes_moved: u64,
     /// Of these, bytes that were audited.
@@ -93,10 +98,12 @@ impl From<SessionState> for Session {
             policy: session.policy.clone(),
             cgroup: state.cgroup,
             opened: state.opened,
+            live: state.ended.is_none(),
             ended: state.ended,
-            connections: state.totals.connections,
-            statements: state.totals.statements,
-            violations: state.totals.violations,
+            end: None,
+            connections: Some(state.totals.connections),
+            statements: Some(state.totals.statements),
+            violations: Some(state.totals.violations),
             bytes_moved: state.bytes_moved,
             bytes_audited: state.bytes_audited,
         }
@@ -119,7 +126,7 @@ pub struct SessionFilter {
     pub live: bool,
 }
 
-/// The sessions of this daemon's life, oldest first.
+/// Sessions, oldest first: all that the trail knows.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 pub struct SessionList {
     /// Those that the filter lets through.
@@ -131,13 +138,13 @@ pub struct SessionList {
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub struct RecordFilter {
-    /// Identity of the session.
+    /// Identity of the session, or enough of its first digits (four or more).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// Name of the agent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// Destination: HOST, HOST:PORT, \[IPV6\] or \[IPV6\]:PORT.
+    /// Destination: an address with or without a port; IPv6 with a port as \[IPV6\]:PORT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
     /// Protocol, e.g. `postgres`.
@@ -146,7 +153,7 @@ pub struct RecordFilter {
     /// Verb of a statement, e.g. `delete`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verb: Option<String>,
-    /// Object that a statement names.
+    /// Object that a statement names. Refused: this version does not classify statements.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     /// What was decided: `allowed`, `denied`.

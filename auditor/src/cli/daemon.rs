@@ -3,11 +3,12 @@
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
-use auditor::daemon::{self, Options};
+use auditor::config::LoadError;
+use auditor::daemon::{self, Options, StartError};
 use tracing_subscriber::EnvFilter;
 
 use super::Places;
-use super::failure::complain;
+use super::failure::{complain, complain_of_place};
 
 /// Filter of the log, in the syntax of tracing-subscriber's `EnvFilter`.
 const FILTER_VARIABLE: &str = "AUDITOR_LOG";
@@ -24,7 +25,10 @@ pub(crate) fn execute(places: Places) -> ExitCode {
     match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            match &error {
+                StartError::Configuration(invalid @ LoadError::Invalid { .. }) => complain_of_place(invalid),
+                error => complain(error),
+            }
             ExitCode::from(error.exit_status())
         }
     }

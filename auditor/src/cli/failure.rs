@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
 use auditor::api::client::ClientError;
+use auditor::config::LoadError;
 
 /// The answer is no.
 const NO: u8 = 1;
@@ -21,27 +22,39 @@ pub(crate) struct Failure {
     status: u8,
     /// `None`: what there is to say has been said, or nobody listens any more.
     message: Option<String>,
+    /// The message names a file and a place, and nothing stands before it.
+    names_place: bool,
 }
 
 impl Failure {
+    fn new(status: u8, message: Option<String>) -> Self {
+        Self { status, message, names_place: false }
+    }
+
+    /// The configuration cannot be used.
+    pub(crate) fn configuration(error: &LoadError) -> Self {
+        let names_place = matches!(error, LoadError::Invalid { .. });
+        Self { names_place, ..Self::usage(error) }
+    }
+
     /// It was understood, and the answer is no.
     pub(crate) fn refused(message: impl Display) -> Self {
-        Self { status: NO, message: Some(message.to_string()) }
+        Self::new(NO, Some(message.to_string()))
     }
 
     /// Wrong usage or configuration.
     pub(crate) fn usage(message: impl Display) -> Self {
-        Self { status: USAGE, message: Some(message.to_string()) }
+        Self::new(USAGE, Some(message.to_string()))
     }
 
     /// The answer is no, and stdout says it already.
     pub(crate) fn told() -> Self {
-        Self { status: NO, message: None }
+        Self::new(NO, None)
     }
 
     /// The kernel lacks something, and stdout says what.
     pub(crate) fn unsupported() -> Self {
-        Self { status: UNSUPPORTED, message: None }
+        Self::new(UNSUPPORTED, None)
     }
 
     /// What went wrong, for a command with exit statuses of its own.
@@ -51,8 +64,10 @@ impl Failure {
 
     /// Says it and gives the exit status.
     pub(crate) fn report(self) -> ExitCode {
-        if let Some(message) = self.message {
-            complain(message);
+        match self.message {
+            Some(message) if self.names_place => complain_of_place(message),
+            Some(message) => complain(message),
+            None => {}
         }
         ExitCode::from(self.status)
     }
@@ -62,6 +77,11 @@ impl Failure {
 pub(crate) fn complain(message: impl Display) {
     // There is nowhere to report that stderr is closed.
     let _ = writeln!(io::stderr(), "auditor: {message}");
+}
+
+/// What a file has wrong and where, as compilers say it: each line begins with the place, for editors.
+pub(crate) fn complain_of_place(message: impl Display) {
+    let _ = writeln!(io::stderr(), "{message}");
 }
 
 /// Help and version are successes; everything else is wrong usage.
@@ -78,7 +98,7 @@ impl From<ClientError> for Failure {
             ClientError::Refused { status: 503, .. } => UNREACHABLE,
             ClientError::Refused { .. } => NO,
         };
-        Self { status, message: Some(error.to_string()) }
+        Self::new(status, Some(error.to_string()))
     }
 }
 
@@ -86,7 +106,7 @@ impl From<ClientError> for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == ErrorKind::BrokenPipe {
-            return Self { status: 0, message: None };
+            return Self::new(0, None);
         }
         Self::refused(format!("cannot write to stdout: {error}"))
     }

@@ -3,6 +3,7 @@
 //! This file knows the commands' names and what is common to them; what a command takes and does stands in its own
 //! file. Exit statuses are a contract with scripts and are given out in [`failure`] alone.
 
+mod absent;
 mod daemon;
 mod doctor;
 mod failure;
@@ -116,6 +117,8 @@ enum Command {
     /// Print the description of the API
     #[command(hide = true)]
     Openapi,
+    #[command(flatten)]
+    Absent(absent::Absent),
 }
 
 /// Parses the arguments, does what they say, and tells how it went.
@@ -139,6 +142,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor.execute(),
         Command::Reload => reload::execute(&places),
         Command::Openapi => openapi::execute(),
+        Command::Absent(absent) => absent.execute(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 
 use auditor::clock::Clock;
 use auditor::config::{self, Loaded};
-use auditor::policy::{self, Explanation};
+use auditor::policy::{self, Destination, DestinationError, Explanation};
 use auditor::record::Transport;
 use auditor_common::endpoint::Endpoint;
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
-use super::failure::{Failure, complain};
+use super::failure::{Failure, complain_of_place};
 use super::{Places, json};
 
 /// Arguments of `auditor policy`.
@@ -30,8 +30,10 @@ pub(crate) enum Policy {
         #[arg(long, value_name = "NAME")]
         agent: String,
         /// Where to: 10.20.0.9:5432 or [2001:db8::1]:443
-        #[arg(long, value_name = "ADDRESS:PORT")]
+        #[arg(long, value_name = "ADDRESS:PORT", value_parser = destination)]
         to: SocketAddr,
+        #[arg(long = "statement", hide = true, value_name = "SQL", value_parser = super::absent::option)]
+        _statement: Option<super::absent::Never>,
         /// Over which transport
         #[arg(long, value_enum, default_value_t = Over::Tcp)]
         transport: Over,
@@ -64,33 +66,36 @@ impl Policy {
     pub(crate) fn execute(self, places: &Places) -> Result<(), Failure> {
         match self {
             Self::Check { file } => check(file.unwrap_or_else(|| places.config.clone())),
-            Self::Test { agent, to, transport, json } => test(places, &agent, to, transport, json),
+            Self::Test { agent, to, transport, json, .. } => test(places, &agent, to, transport, json),
         }
     }
 }
 
 fn check(file: PathBuf) -> Result<(), Failure> {
-    let Loaded { settings, warnings, digest } = config::load(&file).map_err(Failure::usage)?;
+    let Loaded { settings, warnings, digest } =
+        config::load(&file).map_err(|error| Failure::configuration(&error))?;
     let mut out = stdout().lock();
     for warning in &warnings {
         writeln!(out, "{}", warning.render(&file))?;
     }
     writeln!(
         out,
-        "{}: valid: {} agents, {} policies, {} warnings; sha256 {digest}",
+        "{}: valid: {}, {}, {}; sha256 {digest}",
         file.display(),
-        settings.agents.len(),
-        settings.policies.len(),
-        warnings.len()
+        counted(settings.agents.len(), "agent", "agents"),
+        counted(settings.policies.len(), "policy", "policies"),
+        counted(warnings.len(), "warning", "warnings")
     )?;
     Ok(())
 }
 
+fn counted(count: usize, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
+}
+
 fn test(places: &Places, agent: &str, to: SocketAddr, transport: Over, as_json: bool) -> Result<(), Failure> {
-    let Loaded { settings, warnings, .. } = config::load(&places.config).map_err(Failure::usage)?;
-    for warning in &warnings {
-        complain(warning.render(&places.config));
-    }
+    let loaded = config::load(&places.config).map_err(|error| Failure::configuration(&error))?;
+    let Loaded { settings, warnings, .. } = loaded;
     let transport = match transport {
         Over::Tcp => Transport::Tcp,
         Over::Udp => Transport::Udp,
@@ -98,6 +103,10 @@ fn test(places: &Places, agent: &str, to: SocketAddr, transport: Over, as_json: 
     let explanation =
         policy::explain(&settings, agent, Endpoint::from(to), transport, &Clock::read(), Clock::now())
             .map_err(Failure::usage)?;
+    let concerns = |policy: &String| *policy == explanation.policy;
+    for warning in warnings.iter().filter(|warning| warning.policy.as_ref().is_none_or(concerns)) {
+        complain_of_place(warning.render(&places.config));
+    }
     let mut out = stdout().lock();
     if as_json {
         json::line(&mut out, &answer(&explanation, agent, to))?;
@@ -105,6 +114,21 @@ fn test(places: &Places, agent: &str, to: SocketAddr, transport: Over, as_json: 
         writeln!(out, "{}", sentence(&explanation))?;
     }
     if explanation.allowed { Ok(()) } else { Err(Failure::told()) }
+}
+
+/// One address and one port, for clap.
+fn destination(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    // What rules take, questions take too, except for networks and every port; so the same reasons are given.
+    Err(match text.parse::<Destination>() {
+        Ok(_) => "write one address and one port, e.g. 10.20.0.9:5432 or [2001:db8::1]:443".to_owned(),
+        Err(DestinationError::Name) => {
+            "names are not supported by this version: write the address, e.g. 127.0.0.1:5432".to_owned()
+        }
+        Err(error) => error.to_string(),
+    })
 }
 
 fn answer<'a>(explanation: &'a Explanation, agent: &'a str, to: SocketAddr) -> Answer<'a> {
@@ -128,7 +152,10 @@ fn sentence(explanation: &Explanation) -> String {
         (None, reason) => format!("{reason}, policy {}", explanation.policy),
     };
     match explanation.protocol {
-        Some(protocol) => format!("{verdict} {by}; it must speak {}", protocol.name()),
-        None => format!("{verdict} {by}"),
+        Some(protocol) if explanation.allowed => format!(
+            "{verdict} {by}; it must speak {}: anything else on it is recorded as a violation (not stopped)",
+            protocol.name()
+        ),
+        _ => format!("{verdict} {by}"),
     }
 }

@@ -58,19 +58,31 @@ impl Sessions {
 }
 
 fn row(session: &Session) -> [Cell; 9] {
-    let violations = Cell::new(session.violations);
+    let violations = Cell::or_dash(session.violations);
     let covered = session.bytes_audited >= session.bytes_moved;
     [
         Cell::new(&session.id),
         Cell::new(&session.agent),
         Cell::new(time::show(session.opened)),
-        session.ended.map_or_else(|| Cell::new("live").with(Ink::Good), |ended| Cell::new(time::show(ended))),
-        Cell::new(session.connections),
-        Cell::new(session.statements),
-        if session.violations > 0 { violations.with(Ink::Bad) } else { violations },
+        ended(session),
+        Cell::or_dash(session.connections),
+        Cell::or_dash(session.statements),
+        if session.violations.is_some_and(|count| count > 0) {
+            violations.with(Ink::Bad)
+        } else {
+            violations
+        },
         Cell::new(coverage(session)).with(if covered { Ink::Plain } else { Ink::Bad }),
         Cell::or_dash(session.task.as_deref()),
     ]
+}
+
+fn ended(session: &Session) -> Cell {
+    match (session.live, session.ended) {
+        (true, _) => Cell::new("live").with(Ink::Good),
+        (false, Some(ended)) => Cell::new(time::show(ended)),
+        (false, None) => Cell::new(session.end.as_deref().unwrap_or("unknown")).with(Ink::Warning),
+    }
 }
 
 /// The audited part of the bytes that the kernel moved. Rounded down: only the whole is 100 %.
@@ -97,10 +109,12 @@ mod tests {
             policy: "p".to_owned(),
             cgroup: "/auditor/1".to_owned(),
             opened: 1_000,
+            live: true,
             ended: None,
-            connections: 1,
-            statements: 2,
-            violations: 0,
+            end: None,
+            connections: Some(1),
+            statements: Some(2),
+            violations: Some(0),
             bytes_moved: moved,
             bytes_audited: audited,
         }

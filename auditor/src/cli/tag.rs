@@ -62,7 +62,7 @@ impl Tag {
 #[derive(clap::Args, Debug)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Untag {
-    /// The session to end
+    /// The session to end, by its id or enough of its first digits
     #[arg(value_name = "SESSION")]
     session: Option<String>,
     /// The cgroup whose session to end, by its path

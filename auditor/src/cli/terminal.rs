@@ -102,6 +102,21 @@ impl Cell {
         Self { text: escape(&text.to_string()).into_owned(), ink: Ink::Plain }
     }
 
+    /// As much of the text as fits into so many columns; if that is not all, `rest` says so.
+    pub(crate) fn cut(text: &str, columns: usize, rest: impl FnOnce() -> String) -> Self {
+        let mut shown = String::new();
+        let mut width = 0;
+        for character in text.chars() {
+            let escaped = Self::new(character);
+            width += escaped.width();
+            if width > columns {
+                return Self { text: format!("{shown}… {}", escape(&rest())), ink: Ink::Plain };
+            }
+            shown.push_str(&escaped.text);
+        }
+        Self { text: shown, ink: Ink::Plain }
+    }
+
     /// The text, or a dash where there is none.
     pub(crate) fn or_dash(text: Option<impl Display>) -> Self {
         text.map_or_else(|| Self::new("-"), Self::new)
@@ -123,8 +138,7 @@ pub(crate) fn colours_wanted() -> bool {
     io::stdout().is_terminal() && !objects && !is_dumb
 }
 
-/// Columns of a width that grows with what they hold. The last column is neither padded nor ever cut: it may hold a
-/// statement, and a statement that is shown is shown whole.
+/// Columns of a width that grows with what they hold. The last column is not padded.
 #[derive(Debug)]
 pub(crate) struct Table<const COLUMNS: usize> {
     header: Option<[&'static str; COLUMNS]>,
@@ -207,6 +221,21 @@ mod tests {
             (serde_json::from_str(&line).unwrap(), serde_json::from_str(&shown).unwrap());
         assert_eq!(before, after);
         assert!(matches!(escape_json(r#"{"q":"a\\b"}"#), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn long_text_is_cut_where_a_reader_sees_it() {
+        let rest = || "(more)".to_owned();
+        assert_eq!(Cell::cut("select 1", 8, rest), Cell::new("select 1"));
+        for (text, shown) in [
+            ("select 1;", "select 1… (more)"),
+            ("漢字漢字漢", "漢字漢字… (more)"),
+            // An escape is shown whole or not at all.
+            ("abcd\x1b[2J", "abcd… (more)"),
+            ("abcdef\n\n", "abcdef\\n… (more)"),
+        ] {
+            assert_eq!(Cell::cut(text, 8, rest).text, shown, "{text:?}");
+        }
     }
 
     fn rendered(table: &mut Table<3>, rows: &[[Cell; 3]]) -> String {

@@ -35,6 +35,8 @@ pub struct Diagnostic {
     pub line: u32,
     /// Column in characters, from 1.
     pub column: u32,
+    /// The policy that it is about; `None` where it is about the file or an agent.
+    pub policy: Option<String>,
 }
 
 impl Diagnostic {
@@ -55,13 +57,13 @@ pub(super) fn not_utf8(bytes: &[u8], valid_up_to: usize) -> Diagnostic {
     let text = String::from_utf8_lossy(valid);
     let Place { line, column } = Places::new(&text).at(valid_up_to);
     let message = "not UTF-8 from here on: save the file as UTF-8".to_owned();
-    Diagnostic { severity: Severity::Error, message, line, column }
+    Diagnostic { severity: Severity::Error, message, line, column, policy: None }
 }
 
 pub(super) fn world_writable() -> Diagnostic {
     let message = "every user of this host may change this file, and with it every policy: \
                    run `chmod o-w` on it";
-    Diagnostic { severity: Severity::Warning, message: message.to_owned(), line: 1, column: 1 }
+    Diagnostic { severity: Severity::Warning, message: message.to_owned(), line: 1, column: 1, policy: None }
 }
 
 /// Text from the file as messages show it: quoted, escaped, cut.
@@ -101,11 +103,17 @@ impl<'a> Places<'a> {
 pub(super) struct Report<'a> {
     places: Places<'a>,
     diagnostics: Vec<Diagnostic>,
+    policy: Option<String>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(text: &'a str) -> Self {
-        Self { places: Places::new(text), diagnostics: Vec::new() }
+        Self { places: Places::new(text), diagnostics: Vec::new(), policy: None }
+    }
+
+    /// What comes from here on is about this policy, or about none.
+    pub(super) fn turn_to(&mut self, policy: Option<&str>) {
+        self.policy = policy.map(str::to_owned);
     }
 
     pub(super) fn error(&mut self, span: Range<usize>, message: impl Into<String>) {
@@ -126,6 +134,7 @@ impl<'a> Report<'a> {
 
     fn add(&mut self, severity: Severity, span: Range<usize>, message: String) {
         let Place { line, column } = self.place(&span);
-        self.diagnostics.push(Diagnostic { severity, message, line, column });
+        let policy = self.policy.clone();
+        self.diagnostics.push(Diagnostic { severity, message, line, column, policy });
     }
 }

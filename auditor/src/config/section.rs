@@ -160,6 +160,7 @@ fn name<'a>(section: &Section<'a>, report: &mut Report<'_>) -> At<&'a str> {
 fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, Range<usize>) {
     section.check_keys(&["name", "default", "rule"], &[("statement", NOT_YET_STATEMENT)], report);
     let name = name(section, report);
+    report.turn_to(Some(name.value));
     let default = action(section, "default", report);
     let mut spans = Spans {
         policy: section.span.clone(),
@@ -183,6 +184,7 @@ fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, 
     spans.incomplete |= section.value("rule").is_some() && sections.is_empty();
     let policy = Policy { name: name.value.to_owned(), default: default.unwrap_or(Action::Deny), rules };
     overlap::check(&policy, &spans, report);
+    report.turn_to(None);
     (policy, name.span)
 }
 
@@ -329,6 +331,7 @@ fn references(agents: &[NamedAgent<'_>], policies: &[(Policy, Range<usize>)], re
     }
     for (policy, span) in policies {
         if !policy.name.is_empty() && !used.contains(policy.name.as_str()) {
+            report.turn_to(Some(&policy.name));
             report.warning(
                 span.clone(),
                 format!(
@@ -336,6 +339,7 @@ fn references(agents: &[NamedAgent<'_>], policies: &[(Policy, Range<usize>)], re
                     quoted(&policy.name)
                 ),
             );
+            report.turn_to(None);
         }
     }
 }

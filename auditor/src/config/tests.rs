@@ -70,7 +70,8 @@ default = "deny"
 #[test]
 fn a_valid_file_becomes_settings() {
     let (settings, diagnostics) = parse_at(VALID, NOW);
-    assert_eq!(diagnostics, []);
+    let [only] = diagnostics.as_slice() else { panic!("{diagnostics:?}") };
+    assert!(only.severity == Severity::Warning && only.message.contains("the longer prefix wins"));
     let settings = settings.unwrap();
     assert_eq!(settings.daemon, Daemon { fail_mode: FailMode::Open, overload: Overload::RecordLoss });
     assert_eq!(settings.capture.limits().max_statement_bytes, 65_536);
@@ -286,7 +287,7 @@ fn overlaps_are_by_transport_and_differ_in_any_respect() {
         ))
     };
     let allow = "action = \"allow\"\nto = [\"10.0.0.0/8:80\"]";
-    assert_eq!(rules(allow, "action = \"deny\"\nto = [\"10.0.0.0/8\", \"10.0.0.0/9:80\"]"), "");
+    assert_eq!(rules(allow, "action = \"deny\"\nto = [\"10.0.0.0/8\", \"10.0.0.0/8:81\"]"), "");
     assert_eq!(
         rules("action = \"allow\"\nto = [\"tcp:10.0.0.1\"]", "action = \"deny\"\nto = [\"udp:10.0.0.1\"]"),
         ""
@@ -301,6 +302,61 @@ fn overlaps_are_by_transport_and_differ_in_any_respect() {
         "f:9:7: error: overlap with a different end of validity: \"10.0.0.0/8:80\" is named by rule 1 (line 6) too: \
          remove one of the two or narrow its prefix\n"
     );
+}
+
+#[test]
+fn a_destination_within_one_with_another_action_says_which_wins() {
+    let nested = |outer: &str, inner: &str| {
+        let rule = |line: &str| format!("[[policy.rule]]\n{line}\n");
+        let head = "agent = [{ name = \"a\", policy = \"p\" }]\n[[policy]]\nname = \"p\"\n";
+        report(&format!("{head}{}{}", rule(outer), rule(inner)))
+    };
+    // The one that is least expected: no port is named, and a denied port opens.
+    assert_eq!(
+        nested(
+            "action = \"deny\"\nto = [\"10.20.0.0/16:5432\"]",
+            "action = \"allow\"\nto = [\"10.20.5.0/24\", \"10.21.0.0/24\"]"
+        ),
+        "f:9:7: warning: \"10.20.5.0/24\" lies within \"10.20.0.0/16:5432\" of rule 1 (line 6, deny): the longer prefix wins, \
+         so traffic to \"10.20.5.0/24\", port 5432 included, is allowed; if that port is to stay denied, name it in a rule \
+         for the narrower network too\n"
+    );
+    assert_eq!(
+        nested("action = \"allow\"\nto = [\"10.0.0.0/8\"]", "action = \"deny\"\nto = [\"10.0.0.1\"]"),
+        "f:9:7: warning: \"10.0.0.1\" lies within \"10.0.0.0/8\" of rule 1 (line 6, allow): the longer prefix wins, so \
+         traffic to \"10.0.0.1\" is denied\n"
+    );
+    for (outer, inner) in [
+        // Other ports, other transports, the same action.
+        ("action = \"allow\"\nto = [\"10.0.0.0/8:80\"]", "action = \"deny\"\nto = [\"10.0.0.1:81\"]"),
+        ("action = \"allow\"\nto = [\"tcp:10.0.0.0/8\"]", "action = \"deny\"\nto = [\"udp:10.0.0.1\"]"),
+        ("action = \"deny\"\nto = [\"10.0.0.0/8\"]", "action = \"deny\"\nto = [\"10.0.0.1\"]"),
+        // The port is named for the narrower network too, which settles it.
+        (
+            "action = \"deny\"\nto = [\"10.0.0.0/8:80\", \"10.0.0.1:80\"]",
+            "action = \"allow\"\nto = [\"10.0.0.1\"]",
+        ),
+        // The network between the two has the same action as the inner one, and would decide without it.
+        (
+            "action = \"deny\"\nto = [\"10.0.0.0/8\"]\n[[policy.rule]]\naction = \"deny\"\nto = [\"2000::/3\"]",
+            "action = \"allow\"\nto = [\"172.16.0.0/12\", \"172.16.0.1\"]",
+        ),
+    ] {
+        assert_eq!(nested(outer, inner), "", "{outer} {inner}");
+    }
+}
+
+#[test]
+fn thousands_of_nested_destinations_are_checked_at_once() {
+    let mut text = "agent = [{ name = \"a\", policy = \"p\" }]\n[[policy]]\nname = \"p\"\n".to_owned();
+    for (action, suffix) in [("deny", "0/24:1"), ("allow", "7")] {
+        write!(text, "[[policy.rule]]\naction = \"{action}\"\nto = [").unwrap();
+        (0..4_000).for_each(|n| write!(text, "\"10.{}.{}.{suffix}\",", n / 250, n % 250).unwrap());
+        text.push_str("]\n");
+    }
+    let begun = std::time::Instant::now();
+    assert_eq!(report(&text).lines().count(), 4_000);
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -113,6 +113,8 @@ pub enum Command {
     Close(String, Reply<SessionState>),
     /// All sessions of this daemon's life, oldest first.
     Sessions(Reply<Vec<SessionState>>),
+    /// Take in all that has happened, and answer the sequence of the last record when it is durable.
+    Settle(Reply<u64>),
     /// State of health.
     State(Reply<DaemonState>),
     /// Read the configuration file again; an invalid one changes nothing.

@@ -7,7 +7,8 @@
 //!
 //! Rejected, never repaired: whatever two programs could read differently (`010.0.0.1`, `127.1`, `0x7f.1`, a trailing dot,
 //! a zone id, an embedded NUL) is refused, because the agent's C library and this file must mean the same host. So is what
-//! would mean more than it says: a prefix with host bits, an IPv6 prefix that contains all of IPv4.
+//! would mean more than it says: a prefix with host bits, an IPv6 prefix that contains all of IPv4; and an IPv6 address
+//! without brackets that may end in a port (`::1:5432`).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -139,6 +140,16 @@ pub enum DestinationError {
         "not an IPv6 address: write it as in \"2001:db8::/32\", with a port as in \"[2001:db8::1]:5432\""
     )]
     Ipv6,
+    /// An IPv6 address whose last group could be meant as a port.
+    #[error("it can be read in two ways: write [{address}]:{port} for the port, {whole}/128 for the address")]
+    Ambiguous {
+        /// The address if a port follows.
+        address: Ipv6Addr,
+        /// The port.
+        port: u16,
+        /// The address if none does.
+        whole: Ipv6Addr,
+    },
     /// Brackets that do not fit.
     #[error("brackets enclose an IPv6 address or prefix that a port follows, as in \"[2001:db8::/32]:5432\"")]
     Brackets,
@@ -194,6 +205,9 @@ impl FromStr for Destination {
             let (address, prefix) = ipv6(inner)?;
             (address, prefix, parse_port(port)?)
         } else if rest.matches(':').nth(1).is_some() {
+            if let Some((address, port, whole)) = ambiguous(rest) {
+                return Err(DestinationError::Ambiguous { address, port, whole });
+            }
             let (address, prefix) = ipv6(rest)?;
             (address, prefix, ANY_PORT)
         } else {
@@ -210,6 +224,15 @@ impl FromStr for Destination {
         };
         Ok(Self { text: text.to_owned(), transports, address, prefix, port })
     }
+}
+
+/// `A:N` where `A` is an IPv6 address, `N` decimal digits, and the whole an address too: nobody can tell whether `N` is a
+/// port, and whoever wrote it meant one of the two. Answers the address before the port, the port, and the whole. A prefix
+/// length settles it, and so does writing out all eight groups.
+pub fn ambiguous(text: &str) -> Option<(Ipv6Addr, u16, Ipv6Addr)> {
+    let (address, last) = text.rsplit_once(':')?;
+    let port = last.parse().ok().filter(|port| *port != 0)?;
+    Some((address.parse().ok()?, port, text.parse().ok()?))
 }
 
 fn check_characters(text: &str) -> Result<(), DestinationError> {
@@ -320,7 +343,7 @@ fn decimal(text: &str) -> Option<u32> {
 }
 
 /// The address with all bits beyond the prefix cleared.
-pub(super) fn network(address: u128, prefix: u32) -> u128 {
+pub(crate) fn network(address: u128, prefix: u32) -> u128 {
     let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
     address & mask
 }
@@ -404,6 +427,25 @@ mod tests {
             ("::", Error::Unspecified(Ipv6Addr::LOCALHOST.into())),
         ] {
             assert_eq!(text.parse::<Destination>(), Err(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_may_end_in_a_port_is_rejected() {
+        for (text, port, address) in [
+            ("::1:5432", "[::1]:5432", "::1:5432/128"),
+            ("fe80::1:443", "[fe80::1]:443", "fe80::1:443/128"),
+            ("tcp:2001:db8::1:80", "[2001:db8::1]:80", "2001:db8::1:80/128"),
+        ] {
+            assert_eq!(
+                text.parse::<Destination>().unwrap_err().to_string(),
+                format!("it can be read in two ways: write {port} for the port, {address} for the address")
+            );
+            assert!(port.parse::<Destination>().is_ok() && address.parse::<Destination>().is_ok());
+        }
+        // What stands before the last group is no address, or the last group is no port.
+        for text in ["::1", "2001:db8::5432", "2001:db8:0:0:0:0:1:5432", "fe80::1:dead", "fe80::1:0"] {
+            assert!(text.parse::<Destination>().is_ok(), "{text}");
         }
     }
 

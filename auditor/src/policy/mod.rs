@@ -20,7 +20,8 @@ use crate::clock::{Clock, Utc};
 use crate::protocol::Protocol;
 use crate::record;
 
-pub use destination::{Destination, DestinationError, TCP, Transports, UDP};
+pub(crate) use destination::network;
+pub use destination::{Destination, DestinationError, TCP, Transports, UDP, ambiguous};
 pub use explain::{Explanation, UnknownAgent, explain};
 pub use table::{Entry, Table};
 

@@ -27,6 +27,8 @@ struct Memory {
     accesses: Vec<Entry>,
     /// Where new sessions are said to be.
     cgroup: Option<String>,
+    /// What has happened and is written down only when somebody asks for it.
+    unsettled: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A running API.
@@ -75,6 +77,7 @@ impl Daemon {
         let (commander, commands) = command::channel().unwrap();
         let answering = Arc::clone(&memory);
         thread::spawn(move || answer(commands, &answering));
+        std::fs::create_dir(directory.path().join("trail")).unwrap();
         let listener = Listener::bind(directory.path()).unwrap();
         let options = ApiOptions { trail_dir: directory.path().join("trail"), proc_root };
         let (shutdown, stopped) = oneshot::channel::<()>();
@@ -118,7 +121,23 @@ impl Daemon {
         let directory = self.process_directory();
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("cgroup"), text).unwrap();
-        std::fs::copy(Path::new("/proc/self/status"), directory.join("status")).unwrap();
+        for name in ["status", "stat"] {
+            std::fs::copy(Path::new("/proc/self").join(name), directory.join(name)).unwrap();
+        }
+    }
+
+    /// Has /proc show a process that is this one's twin.
+    pub(crate) fn pretend_process(&self, pid: u32) {
+        let directory = self.directory.path().join("proc").join(pid.to_string());
+        std::fs::create_dir_all(&directory).unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let own = std::process::id().to_string();
+        let lines = status.lines().map(|line| match line.strip_prefix("Tgid:") {
+            Some(number) if number.trim() == own => format!("Tgid:\t{pid}\n"),
+            _ => format!("{line}\n"),
+        });
+        std::fs::write(directory.join("status"), lines.collect::<String>()).unwrap();
+        std::fs::copy("/proc/self/stat", directory.join("stat")).unwrap();
     }
 
     pub(crate) fn forget_cgroup(&self) {
@@ -132,6 +151,11 @@ impl Daemon {
     /// Has new sessions said to be in this cgroup, so that a caller in it finds itself where it should be.
     pub(crate) fn place_sessions_in(&self, cgroup: &str) {
         self.memory.lock().unwrap().cgroup = Some(cgroup.to_owned());
+    }
+
+    /// Has `write` done when the pipeline is asked to settle.
+    pub(crate) fn leave_unsettled(&self, write: impl FnOnce() + Send + 'static) {
+        self.memory.lock().unwrap().unsettled = Some(Box::new(write));
     }
 
     pub(crate) fn opened(&self) -> Vec<OpenSession> {
@@ -190,6 +214,12 @@ fn answer(mut commands: Commands, memory: &Mutex<Memory>) {
                 });
             }
             Command::Sessions(reply) => drop(reply.send(Ok(memory.sessions.clone()))),
+            Command::Settle(reply) => {
+                if let Some(write) = memory.unsettled.take() {
+                    write();
+                }
+                let _ = reply.send(Ok(0));
+            }
             Command::State(reply) => drop(reply.send(Ok(DaemonState::default()))),
             Command::Reload(reply) => drop(reply.send(Ok(()))),
             Command::Access(entry) => memory.accesses.push(entry),

@@ -10,26 +10,27 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use auditor::api::records;
+use auditor::api::sessions::complete;
 use auditor::api::types::RecordFilter;
 use auditor::trail::query::find;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::failure::Failure;
+use super::failure::{Failure, complain};
 use super::terminal::{Cell, Table, colours_wanted};
 use super::{Connection, Places, json, time};
 
 /// Arguments of `auditor log`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Log {
-    /// Only this session
+    /// Only this session, by its id or enough of its first digits
     #[arg(long, value_name = "ID")]
     session: Option<String>,
     /// Only this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Only this destination
-    #[arg(long, value_name = "HOST[:PORT]")]
+    /// Only this destination: 10.20.0.9, 10.20.0.9:5432, [2001:db8::1]:443
+    #[arg(long, value_name = "ADDRESS[:PORT]")]
     to: Option<String>,
     /// Only this protocol, e.g. postgres
     #[arg(long, value_name = "PROTOCOL")]
@@ -37,7 +38,7 @@ pub(crate) struct Log {
     /// Only statements with this verb, e.g. delete
     #[arg(long, value_name = "VERB")]
     verb: Option<String>,
-    /// Only statements that name this object
+    /// Only statements that name this object: not in this version
     #[arg(long, value_name = "OBJECT")]
     object: Option<String>,
     /// Only what was decided so: allowed, denied
@@ -65,7 +66,7 @@ pub(crate) struct Log {
 /// Arguments of `auditor show`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Show {
-    /// A record's uid or number, a connection's id, a statement (CONNECTION/POSITION), or a session's id
+    /// A record's uid or number, a connection's id, a statement (CONNECTION/POSITION), or a session's id or its first digits
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
@@ -100,6 +101,8 @@ impl Log {
             grep: self.grep,
             follow: self.follow,
         };
+        // Before a daemon is asked, so that a misspelt filter is told as such where there is none.
+        filter.query().map_err(Failure::usage)?;
         if self.form.offline {
             return offline(&places.trail_dir(), &filter, &mut printer);
         }
@@ -113,12 +116,17 @@ impl Log {
                 }
             }
             printer.flush()
-        })
+        })?;
+        printer.tell_if_nothing_matched();
+        Ok(())
     }
 }
 
 fn offline(trail: &Path, filter: &RecordFilter, printer: &mut Printer) -> Result<(), Failure> {
-    let query = filter.query().map_err(Failure::usage)?;
+    let mut query = filter.query().map_err(Failure::usage)?;
+    if let Some(session) = query.session {
+        query.session = Some(complete(trail, &session).map_err(Failure::usage)?);
+    }
     let printer = std::cell::RefCell::new(printer);
     let mut failed = Ok(());
     records::read(
@@ -136,7 +144,10 @@ fn offline(trail: &Path, filter: &RecordFilter, printer: &mut Printer) -> Result
     )
     .map_err(Failure::usage)?;
     failed?;
-    printer.into_inner().flush()
+    let printer = printer.into_inner();
+    printer.flush()?;
+    printer.tell_if_nothing_matched();
+    Ok(())
 }
 
 impl Show {
@@ -148,13 +159,11 @@ impl Show {
             as_json: self.form.json,
         };
         if self.form.offline {
-            let mut failed = Ok(());
-            find(&places.trail_dir(), &self.id, |line, _| {
-                failed = shown.add(line.trim_ascii_end());
-                if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-            })
-            .map_err(Failure::usage)?;
-            failed?;
+            let trail = places.trail_dir();
+            shown.add_offline(&trail, &self.id)?;
+            if shown.only.is_none() && !shown.several {
+                shown.add_offline(&trail, &complete(&trail, &self.id).map_err(Failure::usage)?)?;
+            }
         } else {
             let Connection { mut client, runtime } = Connection::open(places)?;
             runtime.block_on(async {
@@ -189,6 +198,16 @@ impl Shown {
             self.printer.print(&first)?;
         }
         self.printer.print(line)
+    }
+
+    fn add_offline(&mut self, trail: &Path, id: &str) -> Result<(), Failure> {
+        let mut failed = Ok(());
+        find(trail, id, |line, _| {
+            failed = self.add(line.trim_ascii_end());
+            if failed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+        .map_err(Failure::usage)?;
+        failed
     }
 
     fn end(mut self, id: &str) -> Result<(), Failure> {
@@ -246,6 +265,7 @@ fn parse(line: &[u8]) -> Result<Value, Failure> {
 struct Printer {
     table: Option<Table<9>>,
     out: std::io::BufWriter<std::io::Stdout>,
+    printed: bool,
 }
 
 impl Printer {
@@ -253,10 +273,12 @@ impl Printer {
         Self {
             table: (!as_json).then(|| Table::new(row::HEADER, colours_wanted()).at_least(row::WIDTHS)),
             out: std::io::BufWriter::new(stdout()),
+            printed: false,
         }
     }
 
     fn print(&mut self, line: &[u8]) -> Result<(), Failure> {
+        self.printed = true;
         match &mut self.table {
             Some(table) => table.write(&mut self.out, &[row::row(&parse(line)?)])?,
             None => json::raw_line(&mut self.out, line)?,
@@ -267,5 +289,12 @@ impl Printer {
     fn flush(&mut self) -> Result<(), Failure> {
         self.out.flush()?;
         Ok(())
+    }
+
+    /// An empty answer is an answer; on stderr, so that what is piped stays what it is.
+    fn tell_if_nothing_matched(&self) {
+        if !self.printed {
+            complain("no records match");
+        }
     }
 }

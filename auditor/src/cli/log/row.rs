@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::cli::terminal::{Cell, Ink};
 use crate::cli::time;
 
-/// The text comes last because it may be long: a statement that is shown is shown whole.
+/// The text comes last because it may be long.
 pub(super) const HEADER: [&str; 9] =
     ["TIME", "AGENT", "SESSION", "PROCESS", "DESTINATION", "KIND", "ROWS", "OUTCOME", "WHAT"];
 
@@ -14,6 +14,9 @@ pub(super) const WIDTHS: [usize; 9] = [24, 14, SHORT, 14, 15, 18, 0, 9, 0];
 
 /// Digits of a session's id that a row shows.
 const SHORT: usize = 8;
+
+/// Columns of a text that a row shows; the rest is for `auditor show` and `--json`.
+const TEXT_COLUMNS: usize = 200;
 
 /// The record's cells, in the order of [`HEADER`].
 pub(super) fn row(record: &Value) -> [Cell; 9] {
@@ -33,8 +36,18 @@ pub(super) fn row(record: &Value) -> [Cell; 9] {
         Cell::or_dash(own["kind"].as_str()).with(ink),
         Cell::or_dash(own["statement"]["rows"].as_u64()),
         outcome(record, own),
-        Cell::or_dash(what(record, own)),
+        what(record, own).map_or_else(|| Cell::or_dash(None::<&str>), |text| shortened(&text, record)),
     ]
+}
+
+fn shortened(text: &str, record: &Value) -> Cell {
+    Cell::cut(text, TEXT_COLUMNS, || {
+        let bytes = text.len();
+        match record["metadata"]["sequence"].as_u64() {
+            Some(sequence) => format!("({bytes} bytes; auditor show {sequence})"),
+            None => format!("({bytes} bytes)"),
+        }
+    })
 }
 
 fn process(record: &Value) -> Option<String> {
@@ -160,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_statement_is_shown_whole_and_harmless() {
+    fn a_statement_is_shown_harmless() {
         let record = json!({
             "time": 1_790_000_000_123_u64, "severity_id": 1, "status_id": 2,
             "actor": { "process": { "pid": 7, "name": "ps\u{1b}ql" } },
@@ -177,6 +190,18 @@ mod tests {
             "2026-09-21T14:13:20.123Z a 5b0c7e1f ps\\u{1b}ql[7] [2001:db8::1]:5432 statement 2 42P01 \
              select 1;\\n\\u{1b}[2Kdrop table t"
         );
+    }
+
+    #[test]
+    fn a_long_statement_is_one_line_that_says_how_to_read_the_rest() {
+        let record = json!({
+            "metadata": { "sequence": 42 },
+            "query_info": { "query_string": format!("select\n{}", "x".repeat(1_000_000)) },
+            "unmapped": { "auditor": { "kind": "statement" } }
+        });
+        let expected =
+            format!("- - - - - statement - - select\\n{}… (1000007 bytes; auditor show 42)", "x".repeat(192));
+        assert_eq!(shown(&record), expected);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a command must not have, given up for good before it begins.
 //!
-//! In this order, because each step may need what a later one takes:
+//! First of all, sockets that it would inherit as stdin, stdout or stderr are refused. Then, in this order, because each step may need what a later one takes:
 //! 1. descriptors beyond stderr are closed on execution: a socket from outside would carry data past the session's rules;
 //! 2. the bounding set, while CAP_SETPCAP may still be there;
 //! 3. the user, while CAP_SETUID may still be there;
@@ -21,6 +21,12 @@ use super::user::User;
 /// Which step failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HardenError {
+    /// A socket from outside would be the command's stdin, stdout or stderr.
+    #[error(
+        "{descriptor} is {socket} that was made outside of the session, so no rule holds for it and nothing of it would be \
+         recorded; give the command a file, a pipe or a terminal"
+    )]
+    Socket { descriptor: &'static str, socket: String },
     /// Inherited descriptors could not be closed.
     #[error("cannot close inherited descriptors: {0}")]
     Descriptors(#[source] io::Error),
@@ -48,6 +54,36 @@ pub(super) fn harden(user: Option<&User>, filters: &[BpfProgram]) -> Result<(), 
     capabilities::drop_all().map_err(HardenError::Capabilities)?;
     prctl::set_no_new_privs().map_err(HardenError::NoNewPrivileges)?;
     filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter)).map_err(HardenError::Filter)
+}
+
+/// Refuses sockets that the command would inherit: the kernel decides about sockets that are made in the session, and these
+/// were not. Unix sockets are left alone, as they are within the session.
+pub(super) fn refuse_foreign_sockets() -> Result<(), HardenError> {
+    let standard =
+        [(libc::STDIN_FILENO, "stdin"), (libc::STDOUT_FILENO, "stdout"), (libc::STDERR_FILENO, "stderr")];
+    for (number, descriptor) in standard {
+        // Not a socket, or closed.
+        let Some(domain) = socket_option(number, libc::SO_DOMAIN) else { continue };
+        let protocol = socket_option(number, libc::SO_PROTOCOL).unwrap_or(0);
+        let socket = match (domain, protocol) {
+            (libc::AF_UNIX, _) => continue,
+            (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_TCP) => "a TCP socket".to_owned(),
+            (libc::AF_INET | libc::AF_INET6, libc::IPPROTO_UDP) => "a UDP socket".to_owned(),
+            _ => format!("a socket (family {domain}, protocol {protocol})"),
+        };
+        return Err(HardenError::Socket { descriptor, socket });
+    }
+    Ok(())
+}
+
+fn socket_option(descriptor: libc::c_int, option: libc::c_int) -> Option<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut length: libc::socklen_t = size_of::<libc::c_int>().try_into().ok()?;
+    // SAFETY: `value` and `length` are valid and writable for the length of the call, and `length` is the size of `value`.
+    let result = unsafe {
+        libc::getsockopt(descriptor, libc::SOL_SOCKET, option, (&raw mut value).cast(), &raw mut length)
+    };
+    (result == 0).then_some(value)
 }
 
 /// By `/proc/self/fd` rather than close_range(2), whose CLOEXEC flag came with Linux 5.11 only.

@@ -48,6 +48,8 @@ pub(crate) struct Run {
     /// User to run the command as, by name or number
     #[arg(long, value_name = "USER")]
     user: Option<String>,
+    #[arg(long = "identity-token-file", hide = true, value_name = "FILE", value_parser = crate::cli::absent::option)]
+    _identity_token_file: Option<crate::cli::absent::Never>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -57,6 +59,7 @@ impl Run {
     /// Becomes the command; returns only if that was not possible.
     pub(crate) fn execute(self, places: &Places) -> ExitCode {
         let session_and_user = self.user.as_deref().map(User::find).transpose().and_then(|user| {
+            harden::refuse_foreign_sockets().map_err(|error| error.to_string())?;
             let filters = seccomp::filters().map_err(|error| error.to_string())?;
             let session = self.enter_session(places)?;
             harden::harden(user.as_ref(), &filters).map_err(|error| error.to_string())?;
