@@ -199,8 +199,13 @@ fn fill_with_sessions(daemon: &Daemon) {
         inbound: false,
         verdict: Verdict { allowed: true, rule: None, reason: "default", policy: None },
     });
-    let coverage =
-        Coverage { sent: Some(60), received: Some(40), audited_sent: 60, audited_received: 30, gaps: vec![] };
+    let coverage = Coverage {
+        sent: Some(60),
+        received: Some(40),
+        audited_sent: 60,
+        audited_received: 30,
+        ..Coverage::default()
+    };
     let closed = Event::ConnectionClosed {
         connection,
         application: Arc::new(Application::default()),

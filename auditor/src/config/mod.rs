@@ -35,9 +35,9 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 /// What agents may do while the daemon is down.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum FailMode {
-    /// Nothing new: new connections are refused.
+    /// Nothing: the kernel programs stay, and hold what agents send.
     Closed,
-    /// What their policy allows.
+    /// Everything: the kernel programs go with the daemon.
     Open,
 }
 
@@ -81,7 +81,7 @@ pub struct Capture {
     pub results: Results,
     /// Whether bind values of prepared statements are kept. Default: yes.
     pub parameters: bool,
-    /// Statement text is kept up to this many bytes, 1 KiB to 16 MiB. Default: 1 MiB.
+    /// Statement text is kept up to this many bytes, 1 KiB to 8 MiB (a record with six bytes for each still fits a line). Default: 1 MiB.
     pub max_statement_bytes: usize,
 }
 

@@ -18,7 +18,7 @@ use crate::policy::{Action, Destination, Policy, Rule};
 use crate::protocol::Protocol;
 
 /// Bounds on `max_statement_bytes`.
-const STATEMENT_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=16 << 20;
+const STATEMENT_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=8 << 20;
 
 /// Longest name of an agent or a policy, in bytes.
 const MAX_NAME: usize = 64;

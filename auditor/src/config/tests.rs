@@ -172,7 +172,7 @@ f:4:1: error: unknown key "overlod" in [daemon]: did you mean `overload`?
 f:5:12: error: `overload` holds an integer: write a string in quotation marks
 f:7:11: error: `results` = "sample:10": keeping rows is not supported by this version, write "shape" or "none"
 f:8:14: error: `parameters` is a string: write true or false
-f:9:23: error: `max_statement_bytes` must be from 1024 to 16777216
+f:9:23: error: `max_statement_bytes` must be from 1024 to 8388608
 f:10:2: error: [masking] is not supported by this version: remove it; to keep no bind values, write `parameters = false` in [capture]
 f:12:3: error: [[sink]] is not supported by this version: remove it; records are in the trail
 f:15:8: error: "a b" is not a name: write 1 to 64 of the characters A-Z a-z 0-9 . _ -
@@ -362,13 +362,13 @@ fn thousands_of_nested_destinations_are_checked_at_once() {
 #[test]
 fn numbers_and_names_have_bounds() {
     let bytes = |number: &str| report(&format!("agent = []\n[capture]\nmax_statement_bytes = {number}\n"));
-    for number in ["1024", "16777216", "0x1000", "1_000_000", "+4096"] {
+    for number in ["1024", "8388608", "0x1000", "1_000_000", "+4096"] {
         assert_eq!(bytes(number), "", "{number}");
     }
     for number in ["1023", "16777217", "-4096", "99999999999999999999999"] {
         assert_eq!(
             bytes(number),
-            "f:3:23: error: `max_statement_bytes` must be from 1024 to 16777216\n",
+            "f:3:23: error: `max_statement_bytes` must be from 1024 to 8388608\n",
             "{number}"
         );
     }

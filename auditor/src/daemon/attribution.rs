@@ -565,6 +565,7 @@ fn notice_event(
             "the other end sent urgent data: what the agent reads of it may differ from what is recorded"
                 .to_owned(),
         ),
+        Notice::NotTls(message) => ("protocol-violation", message.to_owned()),
         Notice::Unrecognised => (
             "protocol-mismatch",
             format!("the rule allows {} only, and the connection speaks something else", expected?),

@@ -7,9 +7,10 @@ use auditor_common::event::{Closed, EGRESS, Established, Packet};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
 use crate::clock::Boottime;
-use crate::protocol::{self, Detection, Dissector, Limits, Observation, Opaque, Side};
+use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
 use crate::stream::{self, Delivery, HalfStream, Segment};
+use crate::tls::hello::Hello;
 
 /// Bytes of history and early segments that a direction may keep. Loopback and a healthy network need next to none.
 const STREAM_LIMITS: stream::Limits = stream::Limits {
@@ -28,6 +29,8 @@ pub(super) enum Notice {
     Conflict { sent: bool, offset: u64, length: u64 },
     /// The other end sent urgent data: what the application reads may not be what was recorded.
     Urgent,
+    /// Where TLS was agreed on, something else is said.
+    NotTls(&'static str),
     /// The client's first bytes are of no protocol that is known.
     Unrecognised,
 }
@@ -38,6 +41,8 @@ enum Reader {
     Detecting(Vec<u8>),
     /// It is told.
     Reading(Box<dyn Dissector>),
+    /// Both ends have gone on to TLS: what its beginning says in the clear is read.
+    Tls(Box<Hello>),
     /// It cannot be told, or not be read: bytes are counted only.
     Blind,
 }
@@ -66,8 +71,25 @@ pub(super) struct Conversation {
     sent: HalfStream,
     received: HalfStream,
     reader: Reader,
+    /// Bytes of each direction that were seen and could not be read.
+    opaque: Opaque,
     limits: Limits,
     closed: Option<Closed>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Opaque {
+    client: u64,
+    server: u64,
+}
+
+impl Opaque {
+    fn count(&mut self, side: Side, bytes: usize) {
+        match side {
+            Side::Client => self.client += bytes as u64,
+            Side::Server => self.server += bytes as u64,
+        }
+    }
 }
 
 impl Conversation {
@@ -93,6 +115,7 @@ impl Conversation {
             sent: HalfStream::new(STREAM_LIMITS),
             received: HalfStream::new(STREAM_LIMITS),
             reader: Reader::Detecting(Vec::new()),
+            opaque: Opaque::default(),
             limits,
             closed: None,
         }
@@ -187,17 +210,21 @@ impl Conversation {
         };
         let mut ranges = gaps(&self.sent, true);
         ranges.extend(gaps(&self.received, false));
+        let (opaque_sent, opaque_received) = match self.connection.inbound {
+            false => (self.opaque.client, self.opaque.server),
+            true => (self.opaque.server, self.opaque.client),
+        };
         let coverage = Coverage {
             sent: moved_out,
             received: moved_in,
-            audited_sent: self.sent.counters().delivered,
-            audited_received: self.received.counters().delivered,
-            opaque_sent: 0,
-            opaque_received: 0,
+            audited_sent: self.sent.counters().delivered.saturating_sub(opaque_sent),
+            audited_received: self.received.counters().delivered.saturating_sub(opaque_received),
+            opaque_sent,
+            opaque_received,
             gaps: ranges,
         };
         // The event of its establishment may have been lost; bytes that were moved prove it as well.
-        let moved = coverage.audited_sent + coverage.audited_received > 0;
+        let moved = self.sent.counters().delivered + self.received.counters().delivered > 0;
         let reason = if self.established || moved { CloseReason::Ended } else { CloseReason::NotEstablished };
         let end = self.closed.map_or(at, |closed| Boottime(closed.header.time));
         let duration = u64::try_from(end.since(self.began).as_micros()).unwrap_or(u64::MAX);
@@ -214,11 +241,16 @@ impl Conversation {
         let stream = if sent { &mut self.sent } else { &mut self.received };
         let side = if sent != self.connection.inbound { Side::Client } else { Side::Server };
         let (reader, application, limits) = (&mut self.reader, &mut self.application, self.limits);
+        let opaque = &mut self.opaque;
         step(stream, &mut |delivery| match delivery {
-            Delivery::Bytes { bytes, at } => reader.bytes(side, at, bytes, application, limits, out),
+            Delivery::Bytes { bytes, at } => {
+                if !reader.bytes(side, at, bytes, application, limits, out) {
+                    opaque.count(side, bytes.len());
+                }
+            }
             Delivery::Gap { offset, length } => {
                 out.notices.push(Notice::Gap(GapRange { sent, offset, length }));
-                reader.gap(side, at, length, out);
+                reader.gap(side, at, length, application, out);
             }
             Delivery::Conflict { offset, length } => {
                 out.notices.push(Notice::Conflict { sent, offset, length });
@@ -234,26 +266,31 @@ impl Conversation {
             }
             Observation::Opaque(opaque) => {
                 let reason = match opaque {
-                    Opaque::Tls => "tls",
-                    Opaque::GssEncryption => "gss-encryption",
-                    Opaque::Hole => "hole",
+                    protocol::Opaque::Tls => "tls",
+                    protocol::Opaque::GssEncryption => "gss-encryption",
+                    protocol::Opaque::Hole => "hole",
                 };
                 Arc::make_mut(&mut self.application).opaque = Some(reason);
-                self.reader = Reader::Blind;
             }
-            Observation::Violation(_) => self.reader = Reader::Blind,
+            Observation::Violation(_) => {
+                Arc::make_mut(&mut self.application).opaque = Some("violation");
+            }
             Observation::Statement(_) => self.statements += 1,
             Observation::Authenticated | Observation::Refused(_) => {}
         }
     }
 }
 
-/// RFC 4898 counts FIN as a byte. Where the direction's FIN was seen and everything before it, one more is that one.
+/// RFC 4898 counts FIN as a byte. Where the direction's FIN was seen, one more than its place is that one.
 fn payload_bytes(counted: u64, stream: &HalfStream) -> u64 {
-    if stream.at_fin() && counted == stream.offset() + 1 { counted - 1 } else { counted }
+    match stream.fin_offset() {
+        Some(fin) if counted == fin + 1 => fin,
+        _ => counted,
+    }
 }
 
 impl Reader {
+    /// The next bytes. `false`: they were not read.
     fn bytes(
         &mut self,
         side: Side,
@@ -262,41 +299,89 @@ impl Reader {
         application: &mut Arc<Application>,
         limits: Limits,
         out: &mut Findings,
-    ) {
+    ) -> bool {
         match self {
-            Self::Reading(dissector) => dissector.bytes(side, at, bytes, &mut out.observations),
-            Self::Blind => {}
+            Self::Reading(dissector) => {
+                let before = out.observations.len();
+                dissector.bytes(side, at, bytes, &mut out.observations);
+                if let Some(next) = out.observations[before..].iter().find_map(Self::after) {
+                    *self = next;
+                }
+                true
+            }
+            Self::Tls(hello) => {
+                hello.bytes(side, bytes);
+                if hello.seen() != application.tls.as_ref() {
+                    Arc::make_mut(application).tls = hello.seen().cloned();
+                }
+                if let Some(violation) = hello.violation() {
+                    out.notices.push(Notice::NotTls(violation));
+                    *self = Self::Blind;
+                }
+                false
+            }
+            Self::Blind => false,
             // The server speaks first: of the protocols that are known, none does.
-            Self::Detecting(_) if side == Side::Server => self.unrecognised(out),
+            Self::Detecting(_) if side == Side::Server => {
+                self.unrecognised(application, out);
+                false
+            }
             Self::Detecting(seen) => {
                 seen.extend_from_slice(&bytes[..bytes.len().min(protocol::DETECTION_BYTES)]);
                 match protocol::detect(seen) {
-                    Detection::Incomplete => {}
-                    Detection::No => self.unrecognised(out),
+                    Detection::Incomplete => true,
+                    Detection::No => {
+                        self.unrecognised(application, out);
+                        false
+                    }
                     Detection::Yes(found) => {
                         let mut dissector = found.dissector(limits);
                         Arc::make_mut(application).protocol = Some(dissector.name());
                         // What was seen before these bytes; they themselves follow whole.
                         let before = seen.len() - bytes.len().min(protocol::DETECTION_BYTES);
                         dissector.bytes(side, at, &seen[..before], &mut out.observations);
-                        dissector.bytes(side, at, bytes, &mut out.observations);
                         *self = Self::Reading(dissector);
+                        self.bytes(side, at, bytes, application, limits, out)
                     }
                 }
             }
         }
     }
 
-    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Findings) {
+    /// How it goes on after an observation that ends the reading.
+    fn after(observation: &Observation) -> Option<Self> {
+        match observation {
+            Observation::Opaque(protocol::Opaque::Tls) => Some(Self::Tls(Box::new(Hello::new()))),
+            Observation::Opaque(_) | Observation::Violation(_) => Some(Self::Blind),
+            _ => None,
+        }
+    }
+
+    fn gap(
+        &mut self,
+        side: Side,
+        at: Boottime,
+        length: u64,
+        application: &mut Arc<Application>,
+        out: &mut Findings,
+    ) {
         match self {
-            Self::Reading(dissector) => dissector.gap(side, at, length, &mut out.observations),
-            Self::Detecting(_) => self.unrecognised(out),
+            Self::Reading(dissector) => {
+                let before = out.observations.len();
+                dissector.gap(side, at, length, &mut out.observations);
+                if let Some(next) = out.observations[before..].iter().find_map(Self::after) {
+                    *self = next;
+                }
+            }
+            Self::Detecting(_) => self.unrecognised(application, out),
+            Self::Tls(hello) => hello.gap(side),
             Self::Blind => {}
         }
     }
 
-    fn unrecognised(&mut self, out: &mut Findings) {
+    fn unrecognised(&mut self, application: &mut Arc<Application>, out: &mut Findings) {
         *self = Self::Blind;
+        Arc::make_mut(application).opaque = Some("unrecognised");
         out.notices.push(Notice::Unrecognised);
     }
 }

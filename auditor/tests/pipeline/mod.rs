@@ -187,9 +187,6 @@ fn answer(mut commands: Commands, memory: &Mutex<Memory>) {
         };
         let mut memory = memory.lock().unwrap();
         match command {
-            Command::Settle(reply) => {
-                let _ = reply.send(Ok(0));
-            }
             Command::Open(open, reply) => {
                 let id = format!("{:016x}", memory.opened.len() + 1);
                 // Outside the cgroup that /proc pretends, so that the caller stays no agent.
