@@ -131,8 +131,9 @@ pub(super) fn run(shared: &Shared, mut files: Files) {
             match files.commit(chunk) {
                 Ok(()) => {
                     pause = FIRST_PAUSE;
-                    done(shared, chunk);
-                    chunks.pop_front();
+                    if let Some(chunk) = chunks.pop_front() {
+                        done(shared, chunk);
+                    }
                 }
                 Err(error) => {
                     if !wait_blocked(shared, &mut files, &error, pause) {
@@ -171,13 +172,14 @@ fn next(shared: &Shared) -> Option<VecDeque<Chunk>> {
     }
 }
 
-fn done(shared: &Shared, chunk: &Chunk) {
+fn done(shared: &Shared, chunk: Chunk) {
     let mut state = shared.state();
     state.durable = chunk.sequence;
     state.waiting = state.waiting.saturating_sub(chunk.bytes.len());
     if state.blocked.take().is_some() {
         tracing::info!(sequence = chunk.sequence, "the trail is written again");
     }
+    state.reuse(chunk.bytes);
     shared.progress.notify_all();
 }
 

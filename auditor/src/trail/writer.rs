@@ -25,6 +25,9 @@ use crate::record::ocsf::{Host, Identity, Renderer};
 /// A chunk is handed over as a whole, written with one call and made durable with one.
 const CHUNK_BYTES: usize = 1 << 20;
 
+/// Buffers of chunks that are durable, kept for the next ones: fresh memory costs more than what is written into it.
+const SPARES: usize = 4;
+
 /// Written and taken away again at open: a trail that can hold its first records is worth beginning.
 const TRIAL_BYTES: usize = 64 << 10;
 
@@ -76,6 +79,7 @@ pub(super) struct Chunk {
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) chunks: VecDeque<Chunk>,
+    spares: Vec<Vec<u8>>,
     /// Bytes not yet durable: waiting or being written.
     pub(super) waiting: usize,
     /// When the first of the waiting chunks began.
@@ -157,6 +161,7 @@ impl Trail {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 chunks: VecDeque::new(),
+                spares: Vec::new(),
                 waiting: 0,
                 since: None,
                 durable: sequence,
@@ -342,7 +347,8 @@ impl State {
                 (chunk.sequence, chunk.hash) = (sequence, hash);
             }
             _ => {
-                let bytes = self.line.clone();
+                let mut bytes = self.spares.pop().unwrap_or_default();
+                bytes.extend_from_slice(&self.line);
                 self.chunks.push_back(Chunk { segment, bytes, sequence, hash, durable: false });
             }
         }
@@ -351,6 +357,15 @@ impl State {
         let before = self.waiting;
         self.waiting += self.line.len();
         (before, self.waiting)
+    }
+
+    /// A chunk is durable: its buffer is for another.
+    pub(super) fn reuse(&mut self, mut bytes: Vec<u8>) {
+        // A line of many MiB is rare; its memory is given back.
+        if self.spares.len() < SPARES && bytes.capacity() <= 2 * CHUNK_BYTES {
+            bytes.clear();
+            self.spares.push(bytes);
+        }
     }
 
     pub(super) fn take(&mut self) -> VecDeque<Chunk> {

@@ -3,8 +3,9 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::fragment::{Fragments, Part};
 use super::object::{
-    Actor, Analytic, Api, ConnectionInfo, Control, Database, Endpoint, Evidence, FindingInfo, HttpRequest,
+    Actor, Analytic, Api, ConnectionInfo, Control, Endpoint, Evidence, FindingInfo, HttpRequest,
     HttpResponse, Metadata, Named, ProcessObject, SessionObject, Traffic, UNKNOWN, Url, User,
 };
 use super::own::Own;
@@ -13,7 +14,7 @@ use super::text::Verbatim;
 use super::{Identity, Renderer, VERSION};
 use crate::protocol::{Outcome, Statement};
 use crate::record::verb::Verbs;
-use crate::record::{Application, Caller, CloseReason, Connection, Coverage, Entry, Event, Verdict};
+use crate::record::{Caller, CloseReason, Connection, Coverage, Entry, Event, Verdict};
 
 /// `severity_id`.
 const INFORMATIONAL: u8 = 1;
@@ -69,12 +70,12 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     is_alert: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<Named<'a>>,
+    policy: Option<Part<'a, Named<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    firewall_rule: Option<Named<'a>>,
+    firewall_rule: Option<Part<'a, Named<'a>>>,
     metadata: Metadata<'a>,
     device: &'a RawValue,
-    actor: Actor<'a>,
+    actor: Part<'a, Actor<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<ProcessObject<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,9 +87,9 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     privileges: Option<[&'a str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    src_endpoint: Option<Endpoint<'a>>,
+    src_endpoint: Option<Part<'a, Endpoint<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    dst_endpoint: Option<Endpoint<'a>>,
+    dst_endpoint: Option<Part<'a, Endpoint<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connection_info: Option<ConnectionInfo<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,7 +99,7 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     type_id: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    database: Option<Database<'a>>,
+    database: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     query_info: Option<QueryInfo<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,11 +118,16 @@ pub(super) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    pub(super) fn new(renderer: &'a Renderer, entry: &'a Entry, identity: Identity<'a>) -> Self {
-        let mut record = Self::base(renderer, entry, identity);
+    pub(super) fn new(
+        renderer: &'a Renderer,
+        entry: &'a Entry,
+        identity: Identity<'a>,
+        fragments: Option<&'a Fragments>,
+    ) -> Self {
+        let mut record = Self::base(renderer, entry, identity, fragments);
         match &entry.event {
-            Event::Statement { connection, application, statement } => {
-                record.datastore(renderer, connection, application, statement);
+            Event::Statement { connection, statement, .. } => {
+                record.datastore(connection, statement, fragments);
             }
             Event::ConnectionOpened { connection } => {
                 record.network(1, renderer, connection);
@@ -145,7 +151,7 @@ impl<'a> Record<'a> {
             Event::ProcessEnded => record.process(2, entry),
             Event::SessionOpened { by, .. } => {
                 record.session(1, entry, None);
-                record.actor = Actor::caller(by);
+                record.actor = Actor::caller(by).into();
             }
             Event::SessionEnded { reason, duration_us, .. } => {
                 record.session(OTHER, entry, Some(reason));
@@ -178,7 +184,12 @@ impl<'a> Record<'a> {
         record
     }
 
-    fn base(renderer: &'a Renderer, entry: &'a Entry, identity: Identity<'a>) -> Self {
+    fn base(
+        renderer: &'a Renderer,
+        entry: &'a Entry,
+        identity: Identity<'a>,
+        fragments: Option<&'a Fragments>,
+    ) -> Self {
         Self {
             time: entry.time.epoch_millis(),
             class_uid: 0,
@@ -208,7 +219,10 @@ impl<'a> Record<'a> {
                 untruncated_size: None,
             },
             device: &renderer.device,
-            actor: Actor::of(entry),
+            actor: match fragments {
+                Some(fragments) => Part::Ready(&fragments.actor),
+                None => Part::Now(Actor::of(entry)),
+            },
             process: None,
             launch_type_id: None,
             user: None,
@@ -228,7 +242,7 @@ impl<'a> Record<'a> {
             app: None,
             finding_info: None,
             evidences: None,
-            unmapped: Unmapped { auditor: Own::new(entry.session.as_deref(), &entry.event) },
+            unmapped: Unmapped { auditor: Own::new(entry.session.as_deref(), &entry.event, fragments) },
         }
     }
 
@@ -244,23 +258,22 @@ impl<'a> Record<'a> {
         let control = Control::new(verdict);
         self.action_id = Some(control.action_id);
         self.disposition_id = Some(control.disposition_id);
-        self.policy = control.policy;
-        self.firewall_rule = control.firewall_rule;
+        self.policy = control.policy.map(Part::Now);
+        self.firewall_rule = control.firewall_rule.map(Part::Now);
     }
 
     fn endpoints(&mut self, renderer: &'a Renderer, connection: &'a Connection) {
         let (source, destination) = Endpoint::both(connection, &renderer.hostname);
-        self.src_endpoint = Some(source);
-        self.dst_endpoint = Some(destination);
+        self.src_endpoint = Some(source.into());
+        self.dst_endpoint = Some(destination.into());
     }
 
     /// 6005 Datastore Activity.
     fn datastore(
         &mut self,
-        renderer: &'a Renderer,
         connection: &'a Connection,
-        application: &'a Application,
         statement: &'a Statement,
+        fragments: Option<&'a Fragments>,
     ) {
         let verbs = Verbs::of(statement);
         let activity = activity_of(&verbs);
@@ -268,7 +281,13 @@ impl<'a> Record<'a> {
         self.activity_name = verbs.first.or(verbs.all.first().copied()).filter(|_| activity == OTHER);
         self.unmapped.auditor.statement = Some(StatementFields::new(connection, statement, &verbs));
         self.control(&connection.verdict);
-        self.endpoints(renderer, connection);
+        if let Some(fragments) = fragments {
+            self.policy = fragments.policy.as_deref().map(Part::Ready);
+            self.firewall_rule = fragments.firewall_rule.as_deref().map(Part::Ready);
+            self.src_endpoint = Some(Part::Ready(&fragments.src_endpoint));
+            self.dst_endpoint = Some(Part::Ready(&fragments.dst_endpoint));
+            self.database = Some(&fragments.database);
+        }
         match &statement.outcome {
             Outcome::Completed => self.status_id = Some(SUCCESS),
             Outcome::Failed(error) => {
@@ -288,13 +307,6 @@ impl<'a> Record<'a> {
             self.metadata.untruncated_size = Some(statement.text_length);
         }
         self.type_id = Some(1); // Database
-        self.database = Some(Database {
-            name: application.login.as_ref().and_then(|login| login.database.as_deref()).unwrap_or(UNKNOWN),
-            type_id: match application.protocol {
-                Some("postgres" | "mysql") => 1, // Relational
-                _ => 0,
-            },
-        });
         self.query_info = Some(QueryInfo {
             uid: format!("{}/{}", connection.id, statement.sequence),
             query_string: Verbatim::new(&statement.text),
@@ -391,8 +403,8 @@ impl<'a> Record<'a> {
         self.class(6003, activity);
         self.activity_name = (activity == OTHER).then_some(method);
         self.status_id = Some(if status < 400 { SUCCESS } else { FAILURE });
-        self.actor = Actor::caller(by);
-        self.src_endpoint = Some(Endpoint::local(None, &renderer.hostname));
+        self.actor = Actor::caller(by).into();
+        self.src_endpoint = Some(Endpoint::local(None, &renderer.hostname).into());
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
         self.api = Some(Api { operation: method, service: Named { name: "auditor" } });
         self.http_request = Some(HttpRequest {

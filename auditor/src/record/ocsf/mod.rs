@@ -3,7 +3,8 @@
 //! Every class carries the profiles `host` (who did it, on which device) and `security_control` (what was decided).
 //! All classes share one flat structure of optional attributes instead of a type each: what differs between them is
 //! which attributes are set, and a reader can see that in one function a class. The structure borrows from the entry
-//! and is written straight into the caller's buffer; what never changes (device, product) is rendered once.
+//! and is written straight into the caller's buffer; what never changes (device, product), or not for a
+//! while ([`fragment`]), is rendered once.
 //!
 //! | event | class | activity |
 //! |---|---|---|
@@ -25,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod class;
+mod fragment;
 mod object;
 mod own;
 mod statement;
@@ -36,7 +38,8 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use self::class::Record;
-use super::Entry;
+use self::fragment::Cache;
+use super::{Entry, Event};
 
 /// Version of OCSF that records follow.
 pub const VERSION: &str = "1.8.0";
@@ -71,6 +74,7 @@ pub struct Renderer {
     hostname: String,
     device: Box<RawValue>,
     product: Box<RawValue>,
+    cache: Cache,
 }
 
 impl Renderer {
@@ -108,6 +112,7 @@ impl Renderer {
                 os,
             })?,
             product: to_raw_value(&Product { name: "auditor", version: env!("CARGO_PKG_VERSION") })?,
+            cache: Cache::default(),
         })
     }
 
@@ -119,6 +124,12 @@ impl Renderer {
         identity: Identity<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), serde_json::Error> {
-        serde_json::to_writer(out, &Record::new(self, entry, identity))
+        let fragments = match &entry.event {
+            Event::Statement { connection, application, .. } => {
+                Some(self.cache.get(entry, connection, application, &self.hostname)?)
+            }
+            _ => None,
+        };
+        serde_json::to_writer(out, &Record::new(self, entry, identity, fragments.as_deref()))
     }
 }

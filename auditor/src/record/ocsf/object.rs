@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::record::{Caller, Connection, Coverage, Entry, Process, Transport, Verdict};
+use crate::record::{Application, Caller, Connection, Coverage, Entry, Process, Transport, Verdict};
 
 /// For attributes that OCSF requires and nobody knows.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -283,8 +283,20 @@ impl<'a> Control<'a> {
 
 #[derive(Serialize)]
 pub(super) struct Database<'a> {
-    pub(super) name: &'a str,
-    pub(super) type_id: u8,
+    name: &'a str,
+    type_id: u8,
+}
+
+impl<'a> Database<'a> {
+    pub(super) fn of(application: &'a Application) -> Self {
+        Self {
+            name: application.login.as_ref().and_then(|login| login.database.as_deref()).unwrap_or(UNKNOWN),
+            type_id: match application.protocol {
+                Some("postgres" | "mysql") => 1, // Relational
+                _ => 0,
+            },
+        }
+    }
 }
 
 #[derive(Serialize)]

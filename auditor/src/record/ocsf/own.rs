@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::Serializer;
 
+use super::fragment::{Fragments, Part};
 use super::statement::StatementFields;
 use crate::record::{
     Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
@@ -16,11 +17,11 @@ use crate::record::{
 pub(super) struct Own<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    agent: Option<AgentFields<'a>>,
+    agent: Option<Part<'a, AgentFields<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<SessionFields<'a>>,
+    session: Option<Part<'a, SessionFields<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    connection: Option<ConnectionFields<'a>>,
+    connection: Option<Part<'a, ConnectionFields<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) statement: Option<StatementFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -34,19 +35,29 @@ pub(super) struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    pub(super) fn new(session: Option<&'a Session>, event: &'a Event) -> Self {
+    pub(super) fn new(
+        session: Option<&'a Session>,
+        event: &'a Event,
+        fragments: Option<&'a Fragments>,
+    ) -> Self {
+        if let Some(fragments) = fragments {
+            return Self {
+                kind: kind(event),
+                agent: fragments.agent.as_deref().map(Part::Ready),
+                session: fragments.session.as_deref().map(Part::Ready),
+                connection: Some(Part::Ready(&fragments.connection)),
+                ..Self::default()
+            };
+        }
         let mut own = Self {
             kind: kind(event),
-            agent: session.map(|session| AgentFields::new(&session.agent)),
-            session: session.map(SessionFields::new),
+            agent: session.map(|session| AgentFields::new(&session.agent).into()),
+            session: session.map(|session| SessionFields::new(session).into()),
             ..Self::default()
         };
         match event {
-            Event::Statement { connection, application, .. } => {
-                own.connection = Some(ConnectionFields::new(connection, Some(application)));
-            }
             Event::ConnectionOpened { connection } => {
-                own.connection = Some(ConnectionFields::new(connection, None));
+                own.connection = Some(ConnectionFields::new(connection, None).into());
             }
             Event::ConnectionClosed {
                 connection,
@@ -56,7 +67,7 @@ impl<'a> Own<'a> {
                 duration_us,
                 statements,
             } => {
-                own.connection = Some(ConnectionFields {
+                let fields = ConnectionFields {
                     coverage: Some(CoverageFields::new(coverage)),
                     end: Some(match reason {
                         CloseReason::Ended => "ended",
@@ -65,35 +76,44 @@ impl<'a> Own<'a> {
                     duration_us: Some(*duration_us),
                     statements: Some(*statements),
                     ..ConnectionFields::new(connection, Some(application))
-                });
+                };
+                own.connection = Some(fields.into());
             }
             Event::ConnectionRefused { connection, call } => {
-                own.connection =
-                    Some(ConnectionFields { call: Some(call), ..ConnectionFields::new(connection, None) });
+                let fields = ConnectionFields { call: Some(call), ..ConnectionFields::new(connection, None) };
+                own.connection = Some(fields.into());
             }
             Event::SessionOpened { cgroup, command, .. } => {
-                if let Some(session) = &mut own.session {
-                    session.cgroup = Some(cgroup);
-                    session.command = command.as_deref();
-                }
+                own.session = session.map(|session| {
+                    let fields = SessionFields {
+                        cgroup: Some(cgroup),
+                        command: command.as_deref(),
+                        ..SessionFields::new(session)
+                    };
+                    fields.into()
+                });
             }
             Event::SessionEnded { reason, totals, duration_us } => {
-                if let Some(session) = &mut own.session {
-                    session.end = Some(reason);
-                    session.connections = Some(totals.connections);
-                    session.statements = Some(totals.statements);
-                    session.violations = Some(totals.violations);
-                    session.duration_us = Some(*duration_us);
-                }
+                own.session = session.map(|session| {
+                    let fields = SessionFields {
+                        end: Some(reason),
+                        connections: Some(totals.connections),
+                        statements: Some(totals.statements),
+                        violations: Some(totals.violations),
+                        duration_us: Some(*duration_us),
+                        ..SessionFields::new(session)
+                    };
+                    fields.into()
+                });
             }
             Event::Gap { connection, range } => {
                 own.gap = Some(GapFields::new(range));
-                own.connection = Some(ConnectionFields::new(connection, None));
+                own.connection = Some(ConnectionFields::new(connection, None).into());
             }
             Event::Finding { kind, connection, .. } => {
                 own.finding = Some(FindingFields { kind });
                 own.connection =
-                    connection.as_deref().map(|connection| ConnectionFields::new(connection, None));
+                    connection.as_deref().map(|connection| ConnectionFields::new(connection, None).into());
             }
             Event::DaemonStarted { configuration, degraded, kernel } => {
                 own.daemon = Some(DaemonFields {
@@ -117,7 +137,12 @@ impl<'a> Own<'a> {
             Event::TrailRecovered { segment, bytes } => {
                 own.recovery = Some(RecoveryFields { segment, bytes: *bytes });
             }
-            Event::ProcessStarted | Event::ProcessEnded | Event::DaemonStopped | Event::ApiAccess { .. } => {}
+            // A statement comes with its fragments.
+            Event::Statement { .. }
+            | Event::ProcessStarted
+            | Event::ProcessEnded
+            | Event::DaemonStopped
+            | Event::ApiAccess { .. } => {}
         }
         own
     }
@@ -146,7 +171,7 @@ fn kind(event: &Event) -> &'static str {
 }
 
 #[derive(Serialize)]
-struct AgentFields<'a> {
+pub(super) struct AgentFields<'a> {
     name: &'a str,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     labels: &'a BTreeMap<String, String>,
@@ -155,13 +180,13 @@ struct AgentFields<'a> {
 }
 
 impl<'a> AgentFields<'a> {
-    fn new(agent: &'a Agent) -> Self {
+    pub(super) fn new(agent: &'a Agent) -> Self {
         Self { name: &agent.name, labels: &agent.labels, identity: agent.identity.as_deref() }
     }
 }
 
 #[derive(Serialize)]
-struct SessionFields<'a> {
+pub(super) struct SessionFields<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<&'a str>,
@@ -183,7 +208,7 @@ struct SessionFields<'a> {
 }
 
 impl<'a> SessionFields<'a> {
-    fn new(session: &'a Session) -> Self {
+    pub(super) fn new(session: &'a Session) -> Self {
         Self {
             id: &session.id,
             task: session.task.as_deref(),
@@ -200,7 +225,7 @@ impl<'a> SessionFields<'a> {
 }
 
 #[derive(Serialize)]
-struct ConnectionFields<'a> {
+pub(super) struct ConnectionFields<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'static str>,
@@ -231,7 +256,7 @@ struct ConnectionFields<'a> {
 }
 
 impl<'a> ConnectionFields<'a> {
-    fn new(connection: &'a Connection, application: Option<&'a Application>) -> Self {
+    pub(super) fn new(connection: &'a Connection, application: Option<&'a Application>) -> Self {
         let login = application.and_then(|application| application.login.as_ref());
         let opaque = application.and_then(|application| application.opaque);
         let tls = application.and_then(|application| application.tls.as_ref());

@@ -12,15 +12,23 @@ use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Tls, Transport, Verdict,
 };
 
-fn render(event: Event) -> Value {
-    let renderer = Renderer::new(&Host {
+fn renderer() -> Renderer {
+    Renderer::new(&Host {
         hostname: "host".to_owned(),
         machine_id: None,
         boot_id: "boot".to_owned(),
         os: "Linux".to_owned(),
         kernel: "6.12".to_owned(),
     })
-    .unwrap();
+    .unwrap()
+}
+
+fn render(event: Event) -> Value {
+    render_with(&renderer(), &event)
+}
+
+fn render_with(renderer: &Renderer, event: &Event) -> Value {
+    let event = event.clone();
     let entry = Entry { time: Utc(1_790_000_000_123_999_999), session: None, process: None, event };
     let mut line = Vec::new();
     renderer.render(&entry, Identity { sequence: 7, uid: "t-7" }, &mut line).unwrap();
@@ -132,6 +140,31 @@ fn verbs_are_what_was_completed_and_an_activity_only_where_all_are_one() {
         told(b"execute p", &["DELETE 3"]),
         (json!("execute"), json!(["delete"]), Some(json!(false)), json!(99))
     );
+}
+
+#[test]
+fn a_change_of_the_connection_shows_in_its_next_statement() {
+    let renderer = renderer();
+    let mut connection = connection();
+    let mut application = Arc::new(Application::default());
+    let mut told = |user: &str, port: u16| {
+        let login = Login { user: Some(user.to_owned()), ..Login::default() };
+        Arc::make_mut(&mut application).login = Some(login);
+        Arc::make_mut(&mut connection).remote = Some(SocketAddr::from(([10, 0, 0, 2], port)));
+        let event = Event::Statement {
+            connection: Arc::clone(&connection),
+            application: Arc::clone(&application),
+            statement: Box::new(statement(b"select 1")),
+        };
+        let records = [render_with(&renderer, &event), render_with(&renderer, &event)];
+        assert_eq!(records[0], records[1]);
+        let own = &records[0]["unmapped"]["auditor"]["connection"];
+        assert_eq!((&own["user"], &records[0]["dst_endpoint"]["port"]), (&json!(user), &json!(port)));
+    };
+    // More than are kept.
+    for number in 0..1000 {
+        told(&format!("user-{number}"), number);
+    }
 }
 
 #[test]
