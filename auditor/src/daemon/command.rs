@@ -119,8 +119,6 @@ pub enum Command {
     State(Reply<DaemonState>),
     /// Read the configuration file again; an invalid one changes nothing.
     Reload(Reply<()>),
-    /// Take in all that has happened, and answer the sequence of the last record when it is durable.
-    Settle(Reply<u64>),
     /// Write down a use of the API.
     Access(crate::record::Entry),
     /// Stop in good order.

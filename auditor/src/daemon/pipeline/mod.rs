@@ -227,7 +227,6 @@ impl Pipeline {
                 answer(reply, result);
             }
             Command::Sessions(reply) => answer(reply, Ok(self.parts.attribution.sessions.states())),
-            Command::Settle(reply) => answer(reply, Ok(0)),
             Command::State(reply) => answer(reply, self.state()),
             Command::Reload(reply) => answer(reply, self.reload()),
             Command::Settle(reply) => {
