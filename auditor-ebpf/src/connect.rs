@@ -1,6 +1,7 @@
 //! connect(2) and sendmsg(2) with a destination: the verdict in the context of the task that asks.
 
 use auditor_common::control::OVERLOAD_RECORD_LOSS;
+use auditor_common::counter::SITE_VERDICT;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG};
 use auditor_common::packet::{TCP, UDP};
@@ -107,7 +108,11 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         return true;
     }
     // What is allowed without a record would be a connection that nobody knows of.
-    if !verdict::record(&subject, &verdict) && control.overload != OVERLOAD_RECORD_LOSS {
+    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS;
+    if must_be_recorded && !emit::has_room(SITE_VERDICT, control) {
+        return false;
+    }
+    if !verdict::record(&subject, &verdict) && must_be_recorded {
         return false;
     }
     if protocol == u32::from(TCP) {

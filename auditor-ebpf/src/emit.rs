@@ -92,6 +92,18 @@ pub(crate) fn lifecycle<T: 'static>(site: u32, wake: Wake, fill: impl FnOnce(&mu
     true
 }
 
+/// Whether the lifecycle ring has room for a record of what can be refused; that it has not is counted. The ring's last quarter
+/// is for what cannot: ends of connections, and processes.
+#[inline(always)]
+pub(crate) fn has_room(site: u32, control: &Control) -> bool {
+    // The mark is at a quarter.
+    let room = LIFECYCLE.query(BPF_RB_AVAIL_DATA) < control.lifecycle_wake * 3;
+    if !room {
+        count(site, errno::ENOSPC);
+    }
+    room
+}
+
 /// Takes room for a record on the payload ring.
 #[inline(always)]
 pub(crate) fn reserve_payload<T: 'static>() -> Option<RingBufEntry<T>> {

@@ -134,7 +134,8 @@ fn may_leave(
     control: &Control,
     now: u64,
 ) -> bool {
-    if parsed.flags & URG != 0 {
+    // A reset may leave: it ends a connection that waits in vain for its urgent data, and carries none.
+    if parsed.flags & (URG | RST) == URG {
         let subject = subject(context, socket, state.session, parsed.remote);
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_URGENT));
         return false;

@@ -12,6 +12,10 @@ pub const STATEMENTS: &str = include_str!("../clients/statements.sql");
 pub const DRIVER: &str = include_str!("../clients/driver.py");
 /// Tries destinations and prints what the kernel said.
 pub const ATTEMPT: &str = include_str!("../clients/attempt.py");
+/// What an agent may try against the verdict and the record, one function an attack.
+pub const ATTACK: &str = include_str!("../clients/attack.py");
+/// Does what it is told, line by line: see [`crate::agent`].
+pub const AGENT: &str = include_str!("../clients/agent.py");
 /// The demo's script for psql.
 pub const DEMO_SQL: &str = include_str!("../clients/demo.sql");
 /// The demo's program.

@@ -7,6 +7,7 @@
 //!
 //! Assumed: Linux, root (tests say so when they are not), and what `cargo xtask setup` installs.
 
+pub mod agent;
 pub mod child;
 pub mod clients;
 pub mod daemon;
