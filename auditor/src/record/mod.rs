@@ -253,7 +253,7 @@ pub enum Event {
     },
     /// A session ended.
     SessionEnded {
-        /// `empty` (its last process ended), `untag`, `shutdown`.
+        /// `empty` (its last process ended), `untag`, `shutdown`, `not-recorded` (its beginning could not be written).
         reason: &'static str,
         /// What it did.
         totals: SessionTotals,

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::attribution::Attribution;
-use super::command::{Command, CommandError, Commands, DaemonState, Reply};
+use super::command::{Command, CommandError, Commands, DaemonState, Reply, SessionState};
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
@@ -26,6 +26,8 @@ use crate::trail::{self, Trail};
 
 /// Longest time between two looks at the rings.
 const TURN: Duration = Duration::from_millis(10);
+/// The same while somebody waits for a session to be open.
+const SHORT_TURN: Duration = Duration::from_millis(1);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
@@ -88,8 +90,19 @@ pub(super) struct Pipeline {
     looked_at_all_sessions: Boottime,
     heartbeat: Boottime,
     leased: Boottime,
+    opening: Vec<Opening>,
     settling: Vec<Settling>,
     reported: HashMap<(&'static str, u32), u64>,
+}
+
+/// Somebody who waits for a session that is open, and whose beginning is not on the disk yet.
+struct Opening {
+    since: Boottime,
+    /// The last record when it was opened, once that has been written.
+    sequence: Option<u64>,
+    number: u64,
+    state: SessionState,
+    reply: Reply<SessionState>,
 }
 
 /// Somebody who waits until what has happened is in the trail.
@@ -110,6 +123,7 @@ impl Pipeline {
             looked_at_all_sessions: now,
             heartbeat: now,
             leased: Boottime::default(),
+            opening: Vec::new(),
             settling: Vec::new(),
             reported: HashMap::new(),
         }
@@ -120,7 +134,8 @@ impl Pipeline {
         let waiter = Waiter::new(&self.parts.rings, self.parts.commands.wake_descriptor().as_fd())
             .map_err(PipelineError::Wait)?;
         loop {
-            waiter.wait(TURN).map_err(PipelineError::Wait)?;
+            let turn = if self.opening.is_empty() { TURN } else { SHORT_TURN };
+            waiter.wait(turn).map_err(PipelineError::Wait)?;
             self.renew_lease();
             self.parts.attribution.policies.sweep(&mut self.parts.tables);
             // Before commands: whoever asks for the state of things gets it as of now. While the disk does not take what
@@ -142,6 +157,7 @@ impl Pipeline {
             self.look_after_sessions();
             self.beat();
             self.write()?;
+            self.answer_opened();
             self.answer_settled(more);
         }
     }
@@ -159,6 +175,34 @@ impl Pipeline {
         self.leased = now;
         if let Err(error) = self.parts.attribution.policies.renew_lease(&mut self.parts.tables) {
             tracing::error!(%error, "the lease is not renewed: what agents send is held");
+        }
+    }
+
+    /// Answers those whose session's beginning is on the disk: a session that a crash could make unknown has not begun.
+    fn answer_opened(&mut self) {
+        if self.opening.is_empty() {
+            return;
+        }
+        let now = Clock::now();
+        let last = self.parts.trail.last();
+        // Asks for a commit now rather than in its time. That it is not done at once is no error.
+        let _ = self.parts.trail.flush(Duration::ZERO);
+        let durable = self.parts.trail.durable();
+        for mut opening in mem::take(&mut self.opening) {
+            let sequence = *opening.sequence.get_or_insert(last);
+            if durable >= sequence {
+                answer(opening.reply, Ok(opening.state));
+            } else if now.since(opening.since) < SETTLE {
+                self.opening.push(opening);
+            } else {
+                let reason = self.parts.trail.blocked().unwrap_or_else(|| "the disk is slow".to_owned());
+                if let Err(error) = self.end(opening.number, "not-recorded") {
+                    tracing::error!(%error, "end a session");
+                }
+                let refusal =
+                    format!("the session's beginning could not be recorded ({reason}), so it was ended");
+                answer(opening.reply, Err(CommandError::Failed(refusal)));
+            }
         }
     }
 
@@ -216,7 +260,12 @@ impl Pipeline {
     fn command(&mut self, command: Command) {
         // Whoever asked may be gone by now; what was done stays done, so answers may go nowhere.
         match command {
-            Command::Open(request, reply) => answer(reply, self.open(*request)),
+            Command::Open(request, reply) => match self.open(*request) {
+                Ok((number, state)) => {
+                    self.opening.push(Opening { since: Clock::now(), sequence: None, number, state, reply });
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
             Command::Close(session, reply) => {
                 let result = match self.parts.attribution.sessions.find(&session) {
                     Some(number) => self.end(number, "untag"),

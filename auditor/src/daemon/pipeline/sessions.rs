@@ -24,7 +24,8 @@ const LOOK_AT_ALL_SESSIONS: Duration = Duration::from_secs(1);
 const LAST_CONNECTIONS: Duration = Duration::from_secs(5);
 
 impl Pipeline {
-    pub(super) fn open(&mut self, request: OpenSession) -> Result<SessionState, CommandError> {
+    /// Opens a session. Answers its number beside its state.
+    pub(super) fn open(&mut self, request: OpenSession) -> Result<(u64, SessionState), CommandError> {
         let Some(agent) = self.parts.settings.agent(&request.agent) else {
             return Err(CommandError::NotFound(format!(
                 "no agent {:?} in {}: add an [[agent]] with that name and reload",
@@ -103,7 +104,7 @@ impl Pipeline {
         if let Target::Process(pid) = request.target {
             self.tell_of_older_sockets(number, pid);
         }
-        Ok(state)
+        Ok((number, state))
     }
 
     /// Sockets that a process had before it became a session's stay outside.
