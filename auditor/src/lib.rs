@@ -4,6 +4,7 @@
 //! (statements) → [`record`] (OCSF) → [`trail`] (chain, segments). ARCHITECTURE.md follows one event all the way.
 
 pub mod api;
+pub mod capabilities;
 pub mod clock;
 pub mod config;
 pub mod daemon;

@@ -10,7 +10,6 @@ mod conversation;
 mod host;
 mod pipeline;
 mod policies;
-mod privileges;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -26,6 +25,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::api::server::{ApiOptions, BindError, Listener};
+use crate::capabilities;
+use crate::capabilities::number::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE};
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
@@ -44,6 +45,10 @@ use policies::Policies;
 
 /// Room for some ten milliseconds at 800 MiB/s, which is more than two processors move over loopback.
 const RINGS: RingSizes = RingSizes { payload: 8 << 20, lifecycle: 1 << 20 };
+/// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
+/// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
+/// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
+const KEPT: [u32; 5] = [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF];
 /// How long the last records may take to reach the disk when the daemon stops.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
 
@@ -161,7 +166,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     make_directory(&options.state_dir)?;
     let degraded = degraded(loaded.settings.daemon.fail_mode);
     // Before any thread is started: capabilities belong to threads.
-    privileges::drop_unneeded().map_err(call("drop capabilities"))?;
+    capabilities::set_no_new_privileges()
+        .and_then(|()| capabilities::keep_only(&KEPT))
+        .map_err(call("drop capabilities"))?;
 
     let host = host::read(Path::new("/"));
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());

@@ -12,10 +12,10 @@
 
 use std::io;
 
+use auditor::capabilities;
 use nix::sys::prctl;
 use seccompiler::BpfProgram;
 
-use super::capabilities;
 use super::user::User;
 
 /// Which step failed.
@@ -51,7 +51,7 @@ pub(super) fn harden(user: Option<&User>, filters: &[BpfProgram]) -> Result<(), 
     if let Some(user) = user {
         user.assume()?;
     }
-    capabilities::drop_all().map_err(HardenError::Capabilities)?;
+    capabilities::keep_only(&[]).map_err(HardenError::Capabilities)?;
     prctl::set_no_new_privs().map_err(HardenError::NoNewPrivileges)?;
     filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter)).map_err(HardenError::Filter)
 }

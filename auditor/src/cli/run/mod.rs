@@ -7,7 +7,6 @@
 //! here in `/proc/self/cgroup` and not merely believed. From then on the kernel decides about each destination. Only
 //! then are privileges dropped, because until then they may be needed to reach the socket.
 
-mod capabilities;
 mod harden;
 mod seccomp;
 mod user;
