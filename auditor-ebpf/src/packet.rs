@@ -32,10 +32,12 @@ use crate::verdict::Subject;
 use crate::{emit, session, verdict};
 
 /// Largest payload of one record; longer segments become several.
-const LARGEST: usize = 16384;
+const LARGEST: usize = 32768;
 /// Records of [`LARGEST`] that one packet may become, beside a last one that is shorter. The kernel's limit for a super-packet
 /// is GSO_MAX_SIZE, 8 * 65535 bytes (Linux 5.19, "BIG TCP"), and the loopback device uses more than 64 KiB by default.
-const LARGEST_RECORDS: u32 = 32;
+///
+/// The verifier walks each of these rounds, which is most of what loading the object takes.
+const LARGEST_RECORDS: u32 = 16;
 
 /// TCP_LISTEN of include/net/tcp_states.h, as `bpf_sock::state` has it.
 const BPF_TCP_LISTEN: u32 = 10;
@@ -260,7 +262,8 @@ fn copy<const DIRECTION: u8>(
         257..=1024 => record::<DIRECTION, 1024>(context, session, cookie, parsed, done, rest, control),
         1025..=2048 => record::<DIRECTION, 2048>(context, session, cookie, parsed, done, rest, control),
         2049..=4096 => record::<DIRECTION, 4096>(context, session, cookie, parsed, done, rest, control),
-        4097..=16384 => record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, rest, control),
+        4097..=16384 => record::<DIRECTION, 16384>(context, session, cookie, parsed, done, rest, control),
+        16385..=32768 => record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, rest, control),
         _ => {
             emit::count(SITE_PACKET_LENGTH, errno::EMSGSIZE);
             false
