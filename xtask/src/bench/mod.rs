@@ -42,13 +42,17 @@ pub(crate) struct Overhead {
     /// Connections of one run
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=200))]
     clients: u32,
+    /// Measure these settings only
+    #[arg(long = "setting", value_enum, default_values_t = SETTINGS)]
+    settings: Vec<Setting>,
     /// Write the result to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Setting {
+    #[value(skip)]
     None,
     Auditor,
     ServerLog,
@@ -125,7 +129,7 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
     let postgres = Postgres::start(&Options { log_statements: false, settings: Vec::new() })?;
     fill(&postgres)?;
     let mut figures = DaemonFigures::default();
-    let mut measured: Vec<(Setting, Vec<Pair>)> = SETTINGS.map(|setting| (setting, Vec::new())).into();
+    let mut measured: Vec<(Setting, Vec<Pair>)> = options.settings.iter().map(|setting| (*setting, Vec::new())).collect();
     for round in 0..options.pairs {
         for (setting, pairs) in &mut measured {
             let mut run = |setting| measure(setting, options, &postgres, &program, &mut figures);
