@@ -73,6 +73,11 @@ pub enum StartError {
     /// Not root.
     #[error("the daemon loads programs into the kernel: run it as root")]
     NotRoot,
+    /// Root, but not all of it.
+    #[error(
+        "the daemon lacks {0}: give them to its container or unit (CapabilityBoundingSet=), or run it on the host"
+    )]
+    Capabilities(String),
     /// The configuration.
     #[error(transparent)]
     Configuration(#[from] config::LoadError),
@@ -127,6 +132,7 @@ impl StartError {
             Self::Cgroup(CgroupError::NoHierarchy)
             | Self::Kernel(_)
             | Self::Table(_)
+            | Self::Capabilities(_)
             | Self::Bpffs { .. } => 4,
             Self::Pipeline(_) | Self::Panicked => 1,
             Self::NotRoot
@@ -151,6 +157,11 @@ fn call(call: impl Into<String>) -> impl FnOnce(io::Error) -> StartError {
 pub fn run(options: &Options) -> Result<(), StartError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(StartError::NotRoot);
+    }
+    let lacking = capabilities::lacking(&KEPT).map_err(call("read the capabilities"))?;
+    if !lacking.is_empty() {
+        let names: Vec<String> = lacking.into_iter().map(capabilities::name).collect();
+        return Err(StartError::Capabilities(names.join(", ")));
     }
     let loaded = config::load(&options.config)?;
     for warning in &loaded.warnings {

@@ -56,7 +56,8 @@ pub enum KernelError {
     Tracefs(#[from] TracefsError),
     /// The object as a whole was refused.
     #[error(
-        "the kernel refused the auditor's tables or types: {0}; `auditor doctor` says what this kernel lacks"
+        "the kernel refused the auditor's tables or types: {}; `auditor doctor` says what this kernel lacks",
+        with_causes(.0)
     )]
     Object(EbpfError),
     /// One program was refused.
@@ -101,6 +102,21 @@ pub enum KernelError {
         /// What failed.
         error: String,
     },
+}
+
+/// An error and what caused it, in one line: the kernel's own answer is the last of aya's causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Some of aya's errors say their cause themselves.
+        let text = error.to_string();
+        if !said.ends_with(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = error.source();
+    }
+    said
 }
 
 /// Sizes of the two rings in bytes: powers of two, multiples of a page.
