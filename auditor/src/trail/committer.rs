@@ -126,7 +126,8 @@ impl Current {
         if end.saturating_sub(self.uncached) < UNCACHED_BYTES {
             return;
         }
-        let (Ok(from), Ok(length)) = (i64::try_from(self.uncached), i64::try_from(end - self.uncached)) else {
+        let (Ok(from), Ok(length)) = (i64::try_from(self.uncached), i64::try_from(end - self.uncached))
+        else {
             return;
         };
         // Advice: where the file system does not take it, the pages stay.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::attribution::Attribution;
 use super::command::{Command, CommandError, Commands, DaemonState, Reply, SessionState};
+use super::recorder::Recorder;
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
@@ -75,6 +76,7 @@ pub(super) struct Parts {
     pub(super) object: Object,
     pub(super) tables: Tables,
     pub(super) rings: Rings,
+    pub(super) recorder: Option<Recorder>,
     pub(super) sizes: RingSizes,
     pub(super) attribution: Attribution,
     pub(super) trail: Trail,
@@ -240,9 +242,12 @@ impl Pipeline {
 
     /// Takes events off the rings. Answers whether there may be more.
     fn drain(&mut self) -> Result<bool, PipelineError> {
-        let Parts { rings, attribution, trail, .. } = &mut self.parts;
+        let Parts { rings, recorder, attribution, trail, .. } = &mut self.parts;
         let mut written = Ok(());
         let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| {
+            if let Some(recorder) = recorder {
+                recorder.event(&event, &attribution.sessions);
+            }
             attribution.on(event);
             if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
                 written = write(attribution, trail);
