@@ -178,6 +178,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let host = host::read(Path::new("/"));
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
+    let recorder = options.capture.as_ref().and_then(|(path, limit)| {
+        // For a service that is started again its capture is there already; that must not keep it from auditing.
+        let begun = Recorder::begin(path, *limit, &boot_id);
+        begun.inspect_err(|error| tracing::error!(%error, path = %path.display(), "nothing is captured")).ok()
+    });
     let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
     let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
     let clock = Clock::read();
@@ -194,11 +199,6 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
     let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
     let limits = loaded.settings.capture.limits();
-    let recorder = options.capture.as_ref().and_then(|(path, limit)| {
-        // For a service that is started again its capture is there already; that must not keep it from auditing.
-        let begun = Recorder::begin(path, *limit, &boot_id);
-        begun.inspect_err(|error| tracing::error!(%error, path = %path.display(), "nothing is captured")).ok()
-    });
     let mut attribution = Attribution::new(boot_id, clock, policies, processes, limits);
     if let Some(recovery) = recovery {
         let event = Recorded::TrailRecovered { segment: recovery.segment, bytes: recovery.bytes };

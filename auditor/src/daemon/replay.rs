@@ -21,8 +21,8 @@ use crate::source::{Event, Source as _};
 
 /// Events that are taken in one go.
 const EVENTS_IN_ONE_GO: usize = 8192;
-/// Entries that wait at most before they are handed out.
-const ENTRIES_IN_ONE_GO: usize = 256;
+/// Entries that wait at most before they are handed out, as in the pipeline.
+const ENTRIES_IN_ONE_GO: usize = 16;
 /// Longer than closed connections wait for their last segments.
 const AFTER_THE_END: Duration = Duration::from_secs(1);
 /// Nothing can be found below it, neither processes nor users: those of this host now are not those of the capture.

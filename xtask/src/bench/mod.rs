@@ -3,6 +3,7 @@
 //! Machines drift. So each run of a setting has a run without it right before or right after (in turns), and only the ratios of
 //! such pairs are compared. The daemon runs only while it is measured: the other run is on a host without an auditor.
 
+pub(crate) mod decode;
 mod load;
 mod process;
 mod statistics;
@@ -201,12 +202,7 @@ fn measure(
 }
 
 fn start(program: &Path, postgres: &Postgres, figures: &mut DaemonFigures) -> Result<Daemon> {
-    let configuration = format!(
-        "[[agent]]\nname = \"{AGENT}\"\npolicy = \"bench\"\n\n[[policy]]\nname = \"bench\"\ndefault = \"deny\"\n\
-         [[policy.rule]]\nto = [\"127.0.0.1:{}\"]\naction = \"allow\"\nprotocol = \"postgres\"\n",
-        postgres.port()
-    );
-    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &configuration)?)?;
+    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &load::configuration(postgres))?)?;
     figures.ready.push(daemon.ready_after().as_secs_f64() * 1000.0);
     Ok(daemon)
 }

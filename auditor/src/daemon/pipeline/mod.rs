@@ -33,8 +33,9 @@ const SHORT_TURN: Duration = Duration::from_millis(1);
 const EVENTS_IN_ONE_GO: usize = 8192;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
 const SHORTENED_TEXT: usize = 1 << 20;
-/// Entries that are written before more events are taken.
-const ENTRIES_IN_ONE_GO: usize = 256;
+/// Entries that are written before more events are taken. Few, so that they are still in the processor's cache, and so is the
+/// memory that they give back for the next ones.
+const ENTRIES_IN_ONE_GO: usize = 16;
 /// Time between two renewals of the lease, a fraction of its length.
 const RENEW_LEASE: Duration = Duration::from_millis(200);
 /// How long somebody waits at most until what has happened is in the trail.
