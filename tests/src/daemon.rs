@@ -5,6 +5,7 @@
 //! after its runtime directory, because other daemons may be at work on this host.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -41,6 +42,8 @@ pub struct Home {
     pub runtime: PathBuf,
     /// `--pin-dir`
     pub pins: PathBuf,
+    /// Further arguments of `auditor daemon`.
+    pub daemon_arguments: Vec<OsString>,
     program: PathBuf,
 }
 
@@ -57,6 +60,7 @@ impl Home {
             state: folder.path().join("state"),
             runtime: folder.path().join("run"),
             pins: PathBuf::from(format!("/sys/fs/bpf/auditor-test-{}-{number}", std::process::id())),
+            daemon_arguments: Vec::new(),
             folder,
             program,
         };
@@ -99,7 +103,7 @@ impl Home {
         let mut command = Command::new(&self.program);
         command.arg("daemon").arg("--config").arg(self.configuration());
         command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
-        command.arg("--pin-dir").arg(&self.pins).env_remove("NOTIFY_SOCKET");
+        command.arg("--pin-dir").arg(&self.pins).args(&self.daemon_arguments).env_remove("NOTIFY_SOCKET");
         command
     }
 

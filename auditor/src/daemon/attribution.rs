@@ -4,6 +4,7 @@
 //! order; nothing here waits for anything but the trail.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +37,29 @@ const DATAGRAMS: usize = 65_536;
 /// before that word; a few turns are ample.
 const LAST_SEGMENTS: Duration = Duration::from_millis(20);
 
+/// What is known of sockets, by cookie. Cookies are the kernel's counter, not a number that anybody chooses, so a hash need
+/// not be secret: it is asked for several times a segment.
+type ByCookie<T> = HashMap<u64, T, BuildHasherDefault<CookieHasher>>;
+
+/// Fibonacci hashing: a multiplication spreads neighbours over the whole range, and the upper bits are the good ones.
+#[derive(Default)]
+struct CookieHasher(u64);
+
+impl Hasher for CookieHasher {
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Not for cookies, which come as one number: correct for all, fast for none.
+        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// A UDP socket with the last destination that it was allowed.
 struct Datagrams {
     session: u64,
@@ -52,8 +76,8 @@ pub(super) struct Attribution {
     clock: Clock,
     boot_id: String,
     processes: Processes,
-    conversations: HashMap<u64, Conversation>,
-    datagrams: HashMap<u64, Datagrams>,
+    conversations: ByCookie<Conversation>,
+    datagrams: ByCookie<Datagrams>,
     closing: VecDeque<(Boottime, u64)>,
     findings: Findings,
     /// Entries that wait to be written, oldest first.
@@ -76,8 +100,8 @@ impl Attribution {
             clock,
             boot_id,
             processes,
-            conversations: HashMap::new(),
-            datagrams: HashMap::new(),
+            conversations: ByCookie::default(),
+            datagrams: ByCookie::default(),
             closing: VecDeque::new(),
             findings: Findings::default(),
             entries: Vec::new(),
@@ -374,29 +398,36 @@ impl Attribution {
         }
         let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
         let number = conversation.session;
-        let process = conversation.process.clone();
         let connection = Arc::clone(&conversation.connection);
         let expected = conversation.expected;
-        let mut events = Vec::new();
+        let session = self.sessions.record(number);
+        let (mut statements, mut violations) = (0, 0);
+        let process = conversation.process.clone();
+        let mut enter = |at, event| {
+            match event {
+                Recorded::Statement { .. } => statements += 1,
+                Recorded::Finding { .. } => violations += 1,
+                _ => {}
+            }
+            let (session, process) = (session.clone(), process.clone());
+            self.entries.push(Entry { time: self.clock.utc(at), session, process, event });
+        };
         for observation in findings.observations.drain(..) {
             conversation.learn(&observation);
             match observation {
                 Observation::Statement(statement) => {
                     let application = Arc::clone(&conversation.application);
                     let connection = Arc::clone(&connection);
-                    events.push((
-                        statement.finished,
-                        Recorded::Statement { connection, application, statement },
-                    ));
+                    enter(statement.finished, Recorded::Statement { connection, application, statement });
                 }
                 Observation::Violation(message) => {
                     let connection = Some(Arc::clone(&connection));
-                    events.push((at, Recorded::Finding { kind: "protocol-violation", message, connection }));
+                    enter(at, Recorded::Finding { kind: "protocol-violation", message, connection });
                 }
                 Observation::Refused(error) => {
                     let message = format!("the server refused the client: {} {}", error.code, error.message);
                     let connection = Some(Arc::clone(&connection));
-                    events.push((at, Recorded::Finding { kind: "login-refused", message, connection }));
+                    enter(at, Recorded::Finding { kind: "login-refused", message, connection });
                 }
                 Observation::Opaque(_) if expected.is_some() => {
                     let message =
@@ -404,23 +435,20 @@ impl Attribution {
                                    it is not in the record"
                             .to_owned();
                     let connection = Some(Arc::clone(&connection));
-                    events.push((at, Recorded::Finding { kind: "opaque-connection", message, connection }));
+                    enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
                 Observation::Opaque(_) | Observation::Login(_) | Observation::Authenticated => {}
             }
         }
         for notice in findings.notices.drain(..) {
-            events.extend(notice_event(notice, &connection, expected).map(|event| (at, event)));
-        }
-        for (at, event) in events {
-            let statement = matches!(event, Recorded::Statement { .. });
-            let finding = matches!(event, Recorded::Finding { .. });
-            self.statements += u64::from(statement);
-            if let Some(session) = self.sessions.get_mut(number) {
-                session.totals.statements += u64::from(statement);
-                session.totals.violations += u64::from(finding);
+            if let Some(event) = notice_event(notice, &connection, expected) {
+                enter(at, event);
             }
-            self.enter(number, process.clone(), at, event);
+        }
+        self.statements += statements;
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.totals.statements += statements;
+            session.totals.violations += violations;
         }
     }
 

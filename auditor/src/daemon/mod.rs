@@ -10,6 +10,8 @@ mod conversation;
 mod host;
 mod pipeline;
 mod policies;
+mod recorder;
+pub mod replay;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -42,6 +44,7 @@ use attribution::Attribution;
 use command::{Command, Commander};
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
+use recorder::Recorder;
 
 /// Room for some ten milliseconds at 800 MiB/s, which is more than two processors move over loopback.
 const RINGS: RingSizes = RingSizes { payload: 8 << 20, lifecycle: 1 << 20 };
@@ -65,6 +68,8 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// cgroup2 mount; found where `None`.
     pub cgroup_root: Option<PathBuf>,
+    /// A file, to be made, that keeps what the kernel reports, and the bytes that it may grow to.
+    pub capture: Option<(PathBuf, u64)>,
 }
 
 /// Why the daemon did not start, or did not go on. Each message is one sentence that says what to do.
@@ -184,6 +189,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let host = host::read(Path::new("/"));
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
+    let recorder = options.capture.as_ref().and_then(|(path, limit)| {
+        // For a service that is started again its capture is there already; that must not keep it from auditing.
+        let begun = Recorder::begin(path, *limit, &boot_id);
+        begun.inspect_err(|error| tracing::error!(%error, path = %path.display(), "nothing is captured")).ok()
+    });
     let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
     let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
     let clock = Clock::read();
@@ -226,6 +236,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tables,
         rings: Rings::new(payload, lifecycle).map_err(call("map the rings"))?,
         sizes: RINGS,
+        recorder,
         attribution,
         trail,
         commands,

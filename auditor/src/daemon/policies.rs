@@ -68,6 +68,23 @@ impl Policies {
         Ok(policies)
     }
 
+    /// None at all, for events that no kernel of this host gave.
+    pub(super) fn none() -> Self {
+        Self {
+            by_name: HashMap::new(),
+            retired: HashMap::new(),
+            leaving: Vec::new(),
+            next_table: 1,
+            control: Control {
+                generation: 0,
+                overload: OVERLOAD_BACKPRESSURE,
+                payload_wake: 0,
+                lifecycle_wake: 0,
+                lease: 0,
+            },
+        }
+    }
+
     /// Puts another generation in force. `sessions`: cgroup id, session number and policy name of each open session; one
     /// whose policy is gone is denied everything.
     pub(super) fn replace<'a>(

@@ -3,6 +3,7 @@
 //! A source gives events in the order in which they happened, as far as that can be known. It lends them for the length of
 //! one call and keeps nothing.
 
+pub mod capture;
 pub mod ring;
 
 use auditor_common::event::{
@@ -65,9 +66,30 @@ impl<'a> Event<'a> {
         event.ok_or(Malformed { kind, length })
     }
 
+    /// Appends the record as the kernel wrote it, without the slack of its slot in the ring: [`Event::decode`]'s inverse.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Event::Packet(event, payload) => {
+                out.extend_from_slice(bytes(event));
+                out.extend_from_slice(payload);
+            }
+            Event::Decision(event) => out.extend_from_slice(bytes(event)),
+            Event::Established(event) => out.extend_from_slice(bytes(event)),
+            Event::Closed(event) => out.extend_from_slice(bytes(event)),
+            Event::Exec(event) => out.extend_from_slice(bytes(event)),
+            Event::Fork(event) => out.extend_from_slice(bytes(event)),
+            Event::Exit(event) => out.extend_from_slice(bytes(event)),
+        }
+    }
+
     /// When it happened.
     pub fn time(&self) -> Boottime {
-        let header = match self {
+        Boottime(self.header().time)
+    }
+
+    /// What all records begin with.
+    pub fn header(&self) -> &Header {
+        match self {
             Event::Packet(event, _) => &event.header,
             Event::Decision(event) => &event.header,
             Event::Established(event) => &event.header,
@@ -75,15 +97,14 @@ impl<'a> Event<'a> {
             Event::Exec(event) => &event.header,
             Event::Fork(event) => &event.header,
             Event::Exit(event) => &event.header,
-        };
-        Boottime(header.time)
+        }
     }
 }
 
-/// Types whose every bit pattern is a value.
+/// Types whose every bit pattern is a value, and whose every byte is one of a field.
 ///
 /// # Safety
-/// repr(C), only integers and byte arrays inside.
+/// repr(C), only integers and byte arrays inside, padding spelt out as fields.
 unsafe trait Record: Copy {}
 // SAFETY: see `auditor_common::event`; the crate's rules say so for all of its types.
 unsafe impl Record for Header {}
@@ -110,14 +131,23 @@ fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
+/// A record's bytes.
+fn bytes<T: Record>(record: &T) -> &[u8] {
+    // SAFETY: a Record has no padding, so all of its bytes are initialised; they are borrowed as long as it is.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast(), size_of::<T>()) }
+}
+
 /// Gives events.
 pub trait Source {
+    /// Why no more can be given.
+    type Error;
+
     /// Hands out what has happened since the last call, oldest first, and returns when there is nothing more or `most`
     /// events were given.
     ///
     /// # Errors
     /// The first record that cannot be read; what came before it was handed out.
-    fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed>;
+    fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Self::Error>;
 }
 
 #[cfg(test)]

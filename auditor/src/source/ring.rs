@@ -57,6 +57,8 @@ fn look_ahead(lifecycle: &mut RingBuf<MapData>, ahead: &mut VecDeque<Box<[u8]>>)
 }
 
 impl Source for Rings {
+    type Error = Malformed;
+
     fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed> {
         let mut given = 0;
         while given < most {

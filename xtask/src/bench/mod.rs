@@ -4,6 +4,7 @@
 //! setting has a run without it right before or right after, a pair is the mean of several such alternations, and only the
 //! ratios of pairs are compared. The daemon runs only while it is measured: the other run is on a host without an auditor.
 
+pub(crate) mod decode;
 mod load;
 mod process;
 mod statistics;
@@ -211,12 +212,7 @@ fn measure(
 }
 
 fn start(program: &Path, postgres: &Postgres, figures: &mut DaemonFigures) -> Result<Daemon> {
-    let configuration = format!(
-        "[[agent]]\nname = \"{AGENT}\"\npolicy = \"bench\"\n\n[[policy]]\nname = \"bench\"\ndefault = \"deny\"\n\
-         [[policy.rule]]\nto = [\"127.0.0.1:{}\"]\naction = \"allow\"\nprotocol = \"postgres\"\n",
-        postgres.port()
-    );
-    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &configuration)?)?;
+    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &load::configuration(postgres))?)?;
     figures.ready.push(daemon.ready_after().as_secs_f64() * 1000.0);
     Ok(daemon)
 }

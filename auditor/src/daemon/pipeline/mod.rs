@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use super::attribution::Attribution;
 use super::command::{Command, CommandError, Commands, DaemonState, Reply, SessionState};
+use super::recorder::Recorder;
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
@@ -32,8 +33,9 @@ const SHORT_TURN: Duration = Duration::from_millis(1);
 const EVENTS_IN_ONE_GO: usize = 8192;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
 const SHORTENED_TEXT: usize = 1 << 20;
-/// Entries that are written before more events are taken.
-const ENTRIES_IN_ONE_GO: usize = 256;
+/// Entries that are written before more events are taken. Few, so that they are still in the processor's cache, and so is the
+/// memory that they give back for the next ones.
+const ENTRIES_IN_ONE_GO: usize = 16;
 /// Time between two renewals of the lease, a fraction of its length.
 const RENEW_LEASE: Duration = Duration::from_millis(200);
 /// How long somebody waits at most until what has happened is in the trail.
@@ -75,6 +77,7 @@ pub(super) struct Parts {
     pub(super) object: Object,
     pub(super) tables: Tables,
     pub(super) rings: Rings,
+    pub(super) recorder: Option<Recorder>,
     pub(super) sizes: RingSizes,
     pub(super) attribution: Attribution,
     pub(super) trail: Trail,
@@ -240,9 +243,12 @@ impl Pipeline {
 
     /// Takes events off the rings. Answers whether there may be more.
     fn drain(&mut self) -> Result<bool, PipelineError> {
-        let Parts { rings, attribution, trail, .. } = &mut self.parts;
+        let Parts { rings, recorder, attribution, trail, .. } = &mut self.parts;
         let mut written = Ok(());
         let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| {
+            if let Some(recorder) = recorder {
+                recorder.event(&event, &attribution.sessions);
+            }
             attribution.on(event);
             if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
                 written = write(attribution, trail);

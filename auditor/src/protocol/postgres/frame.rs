@@ -71,6 +71,7 @@ struct Body {
 
 impl Framer {
     /// Takes one step, consuming from `input`; `None` when more bytes are needed.
+    #[inline]
     pub(super) fn step<'a>(&mut self, input: &mut &'a [u8], at: Boottime) -> Option<Step<'a>> {
         let Some(body) = &mut self.body else { return self.header(input, at) };
         if body.remaining == 0 {
@@ -111,6 +112,11 @@ impl Framer {
         }
         if self.filled == 0 {
             self.started = at;
+            // Most headers come whole.
+            if let Some((header, rest)) = input.split_first_chunk() {
+                *input = rest;
+                return Some(self.begin(*header));
+            }
         }
         let length = (self.header.len() - self.filled).min(input.len());
         let (piece, rest) = input.split_at(length);
@@ -121,14 +127,18 @@ impl Framer {
             return None;
         }
         self.filled = 0;
-        let [kind, a, b, c, d] = self.header;
+        Some(self.begin(self.header))
+    }
+
+    #[inline]
+    fn begin<'a>(&mut self, [kind, a, b, c, d]: [u8; 5]) -> Step<'a> {
         let length = u32::from_be_bytes([a, b, c, d]);
         if !(4..=MAX_LENGTH).contains(&length) {
-            return Some(Step::Malformed { kind, length });
+            return Step::Malformed { kind, length };
         }
         let head = Head { kind, body: length - 4, started: self.started };
         self.body = Some(Body { head, remaining: head.body });
-        Some(Step::Start(head))
+        Step::Start(head)
     }
 }
 

@@ -172,6 +172,10 @@ impl ValuesBody {
         let keep = if self.keep_values { wire.min(MAX_VALUE_BYTES).min(self.budget) } else { 0 };
         if self.keep_values {
             self.budget -= keep;
+            if self.values.raw.is_empty() {
+                // Two numbers and a short value, without growing three times over.
+                self.values.raw.reserve(8 + keep.clamp(8, 64));
+            }
             self.values.raw.extend_from_slice(&length.to_be_bytes());
             self.values.raw.extend_from_slice(&u32::try_from(keep).unwrap_or(0).to_be_bytes());
         }

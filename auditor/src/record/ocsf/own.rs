@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::fragment::{Fragments, Part};
-use super::statement::StatementFields;
 use crate::record::{
     Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
 };
@@ -17,13 +15,11 @@ use crate::record::{
 pub(super) struct Own<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    agent: Option<Part<'a, AgentFields<'a>>>,
+    agent: Option<AgentFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<Part<'a, SessionFields<'a>>>,
+    session: Option<SessionFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    connection: Option<Part<'a, ConnectionFields<'a>>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) statement: Option<StatementFields<'a>>,
+    connection: Option<ConnectionFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<GapFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,29 +31,16 @@ pub(super) struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    pub(super) fn new(
-        session: Option<&'a Session>,
-        event: &'a Event,
-        fragments: Option<&'a Fragments>,
-    ) -> Self {
-        if let Some(fragments) = fragments {
-            return Self {
-                kind: kind(event),
-                agent: fragments.agent.as_deref().map(Part::Ready),
-                session: fragments.session.as_deref().map(Part::Ready),
-                connection: Some(Part::Ready(&fragments.connection)),
-                ..Self::default()
-            };
-        }
+    pub(super) fn new(session: Option<&'a Session>, event: &'a Event) -> Self {
         let mut own = Self {
             kind: kind(event),
-            agent: session.map(|session| AgentFields::new(&session.agent).into()),
-            session: session.map(|session| SessionFields::new(session).into()),
+            agent: session.map(|session| AgentFields::new(&session.agent)),
+            session: session.map(SessionFields::new),
             ..Self::default()
         };
         match event {
             Event::ConnectionOpened { connection } => {
-                own.connection = Some(ConnectionFields::new(connection, None).into());
+                own.connection = Some(ConnectionFields::new(connection, None));
             }
             Event::ConnectionClosed {
                 connection,
@@ -77,43 +60,37 @@ impl<'a> Own<'a> {
                     statements: Some(*statements),
                     ..ConnectionFields::new(connection, Some(application))
                 };
-                own.connection = Some(fields.into());
+                own.connection = Some(fields);
             }
             Event::ConnectionRefused { connection, call } => {
                 let fields = ConnectionFields { call: Some(call), ..ConnectionFields::new(connection, None) };
-                own.connection = Some(fields.into());
+                own.connection = Some(fields);
             }
             Event::SessionOpened { cgroup, command, .. } => {
-                own.session = session.map(|session| {
-                    let fields = SessionFields {
-                        cgroup: Some(cgroup),
-                        command: command.as_deref(),
-                        ..SessionFields::new(session)
-                    };
-                    fields.into()
+                own.session = session.map(|session| SessionFields {
+                    cgroup: Some(cgroup),
+                    command: command.as_deref(),
+                    ..SessionFields::new(session)
                 });
             }
             Event::SessionEnded { reason, totals, duration_us } => {
-                own.session = session.map(|session| {
-                    let fields = SessionFields {
-                        end: Some(reason),
-                        connections: Some(totals.connections),
-                        statements: Some(totals.statements),
-                        violations: Some(totals.violations),
-                        duration_us: Some(*duration_us),
-                        ..SessionFields::new(session)
-                    };
-                    fields.into()
+                own.session = session.map(|session| SessionFields {
+                    end: Some(reason),
+                    connections: Some(totals.connections),
+                    statements: Some(totals.statements),
+                    violations: Some(totals.violations),
+                    duration_us: Some(*duration_us),
+                    ..SessionFields::new(session)
                 });
             }
             Event::Gap { connection, range } => {
                 own.gap = Some(GapFields::new(range));
-                own.connection = Some(ConnectionFields::new(connection, None).into());
+                own.connection = Some(ConnectionFields::new(connection, None));
             }
             Event::Finding { kind, connection, .. } => {
                 own.finding = Some(FindingFields { kind });
                 own.connection =
-                    connection.as_deref().map(|connection| ConnectionFields::new(connection, None).into());
+                    connection.as_deref().map(|connection| ConnectionFields::new(connection, None));
             }
             Event::DaemonStarted { configuration, degraded, kernel } => {
                 own.daemon = Some(DaemonFields {
@@ -137,7 +114,7 @@ impl<'a> Own<'a> {
             Event::TrailRecovered { segment, bytes } => {
                 own.recovery = Some(RecoveryFields { segment, bytes: *bytes });
             }
-            // A statement comes with its fragments.
+            // A statement's record is written by hand.
             Event::Statement { .. }
             | Event::ProcessStarted
             | Event::ProcessEnded
