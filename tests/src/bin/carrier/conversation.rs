@@ -118,9 +118,13 @@ impl Conversation {
         text: &str,
         way: impl FnOnce(&OwnedFd, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        self.send_by(&query(text), way)?;
+        let message = query(text);
+        self.send_by(&message, way)?;
         self.statements += 1;
-        self.ready(1)
+        let answered = self.ready(1);
+        // Some ways give the kernel the pages themselves: they are left alone until the other end has them.
+        drop(message);
+        answered
     }
 
     /// Somebody else has sent statements on this connection.
