@@ -43,8 +43,8 @@ use command::{Command, Commander};
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 
-/// Room for some ten milliseconds at 800 MiB/s, which is more than two processors move over loopback.
-const RINGS: RingSizes = RingSizes { payload: 8 << 20, lifecycle: 1 << 20 };
+/// The lifecycle ring, in bytes: some four thousand records.
+const LIFECYCLE_RING: u32 = 1 << 20;
 /// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
 /// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
 /// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
@@ -174,9 +174,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
     let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
-    let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
+    let sizes = RingSizes { payload: loaded.settings.daemon.ring_bytes, lifecycle: LIFECYCLE_RING };
+    let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(sizes)?;
     let clock = Clock::read();
-    let policies = Policies::install(&loaded.settings, &mut tables, &clock, RINGS)?;
+    let policies = Policies::install(&loaded.settings, &mut tables, &clock, sizes)?;
     let parent = hierarchy.make(&parent_name)?;
     let abandoned = sweep(&hierarchy, &parent);
     let attachment = match object.attach(&parent) {
@@ -214,7 +215,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         object,
         tables,
         rings: Rings::new(payload, lifecycle).map_err(call("map the rings"))?,
-        sizes: RINGS,
+        sizes,
         attribution,
         trail,
         commands,

@@ -4,6 +4,8 @@ use std::io::{IoSlice, Seek, SeekFrom, Write};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use io_uring::{IoUring, opcode, types};
@@ -39,6 +41,7 @@ pub(crate) fn carry(name: &str, to: SocketAddr) -> Result<()> {
         "pass" => share::pass(&mut conversation)?,
         _ => match name.split_once(':') {
             Some(("pass-outside", path)) => share::pass_outside(&mut conversation, path)?,
+            Some(("paced", pace)) => paced(&mut conversation, pace)?,
             _ => {
                 let way = way(name)?;
                 for size in SIZES {
@@ -81,6 +84,19 @@ fn split(conversation: &mut Conversation) -> Result<()> {
         })?;
     }
     conversation.ask_by(&text, |socket, bytes| bytes.chunks(1).try_for_each(|byte| write(socket, byte)))
+}
+
+/// `COUNT:BYTES:MILLISECONDS`: so many statements of that size, with a pause after each.
+fn paced(conversation: &mut Conversation, pace: &str) -> Result<()> {
+    let numbers: Vec<u64> =
+        pace.split(':').map(|number| number.parse().context("a pace")).collect::<Result<_>>()?;
+    let [count, bytes, pause] = numbers.as_slice() else { bail!("{pace} is no pace") };
+    for number in 0..*count {
+        let text = statement(&format!("paced {number}"), usize::try_from(*bytes)?);
+        conversation.ask_by(&text, write)?;
+        thread::sleep(Duration::from_millis(*pause));
+    }
+    Ok(())
 }
 
 /// Hundreds of messages at once; the boundary of the writes falls into a message.
