@@ -115,7 +115,7 @@ fn failures(daemon: &Daemon, site: &str) -> u64 {
 fn a_bad_network_and_a_daemon_that_halts_lose_nothing() {
     require_root().unwrap();
     let scale = Scale::chosen();
-    let shaper = Shaper::start(Faults { seed: 0x5eed, lost: 15, repeated: 10, delayed: 25 }).unwrap();
+    let shaper = Shaper::start(Faults { seed: 0x5eed, lost: 8, repeated: 8, delayed: 15 }).unwrap();
     let folder = auditor_tests::place::scratch().unwrap();
     let postgres = postgres_at(&shaper, folder.path());
     let pgbench_tables = postgres.program("pgbench");
@@ -161,7 +161,7 @@ fn a_bad_network_and_a_daemon_that_halts_lose_nothing() {
     let report = oracle::compare(&postgres.log().unwrap(), &records).unwrap();
     eprintln!("faults: {report}");
     assert!(report.is_equal(), "{report}");
-    assert!(report.told as u64 > scale.seconds * 200, "too little was done: {report}");
+    assert!(report.told as u64 > scale.seconds * 150, "too little was done: {report}");
     for account in workload::accounts(&printed).unwrap() {
         workload::check_coverage(&records, &account).unwrap();
     }
@@ -171,14 +171,15 @@ fn a_bad_network_and_a_daemon_that_halts_lose_nothing() {
     let fates = shaper.fates();
     let [lost, repeated, delayed] =
         [&fates.lost, &fates.repeated, &fates.delayed].map(|fate| fate.load(Ordering::Relaxed));
-    assert!(lost > 50 && repeated > 30 && delayed > 80, "no bad network: {fates:?}");
+    assert!(lost > 50 && repeated > 50 && delayed > 100, "no bad network: {fates:?}");
     for report in &reports {
         let seconds = progress(report);
         let still = seconds.iter().skip(halted_from as usize).take(6).copied().fold(f64::MAX, f64::min);
         assert_eq!(still, 0.0, "traffic goes on while nobody listens: {seconds:?}");
-        let last = &seconds[seconds.len() - 3..];
-        let recovered = last.iter().sum::<f64>() / last.len() as f64;
-        assert!(recovered > scale.rate / 2.0, "throughput does not recover: {seconds:?}");
+        let mean = |seconds: &[f64]| seconds.iter().sum::<f64>() / seconds.len() as f64;
+        // Before the first halt, and after the last one.
+        let (before, after) = (mean(&seconds[..3]), mean(&seconds[seconds.len() - 3..]));
+        assert!(after > before / 2.0, "throughput does not recover: {seconds:?}");
     }
     eprintln!("faults: {fates:?}; ring full {full} times, lease stale {leased} times");
     daemon.stop().unwrap();
@@ -216,12 +217,12 @@ fn with_record_loss_every_missing_byte_is_in_a_gap() {
     let daemon = Daemon::start(&configuration(settings, &[host])).unwrap();
     let cgroup = OwnCgroup::tagged(&daemon, AGENT).unwrap();
     let to = SocketAddr::new(host, postgres.port()).to_string();
-    let mut carriers: Vec<Child> = PACES
+    let mut carriers: Vec<Child> = WAYS
         .iter()
-        .map(|(count, bytes, pause)| {
+        .map(|way| {
             let mut carrier = cgroup.command(CARRIER);
-            carrier.args(["statements", &to, &format!("paced:{count}:{bytes}:{pause}")]);
-            Child::start(carrier.stdout(Stdio::piped()), Signal::SIGKILL).unwrap()
+            carrier.args(["statements", &to, way]).stdout(Stdio::piped());
+            Child::start(&mut carrier, Signal::SIGKILL).unwrap()
         })
         .collect();
     // Each carrier works for some four seconds; the last of them is undisturbed.
@@ -236,77 +237,93 @@ fn with_record_loss_every_missing_byte_is_in_a_gap() {
         assert!(carrier.wait(LIMIT).unwrap().success());
         accounts.extend(workload::accounts(&printed).unwrap());
     }
-    assert_eq!(accounts.len(), PACES.len());
+    assert_eq!(accounts.len(), WAYS.len());
+    daemon.settle().unwrap();
+    // What comes after is whole again.
+    let after = OwnCgroup::tagged(&daemon, AGENT).unwrap();
+    let printed =
+        child::succeed(after.command(CARRIER).args(["statements", &to, "paced:100:300:2"]), LIMIT).unwrap();
     daemon.settle().unwrap();
     let records = daemon.records().unwrap();
+    for account in workload::accounts(&printed).unwrap() {
+        workload::check_coverage(&records, &account).unwrap();
+    }
     let log = oracle::told(&postgres.log().unwrap());
-    for (account, (_, bytes, _)) in accounts.iter().zip(PACES) {
+    for account in &accounts {
         let told: Vec<&str> = log[&account.client].iter().map(|told| told.text.as_str()).collect();
-        check_gaps(&records, account, &told, bytes as u64);
+        assert_eq!(told.len(), account.statements);
+        check_gaps(&records, account, &told);
     }
     assert!(failures(&daemon, "payload") > 0);
     daemon.stop().unwrap();
 }
 
-/// Statements, bytes of each, milliseconds between them.
-const PACES: [(usize, usize, u64); 3] = [(360, 20_000, 10), (180, 80_000, 20), (800, 300, 4)];
+/// Each works for some four seconds, of which the last is undisturbed: statements of several sizes, and one that is on its way all
+/// the time, with others after it.
+const WAYS: [&str; 4] =
+    ["paced:360:20000:10", "paced:180:80000:20", "paced:800:300:4", "slow:900000:4000:50"];
 
-fn check_gaps(records: &[Value], account: &Account, told: &[&str], bytes: u64) {
+/// Bytes of a connection that the record does not have, and in how many gaps, by direction.
+fn gaps(records: &[Value], connection: &Value, direction: &str) -> (u64, u64) {
+    let of_connection = |record: &&&Value| {
+        let own = &record["unmapped"]["auditor"];
+        own["connection"]["id"] == *connection && own["gap"]["direction"] == direction
+    };
+    let gaps = workload::of_kind(records, "gap");
+    let lengths = gaps
+        .iter()
+        .filter(of_connection)
+        .map(|gap| gap["unmapped"]["auditor"]["gap"]["length"].as_u64().unwrap());
+    lengths.fold((0, 0), |(bytes, count), length| (bytes + length, count + 1))
+}
+
+fn check_gaps(records: &[Value], account: &Account, told: &[&str]) {
     let end = workload::closed(records, account.client).unwrap();
     let own = &end["unmapped"]["auditor"]["connection"];
-    let id = &own["id"];
-    let mut missing = [("sent", 0, 0_u64), ("received", 0, 0)];
-    for record in workload::of_kind(records, "gap") {
-        let gap = &record["unmapped"]["auditor"];
-        if gap["connection"]["id"] != *id {
-            continue;
-        }
-        for (direction, length, count) in &mut missing {
-            if gap["gap"]["direction"] == *direction {
-                *length += gap["gap"]["length"].as_u64().unwrap();
-                *count += 1;
-            }
-        }
-    }
-    let [(_, unsent, sent_gaps), (_, unreceived, received_gaps)] = missing;
+    let ((unsent, sent_gaps), (unreceived, received_gaps)) =
+        (gaps(records, &own["id"], "sent"), gaps(records, &own["id"], "received"));
     let coverage = &own["coverage"];
     let count = |name: &str| coverage[name].as_u64().unwrap();
-    assert!(unsent > 0 && unreceived > 0, "nothing was lost: {coverage}");
+    assert!(unsent > 0, "nothing was lost: {coverage}");
     assert_eq!(account.own, account.kernel);
     assert_eq!((count("sent"), count("received")), account.kernel, "{coverage}");
-    let accounted = (count("audited_sent") + unsent, count("audited_received") + unreceived);
-    assert_eq!(accounted, account.kernel, "audited and gaps, and the kernel: {coverage}");
+    let accounted = (
+        count("audited_sent") + count("opaque_sent") + unsent,
+        count("audited_received") + count("opaque_received") + unreceived,
+    );
+    assert_eq!(accounted, account.kernel, "read, opaque and gaps; and the kernel: {coverage}");
 
     // Whole statements are those that the server was told, verbatim and in order. The others say that they are not whole.
     let mut rest = told;
     let (mut whole, mut marked) = (0, 0);
     for record in workload::of_kind(records, "statement") {
-        if record["unmapped"]["auditor"]["connection"]["id"] != *id {
+        if record["unmapped"]["auditor"]["connection"]["id"] != own["id"] {
             continue;
         }
-        let text = record["query_info"]["query_string"].as_str().unwrap();
         if record["unmapped"]["auditor"]["statement"]["incomplete"] == true {
             marked += 1;
             continue;
         }
+        let text = record["query_info"]["query_string"].as_str().unwrap();
         let place = rest.iter().position(|told| *told == text);
-        let place = place.unwrap_or_else(|| panic!("invented, or out of order: {:.60}…", text));
+        let place = place.unwrap_or_else(|| panic!("invented, or out of order: {text:.60}"));
         rest = &rest[place + 1..];
         whole += 1;
     }
-    let lost = (told.len() - whole) as u64;
-    assert!(
-        rest.is_empty(),
-        "{} statements at the end, after the last gap, are not in the record",
-        rest.len()
-    );
-    assert!(lost > 0 && lost < told.len() as u64 / 2, "{lost} of {} lost", told.len());
-    // Each statement that is not there whole has a part of itself, or of its answer, in a gap.
-    let most = unsent / bytes + 2 * sent_gaps + unreceived / 50 + 2 * received_gaps;
-    assert!(lost <= most, "{lost} statements are not whole, the gaps explain {most}");
+    // A gap that takes the beginning of a message leaves no provable place to read on from: the rest is opaque, and says so. One
+    // within a message harms that message only.
+    if account.way.starts_with("slow") {
+        assert_eq!((whole, marked, own["opaque"].as_str()), (told.len() - 1, 1, None), "{own}");
+        assert_eq!(rest.len(), 0);
+    } else {
+        assert_eq!(own["opaque"], "hole", "{own}");
+        assert!(count("opaque_sent") > 0, "{own}");
+        assert!(whole > 0 && marked <= 1, "{whole} whole, {marked} marked");
+    }
     eprintln!(
-        "record-loss: {} told, {whole} whole, {marked} marked; {unsent} and {unreceived} bytes in {} gaps",
+        "record-loss: {}: {} told, {whole} whole, {marked} marked; {unsent} and {unreceived} bytes in {sent_gaps} and \
+         {received_gaps} gaps",
+        account.way,
         told.len(),
-        sent_gaps + received_gaps
     );
 }

@@ -42,6 +42,7 @@ pub(crate) fn carry(name: &str, to: SocketAddr) -> Result<()> {
         _ => match name.split_once(':') {
             Some(("pass-outside", path)) => share::pass_outside(&mut conversation, path)?,
             Some(("paced", pace)) => paced(&mut conversation, pace)?,
+            Some(("slow", pace)) => slow(&mut conversation, pace)?,
             _ => {
                 let way = way(name)?;
                 for size in SIZES {
@@ -88,15 +89,38 @@ fn split(conversation: &mut Conversation) -> Result<()> {
 
 /// `COUNT:BYTES:MILLISECONDS`: so many statements of that size, with a pause after each.
 fn paced(conversation: &mut Conversation, pace: &str) -> Result<()> {
-    let numbers: Vec<u64> =
-        pace.split(':').map(|number| number.parse().context("a pace")).collect::<Result<_>>()?;
-    let [count, bytes, pause] = numbers.as_slice() else { bail!("{pace} is no pace") };
-    for number in 0..*count {
-        let text = statement(&format!("paced {number}"), usize::try_from(*bytes)?);
+    let (count, bytes, pause) = numbers(pace)?;
+    for number in 0..count {
+        let text = statement(&format!("paced {number}"), usize::try_from(bytes)?);
         conversation.ask_by(&text, write)?;
-        thread::sleep(Duration::from_millis(*pause));
+        thread::sleep(Duration::from_millis(pause));
     }
     Ok(())
+}
+
+/// `BYTES:MILLISECONDS:COUNT`: one statement of that size, sent over that time; then so many small ones.
+fn slow(conversation: &mut Conversation, pace: &str) -> Result<()> {
+    const PARTS: usize = 100;
+    let (bytes, time, count) = numbers(pace)?;
+    let text = statement("slow", usize::try_from(bytes)?);
+    conversation.ask_by(&text, |socket, message| {
+        message.chunks(message.len().div_ceil(PARTS)).try_for_each(|part| {
+            thread::sleep(Duration::from_millis(time) / PARTS as u32);
+            write(socket, part)
+        })
+    })?;
+    for number in 0..count {
+        conversation.ask_by(&statement(&format!("after the slow one {number}"), 100), write)?;
+    }
+    Ok(())
+}
+
+/// Three numbers between colons.
+fn numbers(pace: &str) -> Result<(u64, u64, u64)> {
+    let numbers: Vec<u64> =
+        pace.split(':').map(|number| number.parse().context("a pace")).collect::<Result<_>>()?;
+    let [first, second, third] = numbers.as_slice() else { bail!("{pace} is no pace") };
+    Ok((*first, *second, *third))
 }
 
 /// Hundreds of messages at once; the boundary of the writes falls into a message.
@@ -126,8 +150,8 @@ fn all(bytes: &[u8], mut call: impl FnMut(&[u8]) -> Result<usize>) -> Result<()>
 }
 
 pub(crate) fn write(socket: &OwnedFd, bytes: &[u8]) -> Result<()> {
-    // SAFETY: the slice lives through the call.
     all(bytes, |rest| {
+        // SAFETY: the slice lives through the call.
         check("write", unsafe { libc::write(socket.as_raw_fd(), rest.as_ptr().cast(), rest.len()) })
     })
 }
