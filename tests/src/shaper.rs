@@ -53,10 +53,62 @@ pub struct Fates {
     pub delayed: AtomicU64,
 }
 
-/// The two ends, and the wire between them. Both namespaces go when it is dropped.
+/// A network namespace with one interface, whose other side is this process. It goes when it is dropped.
+#[derive(Debug)]
+pub struct Tunnel {
+    name: String,
+    end: u8,
+}
+
+impl Tunnel {
+    /// Makes end 0 or 1 of a wire; the device takes and gives whole IP packets and never blocks.
+    ///
+    /// # Errors
+    /// The caller is not root, `ip` is not installed, or the kernel has no TUN devices.
+    pub fn new(end: u8) -> Result<(Self, File)> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        crate::require_root()?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let tunnel = Self { name: format!("auditor-tun-{}-{number}", std::process::id()), end };
+        let name = tunnel.name();
+        ip(&["netns", "add", name])?;
+        let device = namespace::within(name, tun)??;
+        let (v4, v6) = (format!("{}/30", address_v4(end)), format!("{}/64", address_v6(end)));
+        ip(&["-n", name, "addr", "add", &v4, "dev", "tun0"])?;
+        ip(&["-n", name, "link", "set", "lo", "up"])?;
+        ip(&["-n", name, "link", "set", "tun0", "mtu", "1500", "up"])?;
+        ip(&["-n", name, "addr", "add", &v6, "dev", "tun0", "nodad"])?;
+        ip(&["-n", name, "route", "add", "default", "dev", "tun0"])?;
+        Ok((tunnel, device))
+    }
+
+    /// The namespace's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The addresses of this end.
+    pub fn addresses(&self) -> [IpAddr; 2] {
+        [address_v4(self.end).into(), address_v6(self.end).into()]
+    }
+
+    /// Those of the other.
+    pub fn other_addresses(&self) -> [IpAddr; 2] {
+        [address_v4(1 - self.end).into(), address_v6(1 - self.end).into()]
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        // What was never made cannot be removed.
+        let _ = ip(&["netns", "del", &self.name]);
+    }
+}
+
+/// The two ends, and the wire between them.
 #[derive(Debug)]
 pub struct Shaper {
-    names: [String; 2],
+    ends: [Tunnel; 2],
     fates: Arc<Fates>,
     done: Arc<AtomicBool>,
     pump: Option<thread::JoinHandle<()>>,
@@ -68,53 +120,38 @@ impl Shaper {
     /// # Errors
     /// The caller is not root, `ip` is not installed, or the kernel has no TUN devices.
     pub fn start(faults: Faults) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        crate::require_root()?;
-        let id = format!("{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let mut shaper = Self {
-            names: [format!("auditor-near-{id}"), format!("auditor-far-{id}")],
-            fates: Arc::default(),
-            done: Arc::default(),
-            pump: None,
+        let ((near, near_device), (far, far_device)) = (Tunnel::new(0)?, Tunnel::new(1)?);
+        let (fates, done) = (Arc::<Fates>::default(), Arc::<AtomicBool>::default());
+        let pump = Pump {
+            ends: [near_device, far_device],
+            faults,
+            fates: Arc::clone(&fates),
+            state: faults.seed,
+            waiting: VecDeque::new(),
         };
-        let [near, far] = [0, 1].map(|end| shaper.end(end));
-        let ends = [near?, far?];
-        let (fates, done) = (Arc::clone(&shaper.fates), Arc::clone(&shaper.done));
-        let pump = Pump { ends, faults, fates, state: faults.seed, waiting: VecDeque::new() };
-        shaper.pump = Some(thread::spawn(move || pump.run(&done)));
-        Ok(shaper)
+        let until = Arc::clone(&done);
+        let pump = Some(thread::spawn(move || pump.run(&until)));
+        Ok(Self { ends: [near, far], fates, done, pump })
     }
 
     /// The near end's namespace.
     pub fn near(&self) -> &str {
-        &self.names[0]
+        self.ends[0].name()
     }
 
     /// The far end's namespace.
     pub fn far(&self) -> &str {
-        &self.names[1]
+        self.ends[1].name()
     }
 
     /// The far end's addresses.
     pub fn far_addresses(&self) -> [IpAddr; 2] {
-        [address_v4(1).into(), address_v6(1).into()]
+        self.ends[1].addresses()
     }
 
     /// What happened so far.
     pub fn fates(&self) -> &Fates {
         &self.fates
-    }
-
-    fn end(&self, end: u8) -> Result<File> {
-        let name = &self.names[usize::from(end)];
-        ip(&["netns", "add", name])?;
-        let device = namespace::within(name, tun)??;
-        let (v4, v6) = (format!("{}/30", address_v4(end)), format!("{}/64", address_v6(end)));
-        ip(&["-n", name, "addr", "add", &v4, "dev", "tun0"])?;
-        ip(&["-n", name, "link", "set", "lo", "up"])?;
-        ip(&["-n", name, "link", "set", "tun0", "mtu", "1500", "up"])?;
-        ip(&["-n", name, "addr", "add", &v6, "dev", "tun0", "nodad"])?;
-        Ok(device)
     }
 }
 
@@ -124,10 +161,6 @@ impl Drop for Shaper {
         if let Some(pump) = self.pump.take() {
             // Its panic has been printed; without it nothing arrives, which the test notices.
             let _ = pump.join();
-        }
-        for name in &self.names {
-            // What was never made cannot be removed.
-            let _ = ip(&["netns", "del", name]);
         }
     }
 }

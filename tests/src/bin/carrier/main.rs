@@ -9,10 +9,12 @@
 //! carrier outsider PATH               sends what it is told on descriptors that arrive on a unix socket
 //! carrier relay PORT ADDRESS          accepts one connection on each loopback and relays it to ADDRESS
 //! carrier datagrams ADDRESS ADDRESS   UDP to both, with and without connect(2)
+//! carrier spew|swallow|half-open|one-byte|listen ADDRESS [WAY|COUNT]   see `hostile`
 //! ```
 
 mod conversation;
 mod datagrams;
+mod hostile;
 mod relay;
 mod share;
 mod syscall;
@@ -34,6 +36,11 @@ fn main() -> Result<()> {
         ["insider", descriptor] => share::insider(descriptor.parse().context("descriptor")?),
         ["sender", descriptor, text] => share::sender(descriptor.parse().context("descriptor")?, text),
         ["relay", port, to] => relay::relay(port.parse().context("port")?, address(to)?),
+        ["spew", to, way] => hostile::spew(address(to)?, way),
+        ["swallow", to] => hostile::swallow(address(to)?),
+        ["half-open", to, count] => hostile::half_open(address(to)?, count.parse().context("count")?),
+        ["one-byte", to, count] => hostile::one_byte(address(to)?, count.parse().context("count")?),
+        ["listen", at] => hostile::listen(address(at)?),
         ["datagrams", first, second] => datagrams::exchange(address(first)?, address(second)?),
         _ => bail!("usage: see the first lines of the source"),
     }
