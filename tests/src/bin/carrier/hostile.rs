@@ -1,7 +1,7 @@
 //! What somebody does who means to exhaust or confuse a reader of the traffic.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
@@ -43,7 +43,9 @@ pub(crate) fn spew(to: SocketAddr, way: &str) -> Result<()> {
             stream.write_all(&block).context("endless")?;
         }
     }
-    Ok(())
+    // What arrives after the end of a process is seen on its way in, and taken by nobody.
+    stream.shutdown(Shutdown::Write).context("shutdown")?;
+    stream.read_to_end(&mut Vec::new()).context("read").map(drop)
 }
 
 /// A client that says hello, asks once and reads whatever comes.
