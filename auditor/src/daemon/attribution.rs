@@ -385,7 +385,7 @@ impl Attribution {
             if midstream {
                 conversation.midstream(at, &mut findings);
             }
-            conversation.segment(packet, payload, &mut findings);
+            conversation.segment(packet, payload, self.policies.lossy(), &mut findings);
         }
         self.report(cookie, at, &mut findings);
         self.findings = findings;

@@ -156,8 +156,8 @@ impl Conversation {
         self.feed(false, at, out, HalfStream::start_midstream);
     }
 
-    /// A segment passed a hook.
-    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], out: &mut Findings) {
+    /// A segment passed a hook. `lossy`: segments may have passed before it that were not copied.
+    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], lossy: bool, out: &mut Findings) {
         let sent = packet.direction == EGRESS;
         let at = Boottime(packet.header.time);
         let segment = Segment {
@@ -170,11 +170,19 @@ impl Conversation {
         if segment.flags & URG != 0 && self.received.counters().urgent == 0 && !sent {
             out.notices.push(Notice::Urgent);
         }
-        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
-        // The other direction up to here has arrived: what of it was not seen will not come again.
+        // The other direction up to here has arrived: what of it was not seen will not come again. First, because this segment
+        // may be the answer to it, and an answer without a question is a violation.
         if packet.flags & ACK != 0 && packet.flags & RST == 0 {
-            self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(packet.acknowledgement, deliver));
+            let acknowledgement = packet.acknowledgement;
+            if lossy && !payload.is_empty() {
+                self.feed(!sent, at, out, |stream, deliver| {
+                    stream.acknowledged_unseen(acknowledgement, deliver);
+                });
+            } else {
+                self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(acknowledgement, deliver));
+            }
         }
+        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
     }
 
     /// The kernel has ended it. Its last segments may still be on their way out of the ring.

@@ -46,8 +46,8 @@ use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 use recorder::Recorder;
 
-/// Room for some ten milliseconds at 800 MiB/s, which is more than two processors move over loopback.
-const RINGS: RingSizes = RingSizes { payload: 8 << 20, lifecycle: 1 << 20 };
+/// The lifecycle ring, in bytes: some four thousand records.
+const LIFECYCLE_RING: u32 = 1 << 20;
 /// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
 /// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
 /// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
@@ -195,9 +195,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         begun.inspect_err(|error| tracing::error!(%error, path = %path.display(), "nothing is captured")).ok()
     });
     let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
-    let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
+    let sizes = RingSizes { payload: loaded.settings.daemon.ring_bytes, lifecycle: LIFECYCLE_RING };
+    let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(sizes)?;
     let clock = Clock::read();
-    let policies = Policies::install(&loaded.settings, &mut tables, &clock, RINGS)?;
+    let policies = Policies::install(&loaded.settings, &mut tables, &clock, sizes)?;
     let parent = hierarchy.make(&parent_name)?;
     let abandoned = sweep(&hierarchy, &parent);
     let attachment = match object.attach(&parent) {
@@ -235,7 +236,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         object,
         tables,
         rings: Rings::new(payload, lifecycle).map_err(call("map the rings"))?,
-        sizes: RINGS,
+        sizes,
         recorder,
         attribution,
         trail,

@@ -160,6 +160,11 @@ impl Policies {
         self.renew_lease(tables)
     }
 
+    /// Whether segments may pass that were not copied.
+    pub(super) fn lossy(&self) -> bool {
+        self.control.overload == OVERLOAD_RECORD_LOSS
+    }
+
     /// Says that the daemon is at work. To be called more often than every [`LEASE`].
     pub(super) fn renew_lease(&mut self, tables: &mut Tables) -> Result<(), TableError> {
         let until = Clock::now().0 + u64::try_from(LEASE.as_nanos()).unwrap_or(0);

@@ -297,6 +297,22 @@ impl HalfStream {
         }
     }
 
+    /// As [`Self::acknowledged`], where copies may be missing by choice (`overload = "record-loss"`): bytes that were never seen
+    /// have passed as well, up to `sequence`. An acknowledgement that was forged makes a gap that the record shows.
+    pub fn acknowledged_unseen(&mut self, sequence: u32, deliver: &mut dyn FnMut(Delivery<'_>)) {
+        if self.origin == Origin::Unknown {
+            return;
+        }
+        let position = self.position(sequence);
+        // FIN is acknowledged as if it were a byte.
+        let position = self.fin.map_or(position, |fin| position.min(fin));
+        if position > self.next && position - self.next <= u64::from(self.limits.window_bytes) {
+            self.highest = self.highest.max(position);
+            self.passed = self.passed.max(position);
+            self.drain(deliver);
+        }
+    }
+
     /// The connection has ended. `kernel_total`: payload bytes that the kernel says it moved in this direction.
     ///
     /// Early segments are delivered with gaps before them, but only as far as the kernel's count reaches: what lies beyond

@@ -83,6 +83,12 @@ impl Fixture {
         self
     }
 
+    fn acknowledge_unseen(&mut self, offset: u32) -> &mut Self {
+        let sequence = self.isn.wrapping_add(offset);
+        self.half.acknowledged_unseen(sequence, &mut |delivery| self.collector.take(delivery));
+        self
+    }
+
     fn finish(&mut self, total: Option<u64>) -> &mut Self {
         self.half.finish(total, &mut |delivery| self.collector.take(delivery));
         self
@@ -219,6 +225,17 @@ fn an_acknowledged_hole_is_final() {
     // Beyond everything seen: believed only as far as the last byte.
     stream.acknowledge(1_000_000).delivered("??c??f");
     stream.send(0, "ab").send(6, "g").delivered("??c??fg");
+}
+
+#[test]
+fn where_copies_may_be_missing_an_acknowledgement_tells_of_bytes_that_nobody_saw() {
+    let mut fixture = Fixture::started();
+    fixture.send(0, "abc").acknowledge(5).delivered("abc");
+    fixture.acknowledge_unseen(5).delivered("abc??");
+    // Too late: they count as lost.
+    fixture.send(3, "defg").delivered("abc??fg");
+    // What was seen stays what it was, and FIN is no byte.
+    fixture.cut(7, "h", 1, FIN).acknowledge_unseen(9).acknowledge_unseen(2).delivered("abc??fgh");
 }
 
 #[test]
