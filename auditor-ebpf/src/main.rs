@@ -7,6 +7,14 @@
 //! The crate also compiles for the host, so that the compiler and clippy see it there; it does nothing there.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        internal_features,
+        reason = "an atomic addition has no other name for this target: see `emit::add`"
+    )
+)]
 #![expect(
     missing_docs,
     reason = "the attribute macros make a public function around each entry point without its comment"

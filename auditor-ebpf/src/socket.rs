@@ -5,7 +5,6 @@
 
 use core::mem::MaybeUninit;
 
-use auditor_common::counter::SITE_CONNECTION;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Closed, HOOK_SOCKET, KIND_CLOSED};
 use auditor_common::packet::{TCP, UDP};
@@ -14,7 +13,7 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockContext;
 
-use crate::emit::{self, Wake};
+use crate::emit::{self, Owner, Sort, Wake};
 use crate::verdict::Subject;
 use crate::{session, verdict};
 
@@ -28,7 +27,7 @@ pub(crate) fn created(context: &SockContext) -> bool {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     let mut subject = Subject {
-        session: 0,
+        owner: Owner::NOBODY,
         cookie,
         remote: Endpoint::v6([0; 16], 0),
         table: 0,
@@ -41,7 +40,7 @@ pub(crate) fn created(context: &SockContext) -> bool {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
         return false;
     };
-    subject.session = found.id;
+    subject.owner = found.owner();
     let auditable = (socket_type == SOCK_STREAM && protocol == u32::from(TCP))
         || (socket_type == SOCK_DGRAM && protocol == u32::from(UDP));
     if !auditable {
@@ -67,12 +66,13 @@ pub(crate) fn released(context: &SockContext) {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     emit::lifecycle(
-        SITE_CONNECTION,
+        Sort::Connection,
         Wake::InTime,
+        state.owner(),
         #[inline(always)]
         |place: &mut MaybeUninit<Closed>| {
             place.write(Closed {
-                header: emit::header(KIND_CLOSED, state.session),
+                header: emit::header(KIND_CLOSED, state.owner()),
                 cookie,
                 local: Endpoint::v6([0; 16], 0),
                 remote: state.remote,

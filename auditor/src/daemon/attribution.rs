@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use auditor_common::event::{
-    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Packet,
+    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Header, Packet,
 };
 use auditor_common::packet::{TCP, UDP};
 
 use super::conversation::{Conversation, Findings, Notice};
 use super::policies::Policies;
 use crate::clock::{Boottime, Clock};
+use crate::kernel::shares::Shares;
 use crate::policy;
-use crate::process::Processes;
+use crate::process::{Occasion, Processes};
 use crate::protocol::{Limits, Observation, Protocol};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
@@ -52,6 +53,9 @@ pub(super) struct Attribution {
     clock: Clock,
     boot_id: String,
     processes: Processes,
+    shares: Arc<Shares>,
+    /// By share of the rings: how many records of processes were not written, and when that was last found to have changed.
+    missed: HashMap<u32, (u64, Boottime)>,
     conversations: HashMap<u64, Conversation>,
     datagrams: HashMap<u64, Datagrams>,
     closing: VecDeque<(Boottime, u64)>,
@@ -67,6 +71,7 @@ impl Attribution {
         clock: Clock,
         policies: Policies,
         processes: Processes,
+        shares: Arc<Shares>,
         limits: Limits,
     ) -> Self {
         Self {
@@ -76,6 +81,8 @@ impl Attribution {
             clock,
             boot_id,
             processes,
+            shares,
+            missed: HashMap::new(),
             conversations: HashMap::new(),
             datagrams: HashMap::new(),
             closing: VecDeque::new(),
@@ -113,7 +120,8 @@ impl Attribution {
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
             Event::Exec(exec) => {
-                let process = self.processes.executed(&exec);
+                let occasion = self.occasion(&exec.header);
+                let process = self.processes.executed(&exec, occasion);
                 self.enter(
                     exec.header.session,
                     Some(process),
@@ -121,9 +129,13 @@ impl Attribution {
                     Recorded::ProcessStarted,
                 );
             }
-            Event::Fork(fork) => self.processes.forked(fork.task.pid, fork.child),
+            Event::Fork(fork) => {
+                let occasion = self.occasion(&fork.header);
+                self.processes.forked(fork.task.pid, fork.child, occasion);
+            }
             Event::Exit(exit) => {
-                let process = self.processes.exited(&exit.task);
+                let occasion = self.occasion(&exit.header);
+                let process = self.processes.exited(&exit.task, occasion);
                 if let Some(session) = self.sessions.get_mut(exit.header.session) {
                     session.lost_a_process = true;
                 }
@@ -135,6 +147,17 @@ impl Attribution {
                 );
             }
         }
+    }
+
+    /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later
+    /// one is read; but it may have been missed any time since the last look, so all that is older than this one is in doubt.
+    fn occasion(&mut self, header: &Header) -> Occasion {
+        let count = self.shares.processes(header.share);
+        let (known, complete_since) = self.missed.entry(header.share).or_default();
+        if *known != count {
+            (*known, *complete_since) = (count, Clock::now());
+        }
+        Occasion { at: Boottime(header.time), session: header.session, complete_since: *complete_since }
     }
 
     fn enter(&mut self, session: u64, process: Option<Arc<Process>>, at: Boottime, event: Recorded) {
@@ -149,7 +172,8 @@ impl Attribution {
     fn decision(&mut self, decision: &Decision) {
         let at = Boottime(decision.header.time);
         let number = decision.header.session;
-        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task));
+        let occasion = self.occasion(&decision.header);
+        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task, occasion));
         let transport = match u8::try_from(decision.protocol) {
             Ok(TCP) => Transport::Tcp,
             Ok(UDP) => Transport::Udp,
@@ -314,7 +338,7 @@ impl Attribution {
         let policy = self
             .sessions
             .record(session)
-            .and_then(|session| self.policies.by_table(self.policies.session(0, &session.policy).table));
+            .and_then(|session| self.policies.by_table(self.policies.session(0, 0, &session.policy).table));
         let verdict = policy.map_or(
             auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION),
             |policy| policy::Table::new(policy, &self.clock).decide(remote.into(), TCP, at),

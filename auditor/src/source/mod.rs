@@ -110,6 +110,11 @@ fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
+/// The share of the ring that a record takes up; what is too short to say takes nobody's.
+fn share_of(bytes: &[u8]) -> u32 {
+    read::<Header>(bytes).map_or(0, |header| header.share)
+}
+
 /// Gives events.
 pub trait Source {
     /// Hands out what has happened since the last call, oldest first, and returns when there is nothing more or `most`

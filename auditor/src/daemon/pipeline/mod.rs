@@ -93,6 +93,8 @@ pub(super) struct Pipeline {
     opening: Vec<Opening>,
     settling: Vec<Settling>,
     reported: HashMap<(&'static str, u32), u64>,
+    /// Refusals of what belongs to no session that are known to have been counted and not recorded.
+    folded_of_nobody: u64,
 }
 
 /// Somebody who waits for a session that is open, and whose beginning is not on the disk yet.
@@ -126,6 +128,7 @@ impl Pipeline {
             opening: Vec::new(),
             settling: Vec::new(),
             reported: HashMap::new(),
+            folded_of_nobody: 0,
         }
     }
 
@@ -302,7 +305,7 @@ impl Pipeline {
                 // The agent's policy may be another one by now.
                 let agent = loaded.settings.agent(&session.record.agent.name);
                 let policy = agent.map_or(String::new(), |agent| agent.policy.clone());
-                (session.cgroup.id(), session.number, policy)
+                (session.cgroup.id(), session.number, session.share, policy)
             })
             .collect();
         attribution
@@ -311,7 +314,9 @@ impl Pipeline {
                 &loaded.settings,
                 tables,
                 &clock,
-                sessions.iter().map(|(cgroup, number, policy)| (*cgroup, *number, policy.as_str())),
+                sessions
+                    .iter()
+                    .map(|(cgroup, number, share, policy)| (*cgroup, *number, *share, policy.as_str())),
             )
             .map_err(failed)?;
         attribution.limits = loaded.settings.capture.limits();
@@ -388,7 +393,7 @@ impl Pipeline {
             .map(|session| (session.number, session.cgroup.clone()))
             .collect();
         // Nobody sends any more, so that the rings come to an end.
-        self.count_folded_refusals();
+        self.count_what_is_not_recorded();
         for (number, cgroup) in &sessions {
             self.revoke(*number, cgroup);
         }
