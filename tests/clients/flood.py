@@ -3,6 +3,7 @@
 Each prints one JSON object, and its process id on stderr. They know nothing of the auditor.
 """
 
+import _thread
 import collections
 import errno
 import json
@@ -21,10 +22,10 @@ def until(seconds):
 
 
 def connects(port, seconds):
-    """Connections to where it may, one after the other."""
+    """Sockets that are connected to where they may, one after the other: UDP, where nobody has to answer."""
     results = collections.Counter()
     for _ in until(seconds):
-        with socket.socket() as sock:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
             try:
                 sock.connect((HOST, int(port)))
                 results["ok"] += 1
@@ -34,14 +35,17 @@ def connects(port, seconds):
 
 
 def forks(seconds):
-    """Processes that end at once."""
-    count = 0
+    """Tasks that end at once: a few programs between many threads, which are quicker to make."""
+    programs = 0
     for _ in until(seconds):
-        children = [os.posix_spawn("/bin/true", ["true"], {}) for _ in range(16)]
-        for child in children:
-            os.waitpid(child, 0)
-        count += len(children)
-    return {"processes": count}
+        for _ in range(256):
+            try:
+                _thread.start_new_thread(int, ())
+            except RuntimeError:
+                break
+        os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
+        programs += 1
+    return {"programs": programs}
 
 
 def spill(port, seconds):

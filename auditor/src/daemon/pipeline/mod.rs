@@ -30,6 +30,9 @@ const TURN: Duration = Duration::from_millis(10);
 const SHORT_TURN: Duration = Duration::from_millis(1);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
+/// Events that are taken before the lease and the disk are looked at again: under a flood, what is taken in one go takes longer
+/// than the lease lasts.
+const EVENTS_IN_ONE_STEP: usize = 256;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
 const SHORTENED_TEXT: usize = 1 << 20;
 /// Entries that are written before more events are taken.
@@ -243,17 +246,26 @@ impl Pipeline {
 
     /// Takes events off the rings. Answers whether there may be more.
     fn drain(&mut self) -> Result<bool, PipelineError> {
-        let Parts { rings, attribution, trail, .. } = &mut self.parts;
-        let mut written = Ok(());
-        let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| {
-            attribution.on(event);
-            if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
-                written = write(attribution, trail);
+        for _ in 0..EVENTS_IN_ONE_GO / EVENTS_IN_ONE_STEP {
+            let Parts { rings, attribution, trail, .. } = &mut self.parts;
+            let mut written = Ok(());
+            let given = rings.drain(EVENTS_IN_ONE_STEP, &mut |event| {
+                attribution.on(event);
+                if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
+                    written = write(attribution, trail);
+                }
+            })?;
+            written?;
+            self.write()?;
+            if given < EVENTS_IN_ONE_STEP {
+                return Ok(false);
             }
-        })?;
-        written?;
-        self.write()?;
-        Ok(given >= EVENTS_IN_ONE_GO)
+            self.renew_lease();
+            if !self.trail_takes() {
+                break;
+            }
+        }
+        Ok(true)
     }
 
     fn write(&mut self) -> Result<(), PipelineError> {
