@@ -31,8 +31,10 @@ mod socket;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops, tracepoint};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TracePointContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops, tracepoint};
+use aya_ebpf::programs::{
+    SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TracePointContext,
+};
 
 /// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
 const REFUSE: i32 = 0;
@@ -77,6 +79,12 @@ pub fn sock_create(context: SockContext) -> i32 {
 pub fn sock_release(context: SockContext) -> i32 {
     socket::released(&context);
     PASS
+}
+
+/// BPF_CGROUP_GETSOCKOPT, Linux 5.3. Attached for the length of a question only: see `socket::is_asked_for`.
+#[cgroup_sockopt(getsockopt)]
+pub fn membership(context: SockoptContext) -> i32 {
+    answer(!socket::is_asked_for(&context))
 }
 
 /// BPF_CGROUP_SOCK_OPS, Linux 4.13. The answer is a reply to some operations, to none of those used here.

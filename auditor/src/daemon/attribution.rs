@@ -22,7 +22,8 @@ use crate::policy;
 use crate::process::{Occasion, Processes};
 use crate::protocol::{Limits, Observation, Protocol};
 use crate::record::{
-    Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
+    Adopted, Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport,
+    Verdict,
 };
 use crate::session::Sessions;
 use crate::source::Event;
@@ -192,6 +193,7 @@ impl Attribution {
             local: None,
             remote: (decision.hook != HOOK_SOCKET).then(|| decision.remote.socket_address()),
             inbound: false,
+            adopted: None,
             verdict,
         };
         if !decision.verdict.allows() {
@@ -324,6 +326,7 @@ impl Attribution {
             local: None,
             remote: Some(remote),
             inbound,
+            adopted: None,
             verdict,
         };
         let begun = self.begin(cookie, session, connection, None, None, at);
@@ -344,6 +347,44 @@ impl Attribution {
             |policy| policy::Table::new(policy, &self.clock).decide(remote.into(), TCP, at),
         );
         policy::render(policy, &verdict, remote.into(), TCP)
+    }
+
+    /// Follows a connection that is older than its session, from here on.
+    pub(super) fn adopt(
+        &mut self,
+        session: u64,
+        cookie: u64,
+        pid: u32,
+        (local, remote): (SocketAddr, SocketAddr),
+        adopted: Adopted,
+    ) {
+        let at = Clock::now();
+        let connection = Connection {
+            id: self.connection_id(cookie),
+            transport: Transport::Tcp,
+            local: Some(local),
+            remote: Some(remote),
+            // Who connected to whom was not seen.
+            inbound: false,
+            adopted: Some(adopted),
+            verdict: self.decide_again(session, remote, at),
+        };
+        let process = self.processes.living(pid);
+        if !self.begin(cookie, session, connection.clone(), process.clone(), None, at) {
+            self.not_followed(session, connection, process, at);
+            return;
+        }
+        let mut findings = mem::take(&mut self.findings);
+        if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            conversation.midstream(at, &mut findings);
+        }
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.totals.connections += 1;
+        }
+        let connection = Arc::new(connection);
+        self.enter(session, process, at, Recorded::ConnectionOpened { connection });
+        self.report(cookie, at, &mut findings);
+        self.findings = findings;
     }
 
     fn established(&mut self, event: &Established) {

@@ -7,6 +7,7 @@
 //! An entry is replaced at exec and removed at exit, so a process id that is used again is another process. It is not believed
 //! any more once an event of its session that could have ended it was not written (see [`Occasion::complete_since`]).
 
+pub mod held;
 pub mod sockets;
 
 use std::collections::HashMap;
@@ -166,6 +167,19 @@ impl Processes {
             }
         }
         self.keep(process, occasion)
+    }
+
+    /// A process that is there, by what procfs says of it alone.
+    pub fn living(&mut self, pid: u32) -> Option<Arc<Process>> {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = self.procfs.join(pid.to_string());
+        let owner = fs::metadata(&directory).ok()?;
+        let mut comm = [0; 16];
+        let name = fs::read(directory.join("comm")).ok()?;
+        let name = name.strip_suffix(b"\n").unwrap_or(&name);
+        comm.iter_mut().zip(name).for_each(|(place, byte)| *place = *byte);
+        let task = Task { pid, tid: pid, uid: owner.uid(), gid: owner.gid(), comm };
+        Some(Arc::new(self.look(&task, crate::clock::Clock::now())))
     }
 
     fn believed(&self, pid: u32, occasion: Occasion) -> Option<&Arc<Process>> {

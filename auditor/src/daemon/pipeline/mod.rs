@@ -3,6 +3,7 @@
 //! One thread owns all state, so there is no lock and no question of order. It sleeps until the next turn (10 ms), a
 //! wake-up from the kernel programs or a command.
 
+mod existing;
 mod sessions;
 
 use std::collections::HashMap;

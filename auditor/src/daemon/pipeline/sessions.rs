@@ -12,12 +12,9 @@ use crate::daemon::command::{CommandError, OpenSession, SessionState, Target};
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
 use crate::kernel::shares::Unwritten;
-use crate::process::sockets;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
 
-/// Sockets of a process that was tagged that are named one by one.
-const OLDER_SOCKETS: usize = 64;
 /// Time between two looks at whether the cgroup of a session that lost a process has emptied.
 const LOOK_AT_SESSIONS: Duration = Duration::from_millis(50);
 /// Time between two looks at all sessions: a process can also leave its cgroup alive.
@@ -35,7 +32,7 @@ impl Pipeline {
                 self.parts.configuration.display()
             )));
         };
-        let policy = agent.policy.clone();
+        let (policy, existing_sockets) = (agent.policy.clone(), agent.existing_sockets);
         if let Some(reason) = self.parts.trail.blocked() {
             return Err(CommandError::Failed(format!(
                 "nothing can be recorded at the moment ({reason}), so no session is opened"
@@ -115,33 +112,8 @@ impl Pipeline {
             command: request.command,
         };
         self.parts.attribution.enter_now(number, event);
-        if let Target::Process(pid) = request.target {
-            self.tell_of_older_sockets(number, pid);
-        }
+        self.see_to_existing_sockets(number, &cgroup, &request.target, existing_sockets);
         Ok((number, state))
-    }
-
-    /// Sockets that a process had before it became a session's stay outside.
-    fn tell_of_older_sockets(&mut self, number: u64, pid: u32) {
-        let open = match sockets::of_process(&Path::new("/proc").join(pid.to_string())) {
-            Ok(open) => open,
-            Err(error) => {
-                tracing::warn!(%error, pid, "the sockets of a process that was tagged are not known");
-                return;
-            }
-        };
-        for socket in open.iter().take(OLDER_SOCKETS) {
-            let message = format!(
-                "process {pid} has a {} socket from {} to {} that was made before the session: it is neither decided nor \
-                 recorded",
-                socket.transport, socket.local, socket.remote
-            );
-            let finding = Recorded::Finding { kind: "older-socket", message, connection: None };
-            self.parts.attribution.enter_now(number, finding);
-        }
-        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
-            session.totals.violations += open.len() as u64;
-        }
     }
 
     /// Where a process lives. One that belongs to a session does not become another one's: its history would have two
