@@ -14,6 +14,10 @@ pub struct Control {
     pub generation: u32,
     /// One of the `OVERLOAD_*` constants.
     pub overload: u32,
+    /// Bytes of the payload ring.
+    pub payload_size: u64,
+    /// Bytes of the lifecycle ring.
+    pub lifecycle_size: u64,
     /// Bytes in the payload ring from which on its reader is woken at once.
     pub payload_wake: u64,
     /// The same for the lifecycle ring.
@@ -22,7 +26,7 @@ pub struct Control {
     /// write it down.
     pub lease: u64,
 }
-crate::assert_layout!(Control, size = 32, align = 8);
+crate::assert_layout!(Control, size = 48, align = 8);
 
 /// A session as the kernel knows it, keyed by the id of its cgroup.
 #[repr(C)]
@@ -34,8 +38,12 @@ pub struct Session {
     pub table: u32,
     /// What happens to destinations that no rule names.
     pub default_action: u32,
+    /// Its entry in the table of [`crate::share::Share`]s.
+    pub share: u32,
+    /// Padding.
+    pub _padding: u32,
 }
-crate::assert_layout!(Session, size = 16, align = 8);
+crate::assert_layout!(Session, size = 24, align = 8);
 
 /// A session's refused attempts on one processor, keyed by the session's number. A flood of them is not written down one by one, so that it
 /// cannot crowd out the records of others; what was not written is counted.

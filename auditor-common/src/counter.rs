@@ -66,4 +66,6 @@ pub mod errno {
     pub const EMSGSIZE: u32 = 90;
     /// Timed out.
     pub const ETIMEDOUT: u32 = 110;
+    /// Quota exceeded: a session has its share of a ring.
+    pub const EDQUOT: u32 = 122;
 }

@@ -24,8 +24,8 @@ pub const KIND_EXIT: u32 = 7;
 pub struct Header {
     /// One of the `KIND_*` constants.
     pub kind: u32,
-    /// Padding.
-    pub _padding: u32,
+    /// Entry of [`crate::share::Share`] that the record's bytes are charged to.
+    pub share: u32,
     /// CLOCK_BOOTTIME in nanoseconds.
     pub time: u64,
     /// [`crate::control::Session::id`]; 0 where the kernel knew none.

@@ -7,14 +7,13 @@
 use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
-use auditor_common::counter::SITE_PROCESS;
 use auditor_common::event::{EXEC_PATH_BYTES, Exec, Exit, Fork, KIND_EXEC, KIND_EXIT, KIND_FORK};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use aya_ebpf::programs::TracePointContext;
 
-use crate::emit::{self, Wake};
+use crate::emit::{self, Sort, Wake};
 use crate::session;
 
 /// Offset of `filename` (`__data_loc`: offset in the low, length in the high half) in sched_process_exec.
@@ -38,14 +37,15 @@ pub(crate) fn executed(context: &TracePointContext) {
     // SAFETY: the offset is the field's, from this kernel's description of the event.
     let location = unsafe { context.read_at::<u32>(offset(&EXEC_FILENAME_OFFSET)) }.unwrap_or(0);
     emit::lifecycle(
-        SITE_PROCESS,
+        Sort::Process,
         Wake::Now,
+        found.owner(),
         #[inline(always)]
         |place: &mut MaybeUninit<Exec>| {
             // SAFETY: every field is written below before the reservation is submitted; integers and byte arrays have
             // no invalid values in the meantime.
             let exec = unsafe { place.assume_init_mut() };
-            exec.header = emit::header(KIND_EXEC, found.id);
+            exec.header = emit::header(KIND_EXEC, found.owner());
             emit::current_task(&mut exec.task);
             // SAFETY: the destination is EXEC_PATH_BYTES long; the source lies within the event, whose bounds the helper
             // checks as kernel memory. On failure it zeroes the destination.
@@ -65,13 +65,14 @@ pub(crate) fn forked(context: &TracePointContext) {
     // SAFETY: the offset is the field's, from this kernel's description of the event.
     let child = unsafe { context.read_at::<u32>(offset(&FORK_CHILD_PID_OFFSET)) }.unwrap_or(0);
     emit::lifecycle(
-        SITE_PROCESS,
+        Sort::Process,
         Wake::InTime,
+        found.owner(),
         #[inline(always)]
         |place: &mut MaybeUninit<Fork>| {
             // SAFETY: as in `executed`.
             let fork = unsafe { place.assume_init_mut() };
-            fork.header = emit::header(KIND_FORK, found.id);
+            fork.header = emit::header(KIND_FORK, found.owner());
             emit::current_task(&mut fork.task);
             fork.child = child;
             fork._padding = 0;
@@ -93,13 +94,14 @@ pub(crate) fn exited(context: &TracePointContext) {
         return;
     }
     emit::lifecycle(
-        SITE_PROCESS,
+        Sort::Process,
         Wake::InTime,
+        found.owner(),
         #[inline(always)]
         |place: &mut MaybeUninit<Exit>| {
             // SAFETY: as in `executed`.
             let exit = unsafe { place.assume_init_mut() };
-            exit.header = emit::header(KIND_EXIT, found.id);
+            exit.header = emit::header(KIND_EXIT, found.owner());
             emit::current_task(&mut exit.task);
         },
     );

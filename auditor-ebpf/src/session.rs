@@ -18,7 +18,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 
-use crate::emit;
+use crate::emit::{self, Owner};
 
 /// Sessions by cgroup id. Written by the daemon only.
 #[map]
@@ -76,8 +76,8 @@ pub(crate) struct SocketState {
     pub(crate) recorded: [Endpoint; DESTINATIONS],
     /// UDP: where the next one goes.
     pub(crate) next_recorded: u32,
-    /// Padding.
-    pub(crate) _padding: u32,
+    /// The session's share of the rings.
+    pub(crate) share: u32,
 }
 const _: () = assert!(size_of::<SocketState>() == 160);
 
@@ -99,8 +99,14 @@ impl SocketState {
             watched: 0,
             recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
             next_recorded: 0,
-            _padding: 0,
+            share: session.share,
         }
+    }
+
+    /// Whose its records are.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { session: self.session, share: self.share }
     }
 }
 
@@ -109,6 +115,15 @@ impl SocketState {
 pub(crate) struct Found {
     pub(crate) id: u64,
     pub(crate) cgroup: u64,
+    pub(crate) share: u32,
+}
+
+impl Found {
+    /// Whose its records are.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { session: self.id, share: self.share }
+    }
 }
 
 /// The session of a cgroup id.
@@ -144,7 +159,7 @@ fn of_socket(socket: *mut bpf_sock) -> Option<Found> {
 fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
     // Not an Option that is set in the loop: its undefined fields are moved about before it is set, which the verifier
     // refuses ("R6 !read_ok").
-    let mut found = Found { id: 0, cgroup: 0 };
+    let mut found = Found { id: 0, cgroup: 0, share: 0 };
     // Level 0 is the root of the hierarchy, which is never a session.
     let mut level = 1;
     while level <= MAX_CGROUP_DEPTH as i32 {
@@ -153,7 +168,7 @@ fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
             break;
         }
         if let Some(session) = by_cgroup(cgroup) {
-            found = Found { id: session.id, cgroup };
+            found = Found { id: session.id, cgroup, share: session.share };
         }
         level += 1;
     }

@@ -89,6 +89,7 @@ fn connection() -> Connection {
         local: Some(SocketAddr::from(([10, 20, 0, 7], 49152))),
         remote: Some(SocketAddr::from(([10, 20, 0, 9], 5432))),
         inbound: false,
+        adopted: None,
         verdict: Verdict {
             allowed: true,
             rule: Some("backfill#1: 10.20.0.0/16:5432".to_owned()),

@@ -106,6 +106,16 @@ impl Capture {
     }
 }
 
+/// What becomes of sockets that an agent had before it was tagged.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ExistingSockets {
+    /// They are ended: nothing that is not audited stays alive.
+    #[default]
+    Destroy,
+    /// Those that were made in the cgroup that is tagged go on, and are decided and audited from there on. Others are ended.
+    Adopt,
+}
+
 /// `[[agent]]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Agent {
@@ -113,6 +123,8 @@ pub struct Agent {
     pub name: String,
     /// Name of its policy, one of [`Settings::policies`].
     pub policy: String,
+    /// Default: destroy.
+    pub existing_sockets: ExistingSockets,
 }
 
 /// A valid configuration.

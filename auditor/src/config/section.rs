@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Report, quoted};
 use super::document::{At, Section, Word, nearest};
 use super::overlap::{self, Spans};
-use super::{Agent, Capture, Daemon, FailMode, Overload, Results, Settings, expiry};
+use super::{Agent, Capture, Daemon, ExistingSockets, FailMode, Overload, Results, Settings, expiry};
 use crate::clock::Utc;
 use crate::policy::{Action, Destination, Policy, Rule};
 use crate::protocol::Protocol;
@@ -139,20 +139,27 @@ struct NamedAgent<'a> {
     /// Empty where there was none.
     name: At<&'a str>,
     policy: Option<At<&'a str>>,
+    existing_sockets: Option<ExistingSockets>,
 }
 
 impl NamedAgent<'_> {
     fn complete(self) -> Option<Agent> {
         let policy = self.policy?.value.to_owned();
-        Some(Agent { name: self.name.value.to_owned(), policy })
+        let existing_sockets = self.existing_sockets.unwrap_or_default();
+        Some(Agent { name: self.name.value.to_owned(), policy, existing_sockets })
     }
 }
 
 fn agent<'a>(section: &Section<'a>, report: &mut Report<'_>) -> NamedAgent<'a> {
-    section.check_keys(&["name", "policy"], &[("match", NOT_YET_MATCH)], report);
+    section.check_keys(&["name", "policy", "existing_sockets"], &[("match", NOT_YET_MATCH)], report);
     let name = name(section, report);
     let policy = section.required("policy", "\"NAME\"", report);
-    NamedAgent { name, policy }
+    let existing_sockets = section.choice(
+        "existing_sockets",
+        &[("destroy", Word::Means(ExistingSockets::Destroy)), ("adopt", Word::Means(ExistingSockets::Adopt))],
+        report,
+    );
+    NamedAgent { name, policy, existing_sockets }
 }
 
 /// The valid name of a section; empty, and reported, where there is none.

@@ -11,18 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use auditor_common::event::{
-    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Packet,
+    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Header, Packet,
 };
 use auditor_common::packet::{TCP, UDP};
 
 use super::conversation::{Conversation, Findings, Notice};
 use super::policies::Policies;
 use crate::clock::{Boottime, Clock};
+use crate::kernel::shares::Shares;
 use crate::policy;
-use crate::process::Processes;
+use crate::process::{Occasion, Processes};
 use crate::protocol::{Limits, Observation, Protocol};
 use crate::record::{
-    Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
+    Adopted, Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport,
+    Verdict,
 };
 use crate::session::Sessions;
 use crate::source::Event;
@@ -76,6 +78,9 @@ pub(super) struct Attribution {
     clock: Clock,
     boot_id: String,
     processes: Processes,
+    shares: Arc<Shares>,
+    /// By share of the rings: how many records of processes were not written, and when that was last found to have changed.
+    missed: HashMap<u32, (u64, Boottime)>,
     conversations: ByCookie<Conversation>,
     datagrams: ByCookie<Datagrams>,
     closing: VecDeque<(Boottime, u64)>,
@@ -91,6 +96,7 @@ impl Attribution {
         clock: Clock,
         policies: Policies,
         processes: Processes,
+        shares: Arc<Shares>,
         limits: Limits,
     ) -> Self {
         Self {
@@ -100,6 +106,8 @@ impl Attribution {
             clock,
             boot_id,
             processes,
+            shares,
+            missed: HashMap::new(),
             conversations: ByCookie::default(),
             datagrams: ByCookie::default(),
             closing: VecDeque::new(),
@@ -137,7 +145,8 @@ impl Attribution {
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
             Event::Exec(exec) => {
-                let process = self.processes.executed(&exec);
+                let occasion = self.occasion(&exec.header);
+                let process = self.processes.executed(&exec, occasion);
                 self.enter(
                     exec.header.session,
                     Some(process),
@@ -145,9 +154,13 @@ impl Attribution {
                     Recorded::ProcessStarted,
                 );
             }
-            Event::Fork(fork) => self.processes.forked(fork.task.pid, fork.child),
+            Event::Fork(fork) => {
+                let occasion = self.occasion(&fork.header);
+                self.processes.forked(fork.task.pid, fork.child, occasion);
+            }
             Event::Exit(exit) => {
-                let process = self.processes.exited(&exit.task);
+                let occasion = self.occasion(&exit.header);
+                let process = self.processes.exited(&exit.task, occasion);
                 if let Some(session) = self.sessions.get_mut(exit.header.session) {
                     session.lost_a_process = true;
                 }
@@ -159,6 +172,17 @@ impl Attribution {
                 );
             }
         }
+    }
+
+    /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later
+    /// one is read; but it may have been missed any time since the last look, so all that is older than this one is in doubt.
+    fn occasion(&mut self, header: &Header) -> Occasion {
+        let count = self.shares.processes(header.share);
+        let (known, complete_since) = self.missed.entry(header.share).or_default();
+        if *known != count {
+            (*known, *complete_since) = (count, Clock::now());
+        }
+        Occasion { at: Boottime(header.time), session: header.session, complete_since: *complete_since }
     }
 
     fn enter(&mut self, session: u64, process: Option<Arc<Process>>, at: Boottime, event: Recorded) {
@@ -173,7 +197,8 @@ impl Attribution {
     fn decision(&mut self, decision: &Decision) {
         let at = Boottime(decision.header.time);
         let number = decision.header.session;
-        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task));
+        let occasion = self.occasion(&decision.header);
+        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task, occasion));
         let transport = match u8::try_from(decision.protocol) {
             Ok(TCP) => Transport::Tcp,
             Ok(UDP) => Transport::Udp,
@@ -192,6 +217,7 @@ impl Attribution {
             local: None,
             remote: (decision.hook != HOOK_SOCKET).then(|| decision.remote.socket_address()),
             inbound: false,
+            adopted: None,
             verdict,
         };
         if !decision.verdict.allows() {
@@ -324,6 +350,7 @@ impl Attribution {
             local: None,
             remote: Some(remote),
             inbound,
+            adopted: None,
             verdict,
         };
         let begun = self.begin(cookie, session, connection, None, None, at);
@@ -338,12 +365,50 @@ impl Attribution {
         let policy = self
             .sessions
             .record(session)
-            .and_then(|session| self.policies.by_table(self.policies.session(0, &session.policy).table));
+            .and_then(|session| self.policies.by_table(self.policies.session(0, 0, &session.policy).table));
         let verdict = policy.map_or(
             auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION),
             |policy| policy::Table::new(policy, &self.clock).decide(remote.into(), TCP, at),
         );
         policy::render(policy, &verdict, remote.into(), TCP)
+    }
+
+    /// Follows a connection that is older than its session, from here on.
+    pub(super) fn adopt(
+        &mut self,
+        session: u64,
+        cookie: u64,
+        pid: u32,
+        (local, remote): (SocketAddr, SocketAddr),
+        adopted: Adopted,
+    ) {
+        let at = Clock::now();
+        let connection = Connection {
+            id: self.connection_id(cookie),
+            transport: Transport::Tcp,
+            local: Some(local),
+            remote: Some(remote),
+            // Who connected to whom was not seen.
+            inbound: false,
+            adopted: Some(adopted),
+            verdict: self.decide_again(session, remote, at),
+        };
+        let process = self.processes.living(pid);
+        if !self.begin(cookie, session, connection.clone(), process.clone(), None, at) {
+            self.not_followed(session, connection, process, at);
+            return;
+        }
+        let mut findings = mem::take(&mut self.findings);
+        if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            conversation.midstream(at, &mut findings);
+        }
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.totals.connections += 1;
+        }
+        let connection = Arc::new(connection);
+        self.enter(session, process, at, Recorded::ConnectionOpened { connection });
+        self.report(cookie, at, &mut findings);
+        self.findings = findings;
     }
 
     fn established(&mut self, event: &Established) {

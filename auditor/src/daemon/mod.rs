@@ -211,7 +211,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
     let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
     let limits = loaded.settings.capture.limits();
-    let mut attribution = Attribution::new(boot_id, clock, policies, processes, limits);
+    let shares = Arc::clone(tables.shares());
+    let mut attribution = Attribution::new(boot_id, clock, policies, processes, Arc::clone(&shares), limits);
     if let Some(recovery) = recovery {
         let event = Recorded::TrailRecovered { segment: recovery.segment, bytes: recovery.bytes };
         attribution.enter_now(0, event);
@@ -235,7 +236,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         attachment,
         object,
         tables,
-        rings: Rings::new(payload, lifecycle).map_err(call("map the rings"))?,
+        rings: Rings::new(payload, lifecycle, shares).map_err(call("map the rings"))?,
         sizes,
         recorder,
         attribution,

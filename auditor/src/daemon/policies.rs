@@ -58,6 +58,8 @@ impl Policies {
             control: Control {
                 generation: 0,
                 overload: OVERLOAD_BACKPRESSURE,
+                payload_size: u64::from(rings.payload),
+                lifecycle_size: u64::from(rings.lifecycle),
                 payload_wake: u64::from(rings.payload / WAKE_SHARE),
                 lifecycle_wake: u64::from(rings.lifecycle / WAKE_SHARE),
                 lease: 0,
@@ -80,24 +82,26 @@ impl Policies {
                 overload: OVERLOAD_BACKPRESSURE,
                 payload_wake: 0,
                 lifecycle_wake: 0,
+                payload_size: 0,
+                lifecycle_size: 0,
                 lease: 0,
             },
         }
     }
 
-    /// Puts another generation in force. `sessions`: cgroup id, session number and policy name of each open session; one
-    /// whose policy is gone is denied everything.
+    /// Puts another generation in force. `sessions`: cgroup id, session number, share of the rings and policy name of each open
+    /// session; one whose policy is gone is denied everything.
     pub(super) fn replace<'a>(
         &mut self,
         settings: &Settings,
         tables: &mut Tables,
         clock: &Clock,
-        sessions: impl Iterator<Item = (u64, u64, &'a str)>,
+        sessions: impl Iterator<Item = (u64, u64, u32, &'a str)>,
     ) -> Result<(), TableError> {
         let new = self.compile(settings, tables, clock)?;
         let old = std::mem::replace(&mut self.by_name, new);
-        for (cgroup, number, policy) in sessions {
-            if let Err(error) = tables.set_session(cgroup, self.session(number, policy)) {
+        for (cgroup, number, share, policy) in sessions {
+            if let Err(error) = tables.set_session(cgroup, self.session(number, share, policy)) {
                 // Its rules are about to go: without them it would be down to its default, which may be to allow.
                 tracing::error!(%error, session = number, "a session cannot have its new policy: it is denied everything");
                 tables.remove_session(cgroup)?;
@@ -173,15 +177,12 @@ impl Policies {
     }
 
     /// The kernel's entry for a session under a policy.
-    pub(super) fn session(&self, number: u64, policy: &str) -> Session {
-        match self.by_name.get(policy) {
-            Some(installed) => Session {
-                id: number,
-                table: installed.table,
-                default_action: installed.policy.default.code(),
-            },
-            None => Session { id: number, table: 0, default_action: Action::Deny.code() },
-        }
+    pub(super) fn session(&self, number: u64, share: u32, policy: &str) -> Session {
+        let (table, default) = match self.by_name.get(policy) {
+            Some(installed) => (installed.table, installed.policy.default),
+            None => (0, Action::Deny),
+        };
+        Session { id: number, table, default_action: default.code(), share, _padding: 0 }
     }
 
     /// The policy of a table number, if it is in force or was until a moment ago.

@@ -13,6 +13,7 @@ use super::attribution::Attribution;
 use super::command::SessionState;
 use super::policies::Policies;
 use crate::clock::Boottime;
+use crate::kernel::shares::Shares;
 use crate::process::Processes;
 use crate::protocol::Limits;
 use crate::record::{Entry, SessionTotals};
@@ -52,8 +53,12 @@ pub fn replay<R: Read>(
 ) -> (Replayed, Result<(), CaptureError>) {
     let header = capture.header();
     let processes = Processes::new(NOWHERE.into(), NOWHERE.into());
+    let shares = match Shares::detached() {
+        Ok(shares) => Arc::new(shares),
+        Err(error) => return (Replayed::default(), Err(error.into())),
+    };
     let mut attribution =
-        Attribution::new(header.boot_id.clone(), header.clock(), Policies::none(), processes, limits);
+        Attribution::new(header.boot_id.clone(), header.clock(), Policies::none(), processes, shares, limits);
     let mut replayed = Replayed::default();
     let mut last = Boottime::default();
     let end = loop {

@@ -5,5 +5,6 @@
 
 pub mod cgroup;
 pub mod object;
+pub mod shares;
 pub mod tables;
 pub mod tracefs;

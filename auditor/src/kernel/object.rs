@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapError, RingBuf};
 use aya::programs::cgroup_skb::CgroupSkbAttachType;
+use aya::programs::cgroup_sockopt::CgroupSockoptLink;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
@@ -42,6 +43,9 @@ const HOOKS: [Hook; 9] = [
     // Last: from here on packets of sockets without a session are refused.
     Hook { name: "egress", kernel: "4.10", attach: attach_skb },
 ];
+
+/// Tells of a socket whether it was made in a cgroup; attached for the length of that question.
+const MEMBERSHIP: (&str, &str) = ("membership", "5.3");
 
 const TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 
@@ -229,11 +233,17 @@ impl Object {
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
             .override_global("FORK_CHILD_PID_OFFSET", &offsets.fork_child_pid, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true)
+            .override_global(
+                "DAEMON", // In the initial PID namespace, as all process ids here.
+                &std::process::id(),
+                true,
+            )
             .load(OBJECT)
             .map_err(KernelError::Object)?;
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
+        load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
         let mut tracepoints = Vec::with_capacity(TRACEPOINTS.len());
         for name in TRACEPOINTS {
             load_program(&mut ebpf, name, TRACEPOINT_KERNEL)?;
@@ -265,6 +275,23 @@ impl Object {
             links.push((name, link));
         }
         Ok(Attachment { links, pins: None })
+    }
+
+    /// For as long as the answer lives, asking for the protocol (SO_PROTOCOL) of a socket that was made in the cgroup, or below it, gives EPERM to
+    /// this process.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tell_members(&mut self, cgroup: &Cgroup) -> Result<CgroupSockoptLink, KernelError> {
+        let (name, kernel) = MEMBERSHIP;
+        let directory = fs::File::open(cgroup.path())
+            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
+        let Program::CgroupSockopt(program) = program else { return Err(KernelError::Missing(name)) };
+        program
+            .attach(directory, CgroupAttachMode::Single)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| KernelError::Program { name, kernel, error })
     }
 
     /// Names of the programs that are attached to tracepoints.
@@ -312,6 +339,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, kernel: &'static str) -> Re
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
         Program::TracePoint(program) => program.load(),
         _ => return Err(KernelError::Missing(name)),
     }

@@ -1,11 +1,17 @@
 //! The kernel programs' tables, typed: what the daemon writes (sessions, rules, control) and what it reads (failures).
 
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
 use auditor_common::control::{Control, Refusals, Session};
 use auditor_common::counter::{Failure, errno, site_name};
 use auditor_common::rule::{RuleKey, RuleValue};
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use aya::{Ebpf, Pod};
+
+use super::shares::{Free, Shares};
 
 /// A shared type as a map's key or value.
 #[derive(Clone, Copy)]
@@ -39,6 +45,17 @@ pub enum TableError {
         /// What aya says.
         error: MapError,
     },
+    /// A table could not be mapped.
+    #[error("map the table {table}: {error}")]
+    Mapping {
+        /// Which.
+        table: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// There are as many sessions as there can be.
+    #[error("there are as many sessions as the kernel programs have room for: end one first")]
+    NoShare,
 }
 
 fn failed(table: &'static str) -> impl FnOnce(MapError) -> TableError {
@@ -55,6 +72,8 @@ pub struct Tables {
     control: Array<MapData, Shared<Control>>,
     failures: PerCpuHashMap<MapData, Shared<Failure>, u64>,
     refusals: PerCpuHashMap<MapData, u64, Shared<Refusals>>,
+    shares: Arc<Shares>,
+    free_shares: Free,
 }
 
 impl Tables {
@@ -64,12 +83,17 @@ impl Tables {
     /// One is missing or of another type.
     pub fn take(object: &mut Ebpf) -> Result<Self, TableError> {
         let mut map = |name: &'static str| object.take_map(name).ok_or(TableError::Missing(name));
+        let Map::Array(shares) = map("SHARES")? else { return Err(TableError::Missing("SHARES")) };
+        let shares = Shares::map(shares.fd().as_fd())
+            .map_err(|error| TableError::Mapping { table: "SHARES", error })?;
         let mut tables = Self {
             sessions: map("SESSIONS")?.try_into().map_err(failed("SESSIONS"))?,
             rules: map("RULES")?.try_into().map_err(failed("RULES"))?,
             control: map("CONTROL")?.try_into().map_err(failed("CONTROL"))?,
             failures: map("FAILURES")?.try_into().map_err(failed("FAILURES"))?,
             refusals: map("REFUSALS")?.try_into().map_err(failed("REFUSALS"))?,
+            shares: Arc::new(shares),
+            free_shares: Free::default(),
         };
         tables.prepare_failures()?;
         tables.count_refusals(0)?;
@@ -85,6 +109,11 @@ impl Tables {
             (site::SITE_VERDICT, errno::ENOSPC),
             (site::SITE_CONNECTION, errno::ENOSPC),
             (site::SITE_PROCESS, errno::ENOSPC),
+            (site::SITE_PAYLOAD_EGRESS, errno::EDQUOT),
+            (site::SITE_PAYLOAD_INGRESS, errno::EDQUOT),
+            (site::SITE_VERDICT, errno::EDQUOT),
+            (site::SITE_CONNECTION, errno::EDQUOT),
+            (site::SITE_PROCESS, errno::EDQUOT),
             (site::SITE_SOCKET_STORAGE, errno::ENOMEM),
         ];
         for (site, errno) in likely {
@@ -119,6 +148,24 @@ impl Tables {
             Err(MapError::KeyNotFound) => Ok(()),
             result => result.map_err(failed("SESSIONS")),
         }
+    }
+
+    /// The sessions' shares of the rings.
+    pub fn shares(&self) -> &Arc<Shares> {
+        &self.shares
+    }
+
+    /// Gives a new session its entry among the shares.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub fn take_share(&mut self) -> Result<u32, TableError> {
+        self.free_shares.take().ok_or(TableError::NoShare)
+    }
+
+    /// Takes the entry of a session that has ended back.
+    pub fn give_share_back(&mut self, share: u32) {
+        self.free_shares.give_back(share);
     }
 
     /// Begins to limit and count the refusals of a session; 0 stands for what belongs to none.

@@ -80,8 +80,19 @@ pub struct Connection {
     pub remote: Option<SocketAddr>,
     /// The other end connected to this one.
     pub inbound: bool,
+    /// Where it is older than its session: how much of it was not seen.
+    pub adopted: Option<Adopted>,
     /// What was decided about it.
     pub verdict: Verdict,
+}
+
+/// What went over a connection before it was audited.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Adopted {
+    /// Payload bytes that this end had sent.
+    pub sent: u64,
+    /// Payload bytes that this end had received.
+    pub received: u64,
 }
 
 /// A decision about a destination.

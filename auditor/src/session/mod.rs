@@ -13,6 +13,7 @@ use crate::clock::{Boottime, Utc};
 use crate::daemon::command::SessionState;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
+use crate::kernel::shares::Unwritten;
 use crate::record::{self, SessionTotals};
 
 /// Ended sessions that can still be listed, and that late events are still attributed to. The trail knows all.
@@ -48,6 +49,10 @@ pub struct Session {
     pub lost_a_process: bool,
     /// Since when its cgroup has had no process.
     pub empty_since: Option<Boottime>,
+    /// Its entry among the shares of the rings.
+    pub share: u32,
+    /// What had not been written for want of room when it was last looked at.
+    pub unwritten: Unwritten,
     /// Refusals that are known to have been counted and not recorded.
     pub folded_refusals: u64,
 }

@@ -65,6 +65,9 @@ const fn layout(sizes: &[usize]) -> u32 {
 /// Why a capture cannot be read, or not any further. What came before was given out.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
+    /// mmap(2): no memory for what a replay needs in the kernel's place.
+    #[error("memory for a replay: {0}")]
+    Memory(#[from] io::Error),
     /// read(2).
     #[error("read the capture at byte {at}: {error}")]
     Read {

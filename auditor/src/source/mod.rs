@@ -137,6 +137,11 @@ fn bytes<T: Record>(record: &T) -> &[u8] {
     unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast(), size_of::<T>()) }
 }
 
+/// The share of the ring that a record takes up; what is too short to say takes nobody's.
+fn share_of(bytes: &[u8]) -> u32 {
+    read::<Header>(bytes).map_or(0, |header| header.share)
+}
+
 /// Gives events.
 pub trait Source {
     /// Why no more can be given.

@@ -9,6 +9,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use aya::maps::{MapData, RingBuf};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::{Event, Malformed, Source};
+use super::{Event, Malformed, Source, share_of};
+use crate::kernel::shares::Shares;
 
 /// Lifecycle records taken off their ring and not yet handed out, at most. The rest waits in the ring.
 const AHEAD: usize = 1024;
@@ -27,6 +29,7 @@ pub struct Rings {
     lifecycle: RingBuf<MapData>,
     /// Lifecycle records that wait for the segments before them.
     ahead: VecDeque<Box<[u8]>>,
+    shares: Arc<Shares>,
     payload_fill: Fill,
     lifecycle_fill: Fill,
 }
@@ -36,9 +39,13 @@ impl Rings {
     ///
     /// # Errors
     /// The rings' positions cannot be mapped.
-    pub fn new(payload: RingBuf<MapData>, lifecycle: RingBuf<MapData>) -> io::Result<Self> {
+    pub fn new(
+        payload: RingBuf<MapData>,
+        lifecycle: RingBuf<MapData>,
+        shares: Arc<Shares>,
+    ) -> io::Result<Self> {
         let (payload_fill, lifecycle_fill) = (Fill::of(payload.as_fd())?, Fill::of(lifecycle.as_fd())?);
-        Ok(Self { payload, lifecycle, ahead: VecDeque::new(), payload_fill, lifecycle_fill })
+        Ok(Self { payload, lifecycle, ahead: VecDeque::new(), shares, payload_fill, lifecycle_fill })
     }
 
     /// Bytes that wait in the payload ring and in the lifecycle ring.
@@ -48,10 +55,11 @@ impl Rings {
 }
 
 /// Takes lifecycle records off their ring.
-fn look_ahead(lifecycle: &mut RingBuf<MapData>, ahead: &mut VecDeque<Box<[u8]>>) {
+fn look_ahead(lifecycle: &mut RingBuf<MapData>, ahead: &mut VecDeque<Box<[u8]>>, shares: &Shares) {
     while ahead.len() < AHEAD
         && let Some(record) = lifecycle.next()
     {
+        shares.read_lifecycle(share_of(&record), record.len());
         ahead.push_back(Box::from(&*record));
     }
 }
@@ -62,7 +70,7 @@ impl Source for Rings {
     fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed> {
         let mut given = 0;
         while given < most {
-            look_ahead(&mut self.lifecycle, &mut self.ahead);
+            look_ahead(&mut self.lifecycle, &mut self.ahead, &self.shares);
             let before = self.ahead.len();
             let segment = self.payload.next();
             let Some(segment) = segment else {
@@ -73,9 +81,10 @@ impl Source for Rings {
                 }
                 return Ok(given);
             };
+            self.shares.read_payload(share_of(&segment), segment.len());
             let event = Event::decode(&segment)?;
             // Again: what led to this segment may have been written between the two looks.
-            look_ahead(&mut self.lifecycle, &mut self.ahead);
+            look_ahead(&mut self.lifecycle, &mut self.ahead, &self.shares);
             while let Some(record) = self.ahead.front() {
                 let earlier = Event::decode(record)?;
                 if earlier.time() > event.time() {
@@ -86,7 +95,7 @@ impl Source for Rings {
                 self.ahead.pop_front();
                 if self.ahead.is_empty() {
                     // There may be more than was taken at once, and all of it before this segment.
-                    look_ahead(&mut self.lifecycle, &mut self.ahead);
+                    look_ahead(&mut self.lifecycle, &mut self.ahead, &self.shares);
                 }
             }
             on(event);

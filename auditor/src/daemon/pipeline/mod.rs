@@ -3,6 +3,7 @@
 //! One thread owns all state, so there is no lock and no question of order. It sleeps until the next turn (10 ms), a
 //! wake-up from the kernel programs or a command.
 
+mod existing;
 mod sessions;
 
 use std::collections::HashMap;
@@ -31,6 +32,9 @@ const TURN: Duration = Duration::from_millis(10);
 const SHORT_TURN: Duration = Duration::from_millis(1);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
+/// Events that are taken before the lease and the disk are looked at again: under a flood, what is taken in one go takes longer
+/// than the lease lasts.
+const EVENTS_IN_ONE_STEP: usize = 256;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
 const SHORTENED_TEXT: usize = 1 << 20;
 /// Entries that are written before more events are taken. Few, so that they are still in the processor's cache, and so is the
@@ -96,6 +100,8 @@ pub(super) struct Pipeline {
     opening: Vec<Opening>,
     settling: Vec<Settling>,
     reported: HashMap<(&'static str, u32), u64>,
+    /// Refusals of what belongs to no session that are known to have been counted and not recorded.
+    folded_of_nobody: u64,
 }
 
 /// Somebody who waits for a session that is open, and whose beginning is not on the disk yet.
@@ -129,6 +135,7 @@ impl Pipeline {
             opening: Vec::new(),
             settling: Vec::new(),
             reported: HashMap::new(),
+            folded_of_nobody: 0,
         }
     }
 
@@ -243,20 +250,29 @@ impl Pipeline {
 
     /// Takes events off the rings. Answers whether there may be more.
     fn drain(&mut self) -> Result<bool, PipelineError> {
-        let Parts { rings, recorder, attribution, trail, .. } = &mut self.parts;
-        let mut written = Ok(());
-        let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| {
-            if let Some(recorder) = recorder {
-                recorder.event(&event, &attribution.sessions);
+        for _ in 0..EVENTS_IN_ONE_GO / EVENTS_IN_ONE_STEP {
+            let Parts { rings, recorder, attribution, trail, .. } = &mut self.parts;
+            let mut written = Ok(());
+            let given = rings.drain(EVENTS_IN_ONE_STEP, &mut |event| {
+                if let Some(recorder) = recorder {
+                    recorder.event(&event, &attribution.sessions);
+                }
+                attribution.on(event);
+                if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
+                    written = write(attribution, trail);
+                }
+            })?;
+            written?;
+            self.write()?;
+            if given < EVENTS_IN_ONE_STEP {
+                return Ok(false);
             }
-            attribution.on(event);
-            if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
-                written = write(attribution, trail);
+            self.renew_lease();
+            if !self.trail_takes() {
+                break;
             }
-        })?;
-        written?;
-        self.write()?;
-        Ok(given >= EVENTS_IN_ONE_GO)
+        }
+        Ok(true)
     }
 
     fn write(&mut self) -> Result<(), PipelineError> {
@@ -308,7 +324,7 @@ impl Pipeline {
                 // The agent's policy may be another one by now.
                 let agent = loaded.settings.agent(&session.record.agent.name);
                 let policy = agent.map_or(String::new(), |agent| agent.policy.clone());
-                (session.cgroup.id(), session.number, policy)
+                (session.cgroup.id(), session.number, session.share, policy)
             })
             .collect();
         attribution
@@ -317,7 +333,9 @@ impl Pipeline {
                 &loaded.settings,
                 tables,
                 &clock,
-                sessions.iter().map(|(cgroup, number, policy)| (*cgroup, *number, policy.as_str())),
+                sessions
+                    .iter()
+                    .map(|(cgroup, number, share, policy)| (*cgroup, *number, *share, policy.as_str())),
             )
             .map_err(failed)?;
         attribution.limits = loaded.settings.capture.limits();
@@ -394,7 +412,7 @@ impl Pipeline {
             .map(|session| (session.number, session.cgroup.clone()))
             .collect();
         // Nobody sends any more, so that the rings come to an end.
-        self.count_folded_refusals();
+        self.count_what_is_not_recorded();
         for (number, cgroup) in &sessions {
             self.revoke(*number, cgroup);
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::record::{
-    Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
+    Adopted, Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
 };
 
 #[derive(Default, Serialize)]
@@ -202,6 +202,12 @@ impl<'a> SessionFields<'a> {
 }
 
 #[derive(Serialize)]
+struct AdoptedFields {
+    sent: u64,
+    received: u64,
+}
+
+#[derive(Serialize)]
 pub(super) struct ConnectionFields<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -220,6 +226,10 @@ pub(super) struct ConnectionFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
     reason: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    adopted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adopted_at: Option<AdoptedFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,6 +258,8 @@ impl<'a> ConnectionFields<'a> {
             verdict: if connection.verdict.allowed { "allow" } else { "deny" },
             rule: connection.verdict.rule.as_deref(),
             reason: connection.verdict.reason,
+            adopted: connection.adopted.is_some(),
+            adopted_at: connection.adopted.map(|Adopted { sent, received }| AdoptedFields { sent, received }),
             call: None,
             end: None,
             statements: None,

@@ -5,7 +5,7 @@ use super::*;
 
 fn packet(time: u64, payload: &[u8]) -> Packet {
     Packet {
-        header: EventHeader { kind: KIND_PACKET, _padding: 0, time, session: 7 },
+        header: EventHeader { kind: KIND_PACKET, share: 0, time, session: 7 },
         cookie: 0x1234,
         remote: Endpoint::v4([10, 0, 0, 1], 5432),
         sequence: 1,
@@ -20,7 +20,7 @@ fn packet(time: u64, payload: &[u8]) -> Packet {
 
 fn exit(time: u64) -> Exit {
     let task = Task { pid: 1, tid: 1, uid: 0, gid: 0, comm: *b"psql\0\0\0\0\0\0\0\0\0\0\0\0" };
-    Exit { header: EventHeader { kind: KIND_EXIT, _padding: 0, time, session: 7 }, task }
+    Exit { header: EventHeader { kind: KIND_EXIT, share: 0, time, session: 7 }, task }
 }
 
 fn session() -> Session {
