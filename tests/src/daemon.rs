@@ -31,6 +31,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a command of the auditor may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// The same for one that prints the whole trail of a long test.
+const LOG_LIMIT: Duration = Duration::from_secs(600);
 
 /// Where a daemon keeps its things.
 #[derive(Debug)]
@@ -223,7 +225,8 @@ impl Daemon {
     /// # Errors
     /// `auditor log` failed or printed something that is not JSON.
     pub fn records(&self) -> Result<Vec<Value>> {
-        let text = self.ask(&["log", "--json"])?;
+        let text = child::succeed(&mut self.home.client(&["log", "--json"]), LOG_LIMIT)
+            .with_context(|| format!("the daemon said: {}", self.said()))?;
         text.lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("a record: {line}")))
             .collect()

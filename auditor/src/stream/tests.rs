@@ -428,7 +428,7 @@ proptest! {
         lost in prop::collection::vec(any::<bool>(), 72),
         early_bytes in 1..400_usize,
         early_segments in 1..10_usize,
-        acknowledgements in prop::collection::vec(prop::option::of(0..600_u32), 72),
+        acknowledgements in prop::collection::vec(prop::option::of((0..600_u32, any::<bool>())), 72),
     ) {
         let mut half = HalfStream::new(Limits { early_bytes, early_segments, ..Limits::default() });
         let mut collector = Collector::default();
@@ -437,8 +437,15 @@ proptest! {
             if !lost {
                 replay(&mut half, &stream, std::slice::from_ref(piece), isn, &mut collector);
             }
-            if let Some(offset) = acknowledged {
-                half.acknowledged(isn.wrapping_add(offset), &mut |delivery| collector.take(delivery));
+            if let Some((offset, unseen)) = acknowledged {
+                let sequence = isn.wrapping_add(offset);
+                if unseen {
+                    // An honest end acknowledges what was sent, whether the copies of it arrived here or not.
+                    let sequence = isn.wrapping_add(offset.min(stream.len() as u32));
+                    half.acknowledged_unseen(sequence, &mut |delivery| collector.take(delivery));
+                } else {
+                    half.acknowledged(sequence, &mut |delivery| collector.take(delivery));
+                }
             }
             prop_assert!(half.queue.bytes() <= early_bytes && half.queue.len() <= early_segments);
         }
@@ -466,7 +473,8 @@ proptest! {
             let sequence = if near { number % 400 } else { number };
             match action {
                 0 => half.start(sequence, &mut sink),
-                1 => half.acknowledged(sequence, &mut sink),
+                1 if flags % 2 == 0 => half.acknowledged(sequence, &mut sink),
+                1 => half.acknowledged_unseen(sequence, &mut sink),
                 2 if number % 16 == 0 => half.start_midstream(&mut sink),
                 3 if number % 32 == 0 => half.finish(Some(u64::from(length) << (number % 33)), &mut sink),
                 _ => {
