@@ -62,5 +62,16 @@ crate::assert_layout!(Refusals, size = 24, align = 8);
 /// Refusals that a session may have recorded one by one within a second, on each processor.
 pub const REFUSALS_A_SECOND: u64 = 200;
 
+/// Which session a task is in, keyed by its id in the initial PID namespace: what it is moved out of is not told when it is moved.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Member {
+    /// [`Session::id`].
+    pub session: u64,
+    /// Id of the session's cgroup.
+    pub cgroup: u64,
+}
+crate::assert_layout!(Member, size = 16, align = 8);
+
 /// How deep below the root of the hierarchy a session's cgroup may lie.
 pub const MAX_CGROUP_DEPTH: u32 = 16;

@@ -127,6 +127,14 @@ pub fn sched_process_exit(context: TracePointContext) -> u32 {
     0
 }
 
+/// TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup), in the context of whoever moves
+/// the task, when it has been moved, Linux 4.13.
+#[tracepoint]
+pub fn cgroup_attach_task(context: TracePointContext) -> u32 {
+    process::moved(&context);
+    0
+}
+
 /// The licence that GPL-only helpers ask for. Apache-2.0 alone is not among the kernel's compatible ones.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

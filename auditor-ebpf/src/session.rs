@@ -12,6 +12,7 @@ use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_sk_ancestor_cgroup_id, bpf_sk_storage_get,
 };
@@ -19,6 +20,10 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 
 use crate::emit::{self, Owner};
+
+/// The daemon's process id in the initial PID namespace; set before the object is loaded.
+#[unsafe(no_mangle)]
+static DAEMON: u32 = 0;
 
 /// Sessions by cgroup id. Written by the daemon only.
 #[map]
@@ -124,6 +129,14 @@ impl Found {
     pub(crate) fn owner(&self) -> Owner {
         Owner { session: self.id, share: self.share }
     }
+}
+
+/// Whether the caller is the daemon.
+#[inline(always)]
+pub(crate) fn current_is_daemon() -> bool {
+    // SAFETY: a static; volatile, because the loader changes what the compiler thinks constant.
+    let daemon = unsafe { ptr::read_volatile(&raw const DAEMON) };
+    (bpf_get_current_pid_tgid() >> 32) as u32 == daemon
 }
 
 /// The session of a cgroup id.

@@ -10,17 +10,12 @@ use auditor_common::event::{Closed, HOOK_SOCKET, KIND_CLOSED};
 use auditor_common::packet::{TCP, UDP};
 use auditor_common::rule::{REASON_NO_SESSION, REASON_SOCKET_TYPE, Verdict};
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::{SockContext, SockoptContext};
 
 use crate::emit::{self, Owner, Sort, Wake};
 use crate::verdict::Subject;
 use crate::{session, verdict};
-
-/// The daemon's process id in the initial PID namespace; set before the object is loaded.
-#[unsafe(no_mangle)]
-static DAEMON: u32 = 0;
 
 const SOL_SOCKET: i32 = 1;
 const SO_PROTOCOL: i32 = 38;
@@ -64,9 +59,7 @@ pub(crate) fn created(context: &SockContext) -> bool {
 pub(crate) fn is_asked_for(context: &SockoptContext) -> bool {
     // SAFETY: the kernel gives a valid context; both fields may be read by programs of this type.
     let (level, name) = unsafe { ((*context.sockopt).level, (*context.sockopt).optname) };
-    // SAFETY: a static; volatile, because the loader changes what the compiler thinks constant.
-    let daemon = unsafe { core::ptr::read_volatile(&raw const DAEMON) };
-    level == SOL_SOCKET && name == SO_PROTOCOL && (bpf_get_current_pid_tgid() >> 32) as u32 == daemon
+    level == SOL_SOCKET && name == SO_PROTOCOL && session::current_is_daemon()
 }
 
 /// The end of a socket, where nobody else tells of it: UDP, and TCP whose connection failed before it began (no free local

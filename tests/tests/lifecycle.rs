@@ -350,7 +350,12 @@ impl Drop for OwnCgroup {
 fn a_tagged_cgroup_is_bound_from_tag_to_untag() {
     require_root().unwrap();
     let (allowed, denied) = (Ear::new(), Ear::new());
-    let daemon = Daemon::start(&configuration(&[allowed.port]).replacen("policy =", "existing_sockets = \"adopt\"\npolicy =", 1)).unwrap();
+    let daemon = Daemon::start(&configuration(&[allowed.port]).replacen(
+        "policy =",
+        "existing_sockets = \"adopt\"\npolicy =",
+        1,
+    ))
+    .unwrap();
     let cgroup = OwnCgroup::new();
     let mut agent = cgroup.agent(daemon.home());
     assert_eq!(agent.tell(&denied.attempt()).unwrap(), "ok");

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use auditor_common::event::{
-    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Header, Packet,
+    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Header, Moved,
+    Packet,
 };
 use auditor_common::packet::{TCP, UDP};
 
@@ -70,6 +71,20 @@ struct Datagrams {
     began: Boottime,
 }
 
+/// A process that changed its session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Move {
+    /// It is none's any more.
+    Left(u32),
+    /// It came from elsewhere, and has sockets that may be older than that.
+    Joined {
+        /// Into which.
+        session: u64,
+        /// Its process id.
+        pid: u32,
+    },
+}
+
 /// See the module.
 pub(super) struct Attribution {
     pub(super) sessions: Sessions,
@@ -88,6 +103,7 @@ pub(super) struct Attribution {
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
+    moves: Vec<Move>,
 }
 
 impl Attribution {
@@ -114,6 +130,7 @@ impl Attribution {
             findings: Findings::default(),
             entries: Vec::new(),
             statements: 0,
+            moves: Vec::new(),
         }
     }
 
@@ -158,6 +175,7 @@ impl Attribution {
                 let occasion = self.occasion(&fork.header);
                 self.processes.forked(fork.task.pid, fork.child, occasion);
             }
+            Event::Moved(moved) => self.moved(&moved),
             Event::Exit(exit) => {
                 let occasion = self.occasion(&exit.header);
                 let process = self.processes.exited(&exit.task, occasion);
@@ -172,6 +190,53 @@ impl Attribution {
                 );
             }
         }
+    }
+
+    /// A process changed its cgroup, and with it its session.
+    fn moved(&mut self, event: &Moved) {
+        let at = Boottime(event.header.time);
+        let pid = event.moved;
+        let path = event.path.split(|byte| *byte == 0).next().unwrap_or_default();
+        let to = String::from_utf8_lossy(path);
+        let by = event.task.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+        let by = format!("process {} ({})", event.task.pid, String::from_utf8_lossy(by));
+        let process = self.processes.known(pid).or_else(|| self.processes.living(pid));
+        if let Some(session) = self.sessions.get_mut(event.from) {
+            let from = session.cgroup.name().to_owned();
+            if event.to == 0 && to.strip_prefix(&*from).is_some_and(|rest| rest.starts_with('/')) {
+                // Below the session's own cgroup it is in the session.
+                return;
+            }
+            session.lost_a_process = true;
+            session.totals.violations += 1;
+            let whither = match self.sessions.record(event.to) {
+                Some(other) => format!("{to}, which is session {} of {}", other.id, other.agent.name),
+                None => to.to_string(),
+            };
+            let kind = if event.to == 0 { "cgroup-escape" } else { "session-change" };
+            let message =
+                format!("process {pid} was moved out of the session's cgroup {from} to {whither}, by {by}");
+            let finding = Recorded::Finding { kind, message, connection: None };
+            self.enter(event.from, process.clone(), at, finding);
+        }
+        // What was learnt of it in one session is not believed in another.
+        self.processes.forget(pid);
+        if event.to == 0 {
+            self.moves.push(Move::Left(pid));
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(event.to) {
+            session.totals.violations += 1;
+        }
+        let message = format!("process {pid} was moved into the session's cgroup {to}, by {by}");
+        let finding = Recorded::Finding { kind: "cgroup-joined", message, connection: None };
+        self.enter(event.to, process, at, finding);
+        self.moves.push(Move::Joined { session: event.to, pid });
+    }
+
+    /// Moves of processes that something is to be done about.
+    pub(super) fn take_moves(&mut self) -> Vec<Move> {
+        mem::take(&mut self.moves)
     }
 
     /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later

@@ -47,7 +47,13 @@ const HOOKS: [Hook; 9] = [
 /// Tells of a socket whether it was made in a cgroup; attached for the length of that question.
 const MEMBERSHIP: (&str, &str) = ("membership", "5.3");
 
-const TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
+/// Group and name.
+const TRACEPOINTS: [(&str, &str); 4] = [
+    ("sched", "sched_process_exec"),
+    ("sched", "sched_process_fork"),
+    ("sched", "sched_process_exit"),
+    ("cgroup", "cgroup_attach_task"),
+];
 
 /// Links for tracepoints (BPF_LINK_TYPE_PERF_EVENT).
 const TRACEPOINT_KERNEL: &str = "5.15";
@@ -232,6 +238,10 @@ impl Object {
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
             .override_global("FORK_CHILD_PID_OFFSET", &offsets.fork_child_pid, true)
+            .override_global("MOVE_ROOT_OFFSET", &offsets.move_root, true)
+            .override_global("MOVE_CGROUP_OFFSET", &offsets.move_cgroup, true)
+            .override_global("MOVE_PID_OFFSET", &offsets.move_pid, true)
+            .override_global("MOVE_PATH_OFFSET", &offsets.move_path, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true)
             .override_global(
                 "DAEMON", // In the initial PID namespace, as all process ids here.
@@ -245,9 +255,9 @@ impl Object {
         }
         load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
         let mut tracepoints = Vec::with_capacity(TRACEPOINTS.len());
-        for name in TRACEPOINTS {
+        for (group, name) in TRACEPOINTS {
             load_program(&mut ebpf, name, TRACEPOINT_KERNEL)?;
-            let link = attach_tracepoint(&mut ebpf, name).map_err(|error| KernelError::Program {
+            let link = attach_tracepoint(&mut ebpf, group, name).map_err(|error| KernelError::Program {
                 name,
                 kernel: "5.15",
                 error,
@@ -296,7 +306,7 @@ impl Object {
 
     /// Names of the programs that are attached to tracepoints.
     pub fn tracepoints(&self) -> impl Iterator<Item = &'static str> {
-        TRACEPOINTS.into_iter()
+        TRACEPOINTS.into_iter().map(|(_, name)| name)
     }
 }
 
@@ -385,11 +395,11 @@ fn attach_sock_ops(program: &mut Program, cgroup: &fs::File) -> Result<FdLink, P
     as_descriptor(program.take_link(id)?.try_into())
 }
 
-fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<FdLink, ProgramError> {
+fn attach_tracepoint(ebpf: &mut Ebpf, group: &str, name: &'static str) -> Result<FdLink, ProgramError> {
     let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
         return Err(ProgramError::NotAttached);
     };
     let program: &mut TracePoint = program;
-    let id = program.attach("sched", name)?;
+    let id = program.attach(group, name)?;
     as_descriptor(program.take_link(id)?.try_into())
 }

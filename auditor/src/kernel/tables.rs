@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
-use auditor_common::control::{Control, Refusals, Session};
+use auditor_common::control::{Control, Member, Refusals, Session};
 use auditor_common::counter::{Failure, errno, site_name};
 use auditor_common::rule::{RuleKey, RuleValue};
 use aya::maps::lpm_trie::Key;
@@ -30,6 +30,8 @@ unsafe impl Pod for Shared<Control> {}
 unsafe impl Pod for Shared<Failure> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Refusals> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Member> {}
 
 /// Why a table could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,7 @@ pub struct Tables {
     control: Array<MapData, Shared<Control>>,
     failures: PerCpuHashMap<MapData, Shared<Failure>, u64>,
     refusals: PerCpuHashMap<MapData, u64, Shared<Refusals>>,
+    members: HashMap<MapData, u32, Shared<Member>>,
     shares: Arc<Shares>,
     free_shares: Free,
 }
@@ -92,6 +95,7 @@ impl Tables {
             control: map("CONTROL")?.try_into().map_err(failed("CONTROL"))?,
             failures: map("FAILURES")?.try_into().map_err(failed("FAILURES"))?,
             refusals: map("REFUSALS")?.try_into().map_err(failed("REFUSALS"))?,
+            members: map("MEMBERS")?.try_into().map_err(failed("MEMBERS"))?,
             shares: Arc::new(shares),
             free_shares: Free::default(),
         };
@@ -147,6 +151,25 @@ impl Tables {
         match self.sessions.remove(&cgroup) {
             Err(MapError::KeyNotFound) => Ok(()),
             result => result.map_err(failed("SESSIONS")),
+        }
+    }
+
+    /// Makes a task known as a session's: one that lived in its cgroup before that was tagged.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn add_member(&mut self, task: u32, member: Member) -> Result<(), TableError> {
+        self.members.insert(task, Shared(member), 0).map_err(failed("MEMBERS"))
+    }
+
+    /// Forgets that a task is a session's.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove_member(&mut self, task: u32) -> Result<(), TableError> {
+        match self.members.remove(&task) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(failed("MEMBERS")),
         }
     }
 

@@ -192,10 +192,16 @@ mod tests {
         held.end(true).unwrap();
         assert_eq!(far.read(&mut [0; 8]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         near.write_all(b"after").unwrap_err();
-        let std::net::SocketAddr::V4(address) = listener.local_addr().unwrap() else { panic!("IPv6") };
-        let address = nix::sys::socket::SockaddrIn::from(address);
-        let error = nix::sys::socket::connect(near.as_raw_fd(), &address).unwrap_err();
-        assert!(matches!(error, nix::Error::ENODEV | nix::Error::ENETUNREACH), "{error}");
+        let port = listener.local_addr().unwrap().port();
+        let address = libc::sockaddr_in {
+            sin_family: libc::AF_INET as libc::sa_family_t,
+            sin_port: port.to_be(),
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 1]) },
+            sin_zero: [0; 8],
+        };
+        let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+        // SAFETY: the address is `length` bytes long and outlives the call.
+        checked(unsafe { libc::connect(near.as_raw_fd(), (&raw const address).cast(), length) }).unwrap_err();
         listener.set_nonblocking(true).unwrap();
         assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
     }

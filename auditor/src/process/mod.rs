@@ -169,6 +169,11 @@ impl Processes {
         self.keep(process, occasion)
     }
 
+    /// What was last known of a process id, whether or not anything was missed since.
+    pub fn known(&self, pid: u32) -> Option<Arc<Process>> {
+        self.known.get(&pid).map(|known| Arc::clone(&known.fact))
+    }
+
     /// A process that is there, by what procfs says of it alone.
     pub fn living(&mut self, pid: u32) -> Option<Arc<Process>> {
         use std::os::unix::fs::MetadataExt as _;

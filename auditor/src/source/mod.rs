@@ -8,7 +8,7 @@ pub mod ring;
 
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
-    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_PACKET, Packet,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, Moved, Packet,
 };
 
 use crate::clock::Boottime;
@@ -30,6 +30,8 @@ pub enum Event<'a> {
     Fork(Fork),
     /// A process ended.
     Exit(Exit),
+    /// A process was moved into a session's cgroup, or out of one.
+    Moved(Moved),
 }
 
 /// A record that is not one: shorter than its kind, or of an unknown kind.
@@ -61,6 +63,7 @@ impl<'a> Event<'a> {
             KIND_EXEC => read(bytes).map(Event::Exec),
             KIND_FORK => read(bytes).map(Event::Fork),
             KIND_EXIT => read(bytes).map(Event::Exit),
+            KIND_MOVED => read(bytes).map(Event::Moved),
             _ => None,
         };
         event.ok_or(Malformed { kind, length })
@@ -79,6 +82,7 @@ impl<'a> Event<'a> {
             Event::Exec(event) => out.extend_from_slice(bytes(event)),
             Event::Fork(event) => out.extend_from_slice(bytes(event)),
             Event::Exit(event) => out.extend_from_slice(bytes(event)),
+            Event::Moved(event) => out.extend_from_slice(bytes(event)),
         }
     }
 
@@ -97,6 +101,7 @@ impl<'a> Event<'a> {
             Event::Exec(event) => &event.header,
             Event::Fork(event) => &event.header,
             Event::Exit(event) => &event.header,
+            Event::Moved(event) => &event.header,
         }
     }
 }
@@ -122,6 +127,8 @@ unsafe impl Record for Exec {}
 unsafe impl Record for Fork {}
 // SAFETY: as above.
 unsafe impl Record for Exit {}
+// SAFETY: as above.
+unsafe impl Record for Moved {}
 
 fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::Pipeline;
 use crate::config::ExistingSockets;
+use crate::daemon::attribution::Move;
 use crate::daemon::command::Target;
 use crate::kernel::cgroup::Cgroup;
 use crate::process::held::Held;
@@ -80,6 +81,26 @@ impl Pipeline {
             let message = format!("{} more sockets are older than the session and not named", told - NAMED);
             let finding = Recorded::Finding { kind: "older-socket", message, connection: None };
             self.parts.attribution.enter_now(number, finding);
+        }
+    }
+
+    /// Does what the moves of processes ask for.
+    pub(super) fn follow_moves(&mut self) {
+        for moved in self.parts.attribution.take_moves() {
+            match moved {
+                Move::Left(pid) => {
+                    if let Err(error) = self.parts.tables.remove_member(pid) {
+                        tracing::error!(%error, pid, "a process that left its session is still taken for its");
+                    }
+                }
+                Move::Joined { session, pid } => {
+                    let Some(open) = self.parts.attribution.sessions.get_mut(session) else { continue };
+                    open.empty_since = None;
+                    let cgroup = open.cgroup.clone();
+                    let target = Target::Process(pid);
+                    self.see_to_existing_sockets(session, &cgroup, &target, ExistingSockets::Destroy);
+                }
+            }
         }
     }
 

@@ -164,6 +164,7 @@ impl Pipeline {
             if !more {
                 self.parts.attribution.settle(Clock::now());
             }
+            self.follow_moves();
             self.look_after_sessions();
             self.beat();
             self.write()?;

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use auditor_common::control::{self, Member};
+
 use super::{Parts, Pipeline, failed};
 use crate::clock::Clock;
 use crate::config::Overload;
@@ -168,7 +170,7 @@ impl Pipeline {
         &mut self,
         target: &Target,
         cgroup: &Cgroup,
-        entry: auditor_common::control::Session,
+        entry: control::Session,
     ) -> Result<Option<Attachment>, CommandError> {
         self.parts.tables.set_session(cgroup.id(), entry).map_err(failed)?;
         self.parts.tables.count_refusals(entry.id).map_err(failed)?;
@@ -177,7 +179,15 @@ impl Pipeline {
                 cgroup.admit(*pid).map_err(failed)?;
                 Ok(None)
             }
-            Target::Cgroup(_) => Ok(Some(self.parts.object.attach(cgroup).map_err(failed)?)),
+            Target::Cgroup(_) => {
+                let attachment = self.parts.object.attach(cgroup).map_err(failed)?;
+                // From here on who is born in it is known; these are older.
+                let member = Member { session: entry.id, cgroup: cgroup.id() };
+                for pid in cgroup.all_members().map_err(failed)? {
+                    self.parts.tables.add_member(pid, member).map_err(failed)?;
+                }
+                Ok(Some(attachment))
+            }
         }
     }
 
