@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// A point on CLOCK_BOOTTIME, in nanoseconds: monotonic, and it goes on in suspend.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize)]
 pub struct Boottime(pub u64);
 
 impl Boottime {
@@ -14,7 +14,7 @@ impl Boottime {
 }
 
 /// UTC, in nanoseconds since 1970-01-01.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize)]
 pub struct Utc(pub u64);
 
 impl Utc {
@@ -25,7 +25,7 @@ impl Utc {
 }
 
 /// Reads the host's clocks. A value, so that a replayed capture brings its own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Clock {
     boottime_at_epoch: i128,
 }

@@ -37,6 +37,7 @@ const DATAGRAMS: usize = 65_536;
 const LAST_SEGMENTS: Duration = Duration::from_millis(20);
 
 /// A UDP socket with the last destination that it was allowed.
+#[derive(serde::Serialize, serde::Deserialize)]
 struct Datagrams {
     session: u64,
     connection: Arc<Connection>,

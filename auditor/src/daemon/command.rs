@@ -40,7 +40,7 @@ pub struct OpenSession {
 }
 
 /// A session as the API shows it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SessionState {
     /// Identity.
     pub session: Arc<crate::record::Session>,

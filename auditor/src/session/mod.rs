@@ -19,6 +19,7 @@ use crate::record::{self, SessionTotals};
 const REMEMBERED: usize = 1024;
 
 /// A session that is open.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct Session {
     /// Its number in the kernel, never zero.
     pub number: u64,
@@ -31,6 +32,7 @@ pub struct Session {
     /// Where its process was before it was tagged, and goes back to when it is untagged.
     pub origin: Option<Cgroup>,
     /// Programs of its own, for a cgroup that is not below the parent.
+    #[serde(skip)]
     pub attachment: Option<Attachment>,
     /// What it has done.
     pub totals: SessionTotals,

@@ -110,6 +110,33 @@ fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
+/// The kernel's word on a connection's end, in state that outlives a daemon: the record's bytes.
+pub(crate) mod saved {
+    use auditor_common::event::Closed;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    pub(crate) fn serialize<S: Serializer>(
+        closed: &Option<Closed>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        closed.as_ref().map(super::bytes_of).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Closed>, D::Error> {
+        let Some(bytes) = Option::<Vec<u8>>::deserialize(deserializer)? else { return Ok(None) };
+        super::read(&bytes).map(Some).ok_or_else(|| de::Error::custom("a record that is too short"))
+    }
+}
+
+/// The bytes of a record, as the kernel wrote them.
+fn bytes_of<T: Record>(record: &T) -> &[u8] {
+    // SAFETY: records have no padding that is not a field of theirs (asserted in `auditor_common`), so every byte is
+    // initialised, and the slice lives no longer than the record.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast(), size_of::<T>()) }
+}
+
 /// Gives events.
 pub trait Source {
     /// Hands out what has happened since the last call, oldest first, and returns when there is nothing more or `most`
