@@ -70,9 +70,7 @@ pub mod option {
     ///
     /// # Errors
     /// See [`super::deserialize`].
-    pub fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<&'static str>, D::Error> {
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'static str>, D::Error> {
         let Some(name) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
         copy_of(&name).map(Some).ok_or_else(|| de::Error::custom("not one of the program's names"))
     }

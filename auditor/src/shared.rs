@@ -96,7 +96,7 @@ where
 
 /// The same where there may be none.
 pub mod option {
-    use super::{Arc, Deserialize, Readable, Deserializer, Serialize, Serializer};
+    use super::{Arc, Deserialize, Deserializer, Readable, Serialize, Serializer};
 
     #[derive(Serialize)]
     #[serde(transparent)]

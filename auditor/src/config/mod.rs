@@ -145,6 +145,8 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// SHA-256 of the file's bytes in hexadecimal.
     pub digest: String,
+    /// The file's text.
+    pub text: String,
 }
 
 /// Why a configuration file cannot be used.
@@ -198,7 +200,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         diagnostics.insert(0, diagnostic::world_writable());
     }
     match settings {
-        Some(settings) => Ok(Loaded { settings, warnings: diagnostics, digest: hexadecimal(&bytes) }),
+        Some(settings) => Ok(Loaded {
+            settings,
+            warnings: diagnostics,
+            digest: hexadecimal(&bytes),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }),
         None => Err(LoadError::Invalid { path: path.to_owned(), diagnostics }),
     }
 }

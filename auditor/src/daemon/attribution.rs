@@ -15,8 +15,11 @@ use auditor_common::event::{
 use auditor_common::packet::{TCP, UDP};
 
 use super::conversation::{Conversation, Findings, Notice};
+use super::journal::{Configuration, Item, Reported};
 use super::policies::Policies;
-use crate::clock::{Boottime, Clock};
+use crate::clock::{Boottime, Clock, Utc};
+use crate::config;
+use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
 use crate::process::Processes;
 use crate::protocol::{Limits, Observation, Protocol};
@@ -38,7 +41,7 @@ const LAST_SEGMENTS: Duration = Duration::from_millis(20);
 
 /// A UDP socket with the last destination that it was allowed.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Datagrams {
+pub(super) struct Datagrams {
     session: u64,
     connection: Arc<Connection>,
     process: Option<Arc<Process>>,
@@ -60,7 +63,15 @@ pub(super) struct Attribution {
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
+    /// Failures of the kernel programs that were reported.
+    pub(super) reported: Reported,
 }
+
+/// What [`Attribution::saved`] writes, read back.
+pub(super) type Saved = (
+    (Sessions, (HashMap<u32, Arc<Process>>, HashMap<u32, u32>), Vec<Configuration>, Reported),
+    (HashMap<u64, Conversation>, HashMap<u64, Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
+);
 
 impl Attribution {
     pub(super) fn new(
@@ -83,12 +94,118 @@ impl Attribution {
             findings: Findings::default(),
             entries: Vec::new(),
             statements: 0,
+            reported: Reported::new(),
         }
     }
 
-    /// Follows a step of the wall clock.
-    pub(super) fn set_clock(&mut self, clock: Clock) {
-        self.clock = clock;
+    /// Something beside the kernel's events. Whoever calls this has written it into the journal, or read it there.
+    pub(super) fn apply(&mut self, item: Item) -> Result<(), String> {
+        match item {
+            Item::Entered(session, at, event) => self.enter(session, None, at, event),
+            Item::Made(entry) => self.entries.push(entry),
+            Item::Settled(now) => self.settle(now),
+            Item::Opened(session) => self.sessions.insert(*session),
+            Item::Ended { number, at, utc, reason } => self.end_session(number, at, utc, reason),
+            Item::Folded(number, count, at) => self.folded(number, count, at),
+            Item::Violations(number, more) => {
+                if let Some(session) = self.sessions.get_mut(number) {
+                    session.totals.violations += more;
+                }
+            }
+            Item::Forgotten(pid) => self.processes.forget(pid),
+            Item::Clock(offset) => self.clock = Clock::fixed(offset),
+            Item::Looked(process) => self.processes.tell(process),
+            Item::Reported(reported) => self.reported = reported,
+            Item::Reloaded(configuration) => {
+                let settings = self.policies.recall(configuration, &self.clock)?;
+                self.limits = settings.capture.limits();
+            }
+        }
+        Ok(())
+    }
+
+    fn end_session(&mut self, number: u64, at: Boottime, utc: Utc, reason: &'static str) {
+        self.finish_session(Some(number), at);
+        let Some(session) = self.sessions.remove(number) else { return };
+        let totals = session.totals;
+        let duration_us = u64::try_from(at.since(session.opened).as_micros()).unwrap_or(u64::MAX);
+        self.sessions.remember(number, session.state(Some(utc)));
+        self.enter(number, None, at, Recorded::SessionEnded { reason, totals, duration_us });
+    }
+
+    /// Tells of refusals that were too many to be recorded one by one.
+    fn folded(&mut self, number: u64, count: u64, at: Boottime) {
+        let Some(session) = self.sessions.get_mut(number) else { return };
+        let more = count.saturating_sub(session.folded_refusals);
+        session.folded_refusals = count;
+        session.totals.violations += more;
+        let finding = Recorded::Finding {
+            kind: "refusals-folded",
+            message: format!("{more} further attempts were refused, too many to be recorded one by one"),
+            connection: None,
+        };
+        self.enter(number, None, at, finding);
+    }
+
+    /// Everything that is known, for [`Self::restore`].
+    pub(super) fn saved(&self) -> impl serde::Serialize + '_ {
+        (
+            (&self.sessions, self.processes.known(), self.policies.configurations(), &self.reported),
+            (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
+        )
+    }
+
+    /// Goes on with what an earlier daemon knew.
+    ///
+    /// # Errors
+    /// A configuration of that time cannot be read.
+    pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
+        let ((sessions, (known, parents), configurations, reported), connections) = saved;
+        (self.sessions, self.reported) = (sessions, reported);
+        self.processes.restore(known, parents);
+        let offset;
+        (self.conversations, self.datagrams, self.closing, self.statements, offset) = connections;
+        self.clock = Clock::fixed(offset);
+        for configuration in configurations {
+            self.apply(Item::Reloaded(configuration))?;
+        }
+        Ok(())
+    }
+
+    /// What procfs said since this was last called.
+    pub(super) fn take_looked(&mut self) -> std::vec::Drain<'_, Process> {
+        self.processes.take_looked()
+    }
+
+    /// What is told from here on happens for the first time.
+    pub(super) fn forget_told(&mut self) {
+        self.processes.forget_told();
+    }
+
+    /// Puts a configuration in force, for the open sessions too. Answers what the journal needs to know of it.
+    pub(super) fn put_in_force(
+        &mut self,
+        loaded: &config::Loaded,
+        tables: &mut Tables,
+    ) -> Result<Configuration, TableError> {
+        let sessions: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|session| {
+                // The agent's policy may be another one by now.
+                let agent = loaded.settings.agent(&session.record.agent.name);
+                let policy = agent.map_or(String::new(), |agent| agent.policy.clone());
+                (session.cgroup.id(), session.number, policy)
+            })
+            .collect();
+        let configuration = self.policies.replace(
+            (&loaded.settings, &loaded.text),
+            tables,
+            &Clock::read(),
+            sessions.iter().map(|(cgroup, number, policy)| (*cgroup, *number, policy.as_str())),
+        )?;
+        self.limits = loaded.settings.capture.limits();
+        Ok(configuration)
     }
 
     /// Hands over what is to be written.
@@ -457,8 +574,13 @@ impl Attribution {
         self.enter(datagrams.session, datagrams.process, at, closed);
     }
 
+    /// Whether there are connections whose last segments have had their time.
+    pub(super) fn is_due(&self, now: Boottime) -> bool {
+        self.closing.front().is_some_and(|(at, _)| now.since(*at) >= LAST_SEGMENTS)
+    }
+
     /// Ends the connections whose last segments have had their time.
-    pub(super) fn settle(&mut self, now: Boottime) {
+    fn settle(&mut self, now: Boottime) {
         while let Some(&(at, cookie)) = self.closing.front()
             && now.since(at) >= LAST_SEGMENTS
         {
@@ -494,7 +616,7 @@ impl Attribution {
     }
 
     /// Ends all connections of a session, or of all sessions.
-    pub(super) fn finish_session(&mut self, number: Option<u64>, now: Boottime) {
+    fn finish_session(&mut self, number: Option<u64>, now: Boottime) {
         let of = |session: u64| number.is_none_or(|number| number == session);
         let mut cookies: Vec<u64> = self
             .conversations
@@ -523,11 +645,6 @@ impl Attribution {
     /// Whether connections that the kernel has closed wait for their last segments.
     pub(super) fn is_settled(&self) -> bool {
         self.closing.is_empty()
-    }
-
-    /// What was known of a process before it became a session's is of another time.
-    pub(super) fn forget_process(&mut self, pid: u32) {
-        self.processes.forget(pid);
     }
 
     /// Entries that wait to be written.

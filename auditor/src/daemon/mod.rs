@@ -8,8 +8,10 @@ mod attribution;
 pub mod command;
 mod conversation;
 mod host;
+mod journal;
 mod pipeline;
 mod policies;
+mod takeover;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -30,16 +32,19 @@ use crate::capabilities::number::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
-use crate::kernel::object::{self, Attachment, KernelError, Loaded, Object, RingSizes};
-use crate::kernel::tables::TableError;
+use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
+use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
+use crate::source::reader::Reader;
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
 use attribution::Attribution;
+use aya::maps::MapData;
 use command::{Command, Commander};
+use journal::{Identity, StateLost};
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 
@@ -174,73 +179,158 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
     let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
-    let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
-    let clock = Clock::read();
-    let policies = Policies::install(&loaded.settings, &mut tables, &clock, RINGS)?;
-    let parent = hierarchy.make(&parent_name)?;
-    let abandoned = sweep(&hierarchy, &parent);
-    let attachment = match object.attach(&parent) {
-        Ok(attachment) => attachment,
-        Err(error) => {
+    let start = Start { options, loaded, hierarchy, parent_name, pins, degraded, trail, recovery };
+    let parts = start.parts(boot_id, kernel_release)?;
+    serve(parts, listener, trail_dir)
+}
+
+/// What is there before the kernel side is touched.
+struct Start<'a> {
+    options: &'a Options,
+    loaded: config::Loaded,
+    hierarchy: Hierarchy,
+    parent_name: PathBuf,
+    pins: PathBuf,
+    degraded: Vec<String>,
+    trail: Trail,
+    recovery: Option<trail::Recovery>,
+}
+
+impl Start<'_> {
+    /// Takes over what an earlier daemon left, or begins anew.
+    fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
+        let pins = self.pins.clone();
+        object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
+        let Loaded { object, tables, payload, lifecycle, found } = Object::load(RINGS, &pins)?;
+        let parent = self.hierarchy.make(&self.parent_name)?;
+        let result = self.hold((object, tables), (payload, lifecycle), &parent, boot_id, kernel_release);
+        if result.is_err() && !found {
+            // Nobody was held by this before.
+            let _ = object::remove_pins(&pins);
             remove_if_empty(&parent);
-            return Err(error.into());
         }
-    };
-    let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
-    let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
-    let limits = loaded.settings.capture.limits();
-    let mut attribution = Attribution::new(boot_id, clock, policies, processes, limits);
-    if let Some(recovery) = recovery {
-        let event = Recorded::TrailRecovered { segment: recovery.segment, bytes: recovery.bytes };
-        attribution.enter_now(0, event);
+        result
     }
-    attribution.enter_now(
-        0,
-        Recorded::DaemonStarted {
-            configuration: loaded.digest,
-            degraded: degraded.clone(),
-            kernel: kernel_release,
-        },
-    );
-    for session in abandoned {
-        report_abandoned(&mut attribution, &trail_dir, &session);
+
+    fn hold(
+        self,
+        (mut object, mut tables): (Object, Tables),
+        (payload, lifecycle): (MapData, MapData),
+        parent: &Cgroup,
+        boot_id: String,
+        kernel_release: String,
+    ) -> Result<(Parts, Commander), StartError> {
+        let Self { options, loaded, hierarchy, pins, degraded, trail, recovery, .. } = self;
+        let reader = |map| Reader::new(map).map_err(call("map a ring"));
+        let mut rings = Rings { payload: reader(payload)?, lifecycle: reader(lifecycle)? };
+        let id = |reader: &Reader| reader.id().map_err(call("ask for a ring's number"));
+        let identity = Identity {
+            boot_id: boot_id.clone(),
+            trail: trail.id().to_owned(),
+            rings: (id(&rings.payload)?, id(&rings.lifecycle)?),
+        };
+        let fresh = || {
+            let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
+            let limits = loaded.settings.capture.limits();
+            Attribution::new(boot_id.clone(), Clock::read(), Policies::new(RINGS), processes, limits)
+        };
+        let recalled = takeover::recall(&options.runtime_dir, &identity, fresh(), &trail, &mut rings);
+        let (mut attribution, generation) = match recalled {
+            Ok(Some(recalled)) => {
+                let mut attribution = recalled.attribution;
+                let event = takeover::record(&attribution, &tables)?;
+                attribution.enter_now(0, event);
+                (attribution, recalled.generation + 1)
+            }
+            Ok(None) => {
+                rings.payload.skip_all();
+                rings.lifecycle.skip_all();
+                (fresh(), 1)
+            }
+            Err(lost) => {
+                rings.payload.skip_all();
+                rings.lifecycle.skip_all();
+                let mut attribution = fresh();
+                tracing::error!(error = %lost, "what an earlier daemon knew is lost");
+                attribution.enter_now(0, state_lost(&lost));
+                journal::discard(&options.runtime_dir).map_err(call("remove a journal"))?;
+                (attribution, 1)
+            }
+        };
+        if let Some(recovery) = recovery {
+            let event = Recorded::TrailRecovered { segment: recovery.segment, bytes: recovery.bytes };
+            attribution.enter_now(0, event);
+        }
+        attribution.enter_now(
+            0,
+            Recorded::DaemonStarted {
+                configuration: loaded.digest.clone(),
+                degraded: degraded.clone(),
+                kernel: kernel_release,
+            },
+        );
+        for session in sweep(&hierarchy, parent, &attribution) {
+            report_abandoned(&mut attribution, trail.directory(), &session);
+        }
+        takeover::put_in_force(&mut attribution, &loaded, &mut tables)?;
+        // The first record: a trail that cannot be written is found out before anything is promised.
+        for entry in attribution.take_entries() {
+            trail.append(&entry)?;
+        }
+        trail.flush(LAST_RECORDS)?;
+        object.attach_tracepoints()?;
+        let attachment = object.attach(parent, &pins)?;
+        takeover::attach_sessions(&mut attribution, &mut object, &pins);
+        if let Err(error) = object.remove_other_versions(RINGS) {
+            tracing::warn!(%error, "what daemons of other versions pinned stays");
+        }
+        let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
+        let mut parts = Parts {
+            configuration: options.config.clone(),
+            settings: loaded.settings,
+            hierarchy,
+            parent: parent.clone(),
+            attachment,
+            object,
+            tables,
+            rings,
+            sizes: RINGS,
+            attribution,
+            journal: None,
+            runtime_dir: options.runtime_dir.clone(),
+            pins,
+            trail,
+            commands,
+            degraded,
+            handed_over: false,
+        };
+        parts.begin_journal(identity, generation);
+        Ok((parts, commander))
     }
-    let parts = Parts {
-        configuration: options.config.clone(),
-        settings: loaded.settings,
-        hierarchy,
-        parent,
-        attachment,
-        object,
-        tables,
-        rings: Rings::new(payload, lifecycle).map_err(call("map the rings"))?,
-        sizes: RINGS,
-        attribution,
-        trail,
-        commands,
-        degraded,
-    };
-    serve(parts, &pins, listener, commander, trail_dir)
+}
+
+/// The record of what cannot be known.
+fn state_lost(lost: &StateLost) -> Recorded {
+    Recorded::Finding {
+        kind: "state-lost",
+        message: format!(
+            "what the daemon before this one knew is lost ({lost}): its sessions are not taken over, and what agents did after \
+             its last record is not in the trail"
+        ),
+        connection: None,
+    }
 }
 
 /// From READY to the end.
 fn serve(
-    mut parts: Parts,
-    pins: &Path,
+    (parts, commander): (Parts, Commander),
     listener: Listener,
-    commander: Commander,
     trail_dir: PathBuf,
 ) -> Result<(), StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(call("start the API's runtime"))?;
-    // The first record: a trail that cannot be written is found out before anything is promised.
-    for entry in parts.attribution.take_entries() {
-        parts.trail.append(&entry)?;
-    }
-    parts.trail.flush(LAST_RECORDS)?;
-    parts.attachment = hold(parts.attachment, parts.settings.daemon.fail_mode, pins)?;
     let (ended, pipeline_ended) = oneshot::channel();
     let pipeline = thread::Builder::new()
         .name("pipeline".to_owned())
@@ -269,33 +359,20 @@ fn serve(
     let _ = runtime.block_on(commander.ask(Command::Stop));
     let outcome = pipeline.join().map_err(|_| StartError::Panicked)?;
     let parts = outcome?;
-    leave(parts, pins)?;
+    leave(parts)?;
     result
 }
 
-/// With `fail_mode = "closed"`, makes the programs outlive the daemon. What an earlier daemon left in force is taken down.
-fn hold(attachment: Attachment, fail_mode: FailMode, pins: &Path) -> Result<Attachment, StartError> {
-    match fail_mode {
-        FailMode::Closed => {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(pins).map_err(call(format!(
-                "make {}; name a directory on a bpffs with --pin-dir",
-                pins.display()
-            )))?;
-            Ok(attachment.pin(pins)?)
-        }
-        FailMode::Open => {
-            object::remove_pins(pins).map_err(call(format!(
-                "take down the programs of an earlier daemon in {}",
-                pins.display()
-            )))?;
-            Ok(attachment)
-        }
+/// Takes everything down, except what the next daemon goes on with, and where agents still live and `fail_mode = "closed"` wants
+/// them held.
+fn leave(parts: Parts) -> Result<(), StartError> {
+    let Parts { parent, attachment, object, trail, settings, journal, pins, handed_over, .. } = parts;
+    if handed_over {
+        return Ok(trail.close()?);
     }
-}
-
-/// Takes everything down, except where agents still live and `fail_mode = "closed"` wants them held.
-fn leave(parts: Parts, pins: &Path) -> Result<(), StartError> {
-    let Parts { parent, attachment, object, trail, settings, .. } = parts;
+    if let Some(journal) = journal {
+        journal.remove().map_err(call("remove the journal"))?;
+    }
     let inhabited = parent.populated().unwrap_or(false);
     if inhabited && settings.daemon.fail_mode == FailMode::Closed {
         tracing::warn!(
@@ -305,6 +382,7 @@ fn leave(parts: Parts, pins: &Path) -> Result<(), StartError> {
         drop(attachment);
     } else {
         attachment.detach().map_err(call("take down the kernel programs"))?;
+        object::remove_pins(&pins).map_err(call("take down the kernel's tables"))?;
         remove_if_empty(&parent);
         if let Some(directory) = pins.parent() {
             // Another daemon's pins may be in it.
@@ -380,11 +458,14 @@ fn parent_name(runtime_dir: &Path) -> PathBuf {
 
 /// Removes what sessions of an earlier daemon left, where nobody lives in it any more. Answers the ids of these sessions: that
 /// daemon did not end them.
-fn sweep(hierarchy: &Hierarchy, parent: &Cgroup) -> Vec<String> {
+fn sweep(hierarchy: &Hierarchy, parent: &Cgroup, attribution: &Attribution) -> Vec<String> {
     let Ok(entries) = fs::read_dir(parent.path()) else { return Vec::new() };
     let mut abandoned = Vec::new();
     for entry in entries.flatten() {
         let Ok(cgroup) = hierarchy.existing(&entry.path()) else { continue };
+        if attribution.sessions.iter().any(|session| session.cgroup == cgroup) {
+            continue;
+        }
         abandoned.push(entry.file_name().to_string_lossy().into_owned());
         match cgroup.populated() {
             Ok(true) => tracing::warn!(

@@ -6,7 +6,7 @@
 
 pub mod sockets;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -67,12 +67,49 @@ pub struct Processes {
     /// Parents of tasks that were forked and have not executed anything. Threads stand here too.
     parents: HashMap<u32, u32>,
     users: Users,
+    /// What procfs said since it was last asked for.
+    looked: Vec<Process>,
+    /// What procfs said when what is happening now happened for the first time, in order.
+    said: VecDeque<Process>,
 }
 
 impl Processes {
     /// An empty table. `procfs`: where proc(5) is mounted; `passwd`: the user database.
     pub fn new(procfs: PathBuf, passwd: PathBuf) -> Self {
-        Self { procfs, known: HashMap::new(), parents: HashMap::new(), users: Users::new(passwd) }
+        Self {
+            procfs,
+            known: HashMap::new(),
+            parents: HashMap::new(),
+            users: Users::new(passwd),
+            looked: Vec::new(),
+            said: VecDeque::new(),
+        }
+    }
+
+    /// What is known, for [`Self::restore`].
+    pub fn known(&self) -> (&HashMap<u32, Arc<Process>>, &HashMap<u32, u32>) {
+        (&self.known, &self.parents)
+    }
+
+    /// Goes on with what an earlier daemon knew.
+    pub fn restore(&mut self, known: HashMap<u32, Arc<Process>>, parents: HashMap<u32, u32>) {
+        (self.known, self.parents) = (known, parents);
+    }
+
+    /// What procfs said since this was last called.
+    pub fn take_looked(&mut self) -> std::vec::Drain<'_, Process> {
+        self.looked.drain(..)
+    }
+
+    /// What procfs said when that which comes next happened for the first time.
+    pub fn tell(&mut self, said: Process) {
+        self.said.push_back(said);
+    }
+
+    /// Nothing more happens for a second time.
+    pub fn forget_told(&mut self) {
+        self.said.clear();
+        self.looked.clear();
     }
 
     /// A process has executed a program.
@@ -138,6 +175,17 @@ impl Processes {
     }
 
     fn look(&mut self, task: &Task) -> Process {
+        if self.said.front().is_some_and(|said| said.pid == task.pid)
+            && let Some(said) = self.said.pop_front()
+        {
+            return said;
+        }
+        let process = self.ask_procfs(task);
+        self.looked.push(process.clone());
+        process
+    }
+
+    fn ask_procfs(&mut self, task: &Task) -> Process {
         let directory = self.procfs.join(task.pid.to_string());
         let command_line = fs::File::open(directory.join("cmdline")).ok().and_then(|file| {
             let mut bytes = Vec::new();

@@ -50,7 +50,9 @@ impl Protocol {
     /// A state machine as [`Dissector::save`] wrote it.
     fn restore(self, state: &[u8]) -> Result<Box<dyn Dissector>, postcard::Error> {
         match self {
-            Self::Postgres => Ok(Box::new(shared::scope(|| postcard::from_bytes::<postgres::Postgres>(state))?)),
+            Self::Postgres => {
+                Ok(Box::new(shared::scope(|| postcard::from_bytes::<postgres::Postgres>(state))?))
+            }
         }
     }
 }

@@ -295,6 +295,15 @@ pub enum Event {
     },
     /// The daemon stopped in good order.
     DaemonStopped,
+    /// The daemon goes on where an earlier one was: with its sessions, its connections, and what waited in the kernel.
+    DaemonTookOver {
+        /// Time without a daemon in milliseconds, from the last sign of life of the earlier one.
+        without_ms: u64,
+        /// Sessions that go on.
+        sessions: u64,
+        /// Connections that go on.
+        connections: u64,
+    },
     /// Another configuration is in force.
     DaemonReloaded {
         /// SHA-256 of the configuration file's bytes in hexadecimal.

@@ -70,7 +70,7 @@ impl Session {
 }
 
 /// All sessions of a daemon's life.
-#[derive(Default)]
+#[derive(Default, serde::Serialize, serde::Deserialize)]
 pub struct Sessions {
     open: BTreeMap<u64, Session>,
     ended: VecDeque<(u64, SessionState)>,
@@ -129,6 +129,11 @@ impl Sessions {
             self.ended.pop_front();
         }
         self.ended.push_back((number, state));
+    }
+
+    /// How a session ended, if that is remembered.
+    pub fn ended(&self, number: u64) -> Option<SessionState> {
+        self.ended.iter().rev().find(|(ended, _)| *ended == number).map(|(_, state)| state.clone())
     }
 
     /// Ended and open ones, by their beginning.

@@ -3,6 +3,7 @@
 //! A source gives events in the order in which they happened, as far as that can be known. It lends them for the length of
 //! one call and keeps nothing.
 
+pub mod reader;
 pub mod ring;
 
 use auditor_common::event::{

@@ -8,8 +8,8 @@
 //! speak in the clear hide from whoever stops reading there. A hello that is TLS and does not parse, or is too long, says
 //! nothing. Not told apart: a HelloRetryRequest, which names the same version and cipher as the ServerHello that follows.
 
-use crate::protocol::Side;
 use crate::interned::Name;
+use crate::protocol::Side;
 use crate::record::Tls;
 
 /// Longer hellos are stepped over. Post-quantum key shares make for about 2 KiB.

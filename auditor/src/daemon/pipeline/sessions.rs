@@ -1,13 +1,14 @@
 //! Sessions as the pipeline opens and ends them: the cgroup, the kernel's tables, the programs, the record; in the order in
 //! which each step can be taken back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Parts, Pipeline, failed};
 use crate::clock::Clock;
 use crate::daemon::command::{CommandError, OpenSession, SessionState, Target};
+use crate::daemon::journal::Item;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
 use crate::process::sockets;
@@ -46,7 +47,7 @@ impl Pipeline {
         let (cgroup, owns_cgroup) = match &request.target {
             Target::Process(pid) => {
                 let before = self.origin(*pid)?;
-                self.parts.attribution.forget_process(*pid);
+                self.parts.record(Item::Forgotten(*pid));
                 // A command that was started for the session has nothing to go back to.
                 origin = request.command.is_none().then_some(before);
                 let name = Path::new(self.parts.parent.name().trim_start_matches('/')).join(&id);
@@ -82,7 +83,7 @@ impl Pipeline {
             cgroup: cgroup.clone(),
             owns_cgroup,
             origin,
-            attachment,
+            attachment: None,
             totals: record::SessionTotals::default(),
             open_connections: 0,
             bytes_moved: 0,
@@ -94,13 +95,16 @@ impl Pipeline {
             folded_refusals: 0,
         };
         let state = opened.state(None);
-        self.parts.attribution.sessions.insert(opened);
+        self.parts.record(Item::Opened(Box::new(opened)));
+        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
+            session.attachment = attachment;
+        }
         let event = Recorded::SessionOpened {
             by: request.caller,
             cgroup: cgroup.name().to_owned(),
             command: request.command,
         };
-        self.parts.attribution.enter_now(number, event);
+        self.parts.enter_now(number, event);
         if let Target::Process(pid) = request.target {
             self.tell_of_older_sockets(number, pid);
         }
@@ -123,11 +127,9 @@ impl Pipeline {
                 socket.transport, socket.local, socket.remote
             );
             let finding = Recorded::Finding { kind: "older-socket", message, connection: None };
-            self.parts.attribution.enter_now(number, finding);
+            self.parts.enter_now(number, finding);
         }
-        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
-            session.totals.violations += open.len() as u64;
-        }
+        self.parts.record(Item::Violations(number, open.len() as u64));
     }
 
     /// Where a process lives. One that belongs to a session does not become another one's: its history would have two
@@ -193,7 +195,10 @@ impl Pipeline {
                 cgroup.admit(*pid).map_err(failed)?;
                 Ok(None)
             }
-            Target::Cgroup(_) => Ok(Some(self.parts.object.attach(cgroup).map_err(failed)?)),
+            Target::Cgroup(_) => {
+                let pins = session_pins(&self.parts.pins, number);
+                Ok(Some(self.parts.object.attach(cgroup, &pins).map_err(failed)?))
+            }
         }
     }
 
@@ -220,27 +225,27 @@ impl Pipeline {
         if self.trail_takes() {
             self.drain().map_err(failed)?;
         }
-        let now = Clock::now();
-        self.parts.attribution.finish_session(Some(number), now);
-        let Some(session) = self.parts.attribution.sessions.remove(number) else {
+        let Some(session) = self.parts.attribution.sessions.get_mut(number) else {
             return Err(CommandError::NotFound("the session has ended already".to_owned()));
         };
-        let totals = session.totals;
-        let duration_us = u64::try_from(now.since(session.opened).as_micros()).unwrap_or(u64::MAX);
-        let state = session.state(Some(Clock::now_utc()));
-        self.parts.attribution.sessions.remember(number, state.clone());
-        self.parts.attribution.enter_now(number, Recorded::SessionEnded { reason, totals, duration_us });
-        if let Some(attachment) = session.attachment
+        let (attachment, origin, owns_cgroup) =
+            (session.attachment.take(), session.origin.take(), session.owns_cgroup);
+        let (at, utc) = (Clock::now(), Clock::now_utc());
+        self.parts.record(Item::Ended { number, at, utc, reason });
+        let Some(state) = self.parts.attribution.sessions.ended(number) else {
+            return Err(CommandError::NotFound("the session has ended already".to_owned()));
+        };
+        if let Some(attachment) = attachment
             && let Err(error) = attachment.detach()
         {
             tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
         }
         if reason == "untag"
-            && let Some(origin) = session.origin
+            && let Some(origin) = origin
         {
             release(&cgroup, &origin);
         }
-        remove(&cgroup, session.owns_cgroup);
+        remove(&cgroup, owns_cgroup);
         Ok(state)
     }
 
@@ -248,25 +253,15 @@ impl Pipeline {
     pub(super) fn count_folded_refusals(&mut self) {
         let Parts { tables, attribution, .. } = &mut self.parts;
         let mut folded = Vec::new();
-        for session in attribution.sessions.iter_mut() {
+        for session in attribution.sessions.iter() {
             match tables.folded_refusals(session.number) {
-                Ok(count) if count > session.folded_refusals => {
-                    let more = count - session.folded_refusals;
-                    session.folded_refusals = count;
-                    session.totals.violations += more;
-                    folded.push((session.number, more));
-                }
+                Ok(count) if count > session.folded_refusals => folded.push((session.number, count)),
                 Ok(_) => {}
                 Err(error) => tracing::error!(%error, "count refusals"),
             }
         }
-        for (number, more) in folded {
-            let finding = Recorded::Finding {
-                kind: "refusals-folded",
-                message: format!("{more} further attempts were refused, too many to be recorded one by one"),
-                connection: None,
-            };
-            attribution.enter_now(number, finding);
+        for (number, count) in folded {
+            self.parts.record(Item::Folded(number, count, Clock::now()));
         }
     }
 
@@ -306,6 +301,11 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Where the links of a session's own programs are pinned.
+pub(in crate::daemon) fn session_pins(pins: &Path, number: u64) -> PathBuf {
+    pins.join(format!("session-{}", session::id(number)))
 }
 
 /// Removes a session's cgroup, if it was made for it. The kernel refuses while processes live in it.
