@@ -21,8 +21,12 @@ pub struct Control {
     /// Until when the daemon is known to be at work, CLOCK_BOOTTIME in nanoseconds. Later, nothing leaves: there is nobody to
     /// write it down.
     pub lease: u64,
+    /// 1: what agents do goes on after the lease, under the same verdicts; what does not fit into the rings then is lost, and counted.
+    pub fail_open: u32,
+    /// Padding.
+    pub _padding: u32,
 }
-crate::assert_layout!(Control, size = 32, align = 8);
+crate::assert_layout!(Control, size = 40, align = 8);
 
 /// A session as the kernel knows it, keyed by the id of its cgroup.
 #[repr(C)]

@@ -90,7 +90,8 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
         return false;
     }
-    if emit::now() > control.lease {
+    let alone = emit::now() > control.lease;
+    if alone && control.fail_open == 0 {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_LEASE));
         return false;
     }
@@ -108,7 +109,7 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         return true;
     }
     // What is allowed without a record would be a connection that nobody knows of.
-    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS;
+    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS && !alone;
     if must_be_recorded && !emit::has_room(SITE_VERDICT, control) {
         return false;
     }

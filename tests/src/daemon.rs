@@ -41,6 +41,8 @@ pub struct Home {
     pub runtime: PathBuf,
     /// `--pin-dir`
     pub pins: PathBuf,
+    /// `--replace`
+    pub replace: bool,
     program: PathBuf,
 }
 
@@ -57,6 +59,7 @@ impl Home {
             state: folder.path().join("state"),
             runtime: folder.path().join("run"),
             pins: PathBuf::from(format!("/sys/fs/bpf/auditor-test-{}-{number}", std::process::id())),
+            replace: false,
             folder,
             program,
         };
@@ -100,6 +103,9 @@ impl Home {
         command.arg("daemon").arg("--config").arg(self.configuration());
         command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
         command.arg("--pin-dir").arg(&self.pins).env_remove("NOTIFY_SOCKET");
+        if self.replace {
+            command.arg("--replace");
+        }
         command
     }
 
@@ -179,6 +185,14 @@ impl Daemon {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// It has not within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        self.child.wait(limit)
     }
 
     /// Where it keeps its things.

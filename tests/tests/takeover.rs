@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use auditor_tests::agent::Agent;
 use auditor_tests::child::Child;
 use auditor_tests::daemon::{Daemon, Home};
 use auditor_tests::postgres::{Options, Postgres};
@@ -103,8 +104,22 @@ impl Scene {
         let workers = ["simple", "prepared"].map(|mode| {
             let port = postgres.port().to_string();
             let mut words = vec![postgres.program("pgbench").into_os_string()];
-            let arguments =
-                ["-n", "-c", "4", "-M", mode, "-R", RATE, "-T", &seconds, "-h", "127.0.0.1", "-p", &port, "-f"];
+            let arguments = [
+                "-n",
+                "-c",
+                "4",
+                "-M",
+                mode,
+                "-R",
+                RATE,
+                "-T",
+                &seconds,
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &port,
+                "-f",
+            ];
             words.extend(arguments.map(OsString::from));
             words.push(script.clone().into());
             words.extend(["-U", "postgres", "postgres"].map(OsString::from));
@@ -157,6 +172,15 @@ impl Scene {
         self.ended.push(daemon);
     }
 
+    /// Another daemon at the same places, while this one runs.
+    fn replace(&mut self) {
+        let before = self.daemon.take().unwrap();
+        let mut next = next_home(before.home());
+        next.replace = true;
+        self.ended.push(before);
+        self.daemon = Some(Daemon::start_in(next).unwrap());
+    }
+
     /// Another daemon at the same places.
     fn restart(&mut self) {
         let next = next_home(self.ended.last().unwrap().home());
@@ -177,7 +201,8 @@ impl Scene {
         let mut probed = String::new();
         std::io::Read::read_to_string(&mut out, &mut probed).unwrap();
         eprintln!("probe: {}", probed.trim());
-        let attempts = probed.trim().strip_prefix("EPERM=").unwrap_or_else(|| panic!("not only EPERM: {probed}"));
+        let attempts =
+            probed.trim().strip_prefix("EPERM=").unwrap_or_else(|| panic!("not only EPERM: {probed}"));
         assert!(attempts.parse::<u64>().unwrap() > 100, "{probed}");
         assert!(self.forbidden.accept().is_err(), "somebody got through");
 
@@ -195,7 +220,10 @@ impl Scene {
             assert_eq!(of_kind.count(), 3, "{kind}");
         }
         let findings: Vec<&str> = findings(&records);
-        assert!(!findings.contains(&"state-lost") && !findings.contains(&"session-abandoned"), "{findings:?}");
+        assert!(
+            !findings.contains(&"state-lost") && !findings.contains(&"session-abandoned"),
+            "{findings:?}"
+        );
         let (pins, runtime) = (daemon.home().pins.clone(), daemon.home().runtime.clone());
         let stopped = daemon.stop().unwrap();
         assert!(!pins.exists(), "pins are left");
@@ -271,4 +299,203 @@ fn a_daemon_that_is_killed_under_load_loses_nothing() {
         .count();
     assert_eq!(takeovers as u64, kills);
     scene.judge();
+}
+
+#[test]
+fn a_daemon_that_is_replaced_under_load_loses_nothing() {
+    let mut chance = Chance::new();
+    let mut scene = Scene::new("closed", 25);
+    let sessions = scene.sessions();
+    for _ in 0..3 {
+        thread::sleep(Duration::from_millis(500 + chance.below(700)));
+        scene.replace();
+        eprintln!("ready after {:?}", scene.daemon().ready_after());
+        assert_eq!(scene.sessions(), sessions, "the same sessions live on");
+        let before = scene.ended.last_mut().unwrap();
+        assert!(before.wait(LIMIT).unwrap().success(), "{}", before.said());
+    }
+    scene.judge();
+}
+
+/// Somebody who listens and hears.
+fn listen() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+fn waiting(listener: &TcpListener) -> usize {
+    std::iter::from_fn(|| listener.accept().ok()).count()
+}
+
+fn kill_and_wait(daemon: &Daemon) {
+    kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGKILL).unwrap();
+    let stat = format!("/proc/{}/stat", daemon.id());
+    while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The trail, once it has a finding of this kind.
+fn records_with_finding(daemon: &Daemon, kind: &str) -> Vec<Value> {
+    let start = Instant::now();
+    loop {
+        let records = daemon.records().unwrap();
+        if findings(&records).contains(&kind) {
+            return records;
+        }
+        assert!(start.elapsed() < LIMIT, "no finding {kind}: {}", daemon.said());
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What happens to the journal of a daemon that was killed, and what the next one makes of it.
+fn damaged(damage: impl Fn(&Path)) {
+    require_root().unwrap();
+    let (allowed, port) = listen();
+    let first = Daemon::start(&configuration(port, "closed")).unwrap();
+    let mut agent = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
+    let attempt = format!("attempt 127.0.0.1 {port}");
+    for _ in 0..20 {
+        assert_eq!(agent.tell(&attempt).unwrap(), "ok");
+    }
+    assert_eq!(waiting(&allowed), 20);
+    // What was said is off the rings.
+    first.ask(&["log", "--json"]).unwrap();
+    kill_and_wait(&first);
+    damage(journals(&first.home().runtime).last().unwrap());
+    let second = Daemon::start_in(next_home(first.home())).unwrap();
+    let records = records_with_finding(&second, "session-abandoned");
+    assert!(findings(&records).contains(&"state-lost"), "{:?}", findings(&records));
+    assert_eq!(agent.tell(&attempt).unwrap(), "EPERM", "nobody knows whose it is");
+    assert_eq!(waiting(&allowed), 0);
+    let mut next = Agent::run(second.home(), AGENT, UNPRIVILEGED).unwrap();
+    assert_eq!(next.tell(&attempt).unwrap(), "ok");
+    assert_eq!(waiting(&allowed), 1);
+    // It is lost once: the daemon after this one takes over again.
+    kill_and_wait(&second);
+    let third = Daemon::start_in(next_home(second.home())).unwrap();
+    assert_eq!(next.tell(&attempt).unwrap(), "ok");
+    let records = third.records().unwrap();
+    assert_eq!(findings(&records).iter().filter(|kind| **kind == "state-lost").count(), 1);
+    agent.end().unwrap();
+    next.end().unwrap();
+    third.settle().unwrap();
+    let pins = third.home().pins.clone();
+    third.stop().unwrap();
+    assert!(!pins.exists(), "pins are left");
+}
+
+#[test]
+fn a_journal_whose_bytes_are_wrong_is_not_believed() {
+    damaged(|journal| {
+        let mut bytes = fs::read(journal).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(journal, bytes).unwrap();
+    });
+}
+
+#[test]
+fn a_journal_that_is_cut_is_not_believed() {
+    damaged(|journal| {
+        let length = fs::metadata(journal).unwrap().len();
+        fs::OpenOptions::new().write(true).open(journal).unwrap().set_len(length - 1).unwrap();
+    });
+}
+
+#[test]
+fn a_daemon_that_fails_open_lets_go_on_what_its_rules_allow() {
+    require_root().unwrap();
+    let ((allowed, port), (denied, denied_port)) = (listen(), listen());
+    let first = Daemon::start(&configuration(port, "open")).unwrap();
+    let mut agent = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
+    let attempt = |port: u16| format!("attempt 127.0.0.1 {port}");
+    assert_eq!(agent.tell(&attempt(port)).unwrap(), "ok");
+    kill_and_wait(&first);
+    // Behind the end of the lease.
+    thread::sleep(Duration::from_millis(2500));
+    for _ in 0..5 {
+        assert_eq!(agent.tell(&attempt(port)).unwrap(), "ok");
+        assert_eq!(agent.tell(&attempt(denied_port)).unwrap(), "EPERM");
+    }
+    let second = Daemon::start_in(next_home(first.home())).unwrap();
+    agent.end().unwrap();
+    second.settle().unwrap();
+    let records = second.records().unwrap();
+    let count =
+        |kind: &str| records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == kind).count();
+    // It waited in the rings.
+    assert_eq!((count("connection-opened"), count("connection-refused")), (6, 5));
+    assert_eq!((count("session-opened"), count("session-ended")), (1, 1));
+    let took_over = records.iter().find(|record| record["unmapped"]["auditor"]["kind"] == "daemon-took-over");
+    let without = took_over.unwrap()["unmapped"]["auditor"]["daemon"]["without_ms"].as_u64().unwrap();
+    assert!((2300..20_000).contains(&without), "{without} ms");
+    assert_eq!((waiting(&allowed), waiting(&denied)), (6, 0));
+    let pins = second.home().pins.clone();
+    second.stop().unwrap();
+    assert!(!pins.exists(), "pins are left");
+}
+
+#[test]
+fn a_session_that_ended_while_there_was_no_daemon_is_ended_by_the_next() {
+    require_root().unwrap();
+    let (allowed, port) = listen();
+    let first = Daemon::start(&configuration(port, "closed")).unwrap();
+    let mut agent = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
+    assert_eq!(agent.tell(&format!("connect live 127.0.0.1 {port}")).unwrap(), "ok");
+    kill_and_wait(&first);
+    agent.end().unwrap();
+    let second = Daemon::start_in(next_home(first.home())).unwrap();
+    second.settle().unwrap();
+    let records = second.records().unwrap();
+    for kind in ["session-opened", "session-ended", "connection-opened", "connection-closed"] {
+        let of_kind = records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == kind);
+        assert_eq!(of_kind.count(), 1, "{kind}");
+    }
+    assert_eq!(waiting(&allowed), 1);
+    second.stop().unwrap();
+}
+
+/// What a daemon holds of the kernel: descriptors, memory of its maps in bytes, cgroups, pins; and its own memory in KiB.
+fn held(daemon: &Daemon) -> ((usize, u64, usize, usize), u64) {
+    let process = PathBuf::from(format!("/proc/{}", daemon.id()));
+    let count = |path: &Path| fs::read_dir(path).unwrap().count();
+    let maps = fs::read_dir(process.join("fdinfo"))
+        .unwrap()
+        .filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok())
+        .filter_map(|text| text.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse().ok()))
+        .sum::<u64>();
+    let cgroups = count(&daemon.home().cgroup().unwrap());
+    let pins = count(&fs::read_dir(&daemon.home().pins).unwrap().next().unwrap().unwrap().path());
+    let status = fs::read_to_string(process.join("status")).unwrap();
+    let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let memory = memory.trim().trim_end_matches("kB").trim().parse().unwrap();
+    ((count(&process.join("fd")), maps, cgroups, pins), memory)
+}
+
+#[test]
+fn sessions_that_have_ended_leave_nothing_in_the_kernel() {
+    require_root().unwrap();
+    let sessions = std::env::var("AUDITOR_TEST_SESSIONS").map_or(300, |sessions| sessions.parse().unwrap());
+    let (_allowed, port) = listen();
+    let daemon = Daemon::start(&configuration(port, "closed")).unwrap();
+    let some = |count: u32| {
+        for _ in 0..count {
+            assert!(daemon.run(AGENT, UNPRIVILEGED, &["/bin/true"]).unwrap().status.success());
+        }
+        daemon.settle().unwrap();
+    };
+    // What is made once is made by then.
+    some(20);
+    let (before, memory_before) = held(&daemon);
+    some(sessions);
+    let (after, memory_after) = held(&daemon);
+    assert_eq!(before, after, "descriptors, maps, cgroups, pins");
+    // The ended sessions that can still be listed, at most 1,024, are what it may keep.
+    let grown = memory_after.saturating_sub(memory_before);
+    eprintln!("{sessions} sessions: {grown} KiB more");
+    assert!(grown < 16 << 10, "{grown} KiB more");
+    daemon.stop().unwrap();
 }

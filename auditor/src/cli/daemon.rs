@@ -13,7 +13,15 @@ use super::failure::{complain, complain_of_place};
 /// Filter of the log, in the syntax of tracing-subscriber's `EnvFilter`.
 const FILTER_VARIABLE: &str = "AUDITOR_LOG";
 
-pub(crate) fn execute(places: Places) -> ExitCode {
+/// Arguments of `auditor daemon`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Daemon {
+    /// Take over from the daemon that runs in the same runtime directory, if one does: nothing is lost in between
+    #[arg(long)]
+    replace: bool,
+}
+
+pub(crate) fn execute(daemon: &Daemon, places: Places) -> ExitCode {
     start_log();
     let options = Options {
         config: places.config,
@@ -21,6 +29,7 @@ pub(crate) fn execute(places: Places) -> ExitCode {
         runtime_dir: places.runtime_dir,
         pin_dir: places.pin_dir,
         cgroup_root: places.cgroup_root,
+        replace: daemon.replace,
     };
     match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,

@@ -90,7 +90,7 @@ impl Places {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch and decide, in the foreground
-    Daemon,
+    Daemon(daemon::Daemon),
     /// Open a session and run a command in it
     Run(run::Run),
     /// Open a session for something that is running already
@@ -128,7 +128,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return failure::of_usage(&error),
     };
     let done = match command {
-        Command::Daemon => return daemon::execute(places),
+        Command::Daemon(daemon) => return daemon::execute(&daemon, places),
         // Its exit status is the command's own.
         Command::Run(run) => return run.execute(&places),
         Command::Tag(tag) => tag.execute(&places),

@@ -37,7 +37,8 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 pub enum FailMode {
     /// Nothing: the kernel programs stay, and hold what agents send.
     Closed,
-    /// Everything: the kernel programs go with the daemon.
+    /// What their rules allow: verdicts stay in force, nobody has to be there to write it down, and what does not fit into the
+    /// kernel's rings until the next daemon reads them is lost. Where the daemon is stopped in good order, everything.
     Open,
 }
 

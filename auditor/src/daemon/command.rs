@@ -121,6 +121,8 @@ pub enum Command {
     Reload(Reply<()>),
     /// Write down a use of the API.
     Access(crate::record::Entry),
+    /// Write down everything for the next daemon, and end.
+    HandOver(Reply<()>),
     /// Stop in good order.
     Stop(Reply<()>),
 }

@@ -26,6 +26,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::api::SOCKET_NAME;
+use crate::api::client::{Client, ClientError};
 use crate::api::server::{ApiOptions, BindError, Listener};
 use crate::capabilities;
 use crate::capabilities::number::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE};
@@ -54,6 +56,8 @@ const RINGS: RingSizes = RingSizes { payload: 8 << 20, lifecycle: 1 << 20 };
 /// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
 /// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
 const KEPT: [u32; 5] = [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF];
+/// Time between two looks at whether the daemon that is replaced has ended.
+const HANDING_OVER: Duration = Duration::from_millis(2);
 /// How long the last records may take to reach the disk when the daemon stops.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
 
@@ -70,6 +74,8 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// cgroup2 mount; found where `None`.
     pub cgroup_root: Option<PathBuf>,
+    /// Take over from a daemon that runs in the runtime directory.
+    pub replace: bool,
 }
 
 /// Why the daemon did not start, or did not go on. Each message is one sentence that says what to do.
@@ -114,6 +120,9 @@ pub enum StartError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// The daemon that is to be replaced goes on.
+    #[error("the running daemon does not hand over: {0}")]
+    HandOver(String),
     /// The pipeline stopped on its own.
     #[error(
         "the pipeline stopped: {0}; what agents do is refused or waits in the kernel until the daemon runs again"
@@ -138,6 +147,7 @@ impl StartError {
             | Self::Configuration(_)
             | Self::Socket(_)
             | Self::Trail(_)
+            | Self::HandOver(_)
             | Self::Cgroup(_)
             | Self::Call { .. } => 2,
         }
@@ -162,7 +172,16 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tracing::warn!("{}", warning.render(&options.config));
     }
     let hierarchy = hierarchy(options.cgroup_root.as_deref())?;
-    let listener = Listener::bind(&options.runtime_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(call("start the API's runtime"))?;
+    let replaced = options.replace && runtime.block_on(ask_to_hand_over(&options.runtime_dir))?;
+    let listener = patiently(
+        replaced,
+        || Listener::bind(&options.runtime_dir),
+        |error| matches!(error, BindError::InUse { .. }),
+    )?;
     let parent_name = parent_name(&options.runtime_dir);
     // Two daemons may have been given the same directory for pins; each has its own in it.
     let pins = options.pin_dir.join(&parent_name);
@@ -178,10 +197,47 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let host = host::read(Path::new("/"));
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
-    let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
+    let (trail, recovery) = patiently(
+        replaced,
+        || Trail::open(&trail_dir, trail::Options::new(host.clone())),
+        |error| matches!(error, trail::Error::Locked { .. }),
+    )?;
     let start = Start { options, loaded, hierarchy, parent_name, pins, degraded, trail, recovery };
     let parts = start.parts(boot_id, kernel_release)?;
-    serve(parts, listener, trail_dir)
+    serve(runtime, parts, listener, trail_dir)
+}
+
+/// Has the daemon that runs in a runtime directory write down everything and end. `false`: none runs there.
+async fn ask_to_hand_over(runtime_dir: &Path) -> Result<bool, StartError> {
+    let refused = |error: ClientError| StartError::HandOver(error.to_string());
+    let mut client = match Client::connect(&runtime_dir.join(SOCKET_NAME)).await {
+        Ok(client) => client,
+        Err(ClientError::Unreachable { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+        {
+            return Ok(false);
+        }
+        Err(error) => return Err(refused(error)),
+    };
+    client.hand_over().await.map_err(refused)?;
+    Ok(true)
+}
+
+/// Tries again while the daemon that has handed over is about to end.
+fn patiently<T, E>(
+    replaced: bool,
+    mut step: impl FnMut() -> Result<T, E>,
+    is_busy: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let began = Clock::now();
+    loop {
+        match step() {
+            Err(error) if replaced && is_busy(&error) && Clock::now().since(began) < LAST_RECORDS => {
+                thread::sleep(HANDING_OVER);
+            }
+            result => return result,
+        }
+    }
 }
 
 /// What is there before the kernel side is touched.
@@ -323,14 +379,11 @@ fn state_lost(lost: &StateLost) -> Recorded {
 
 /// From READY to the end.
 fn serve(
+    runtime: tokio::runtime::Runtime,
     (parts, commander): (Parts, Commander),
     listener: Listener,
     trail_dir: PathBuf,
 ) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(call("start the API's runtime"))?;
     let (ended, pipeline_ended) = oneshot::channel();
     let pipeline = thread::Builder::new()
         .name("pipeline".to_owned())
@@ -419,14 +472,16 @@ fn ready() {
     // A closed standard output is no reason not to run.
     let _ = writeln!(out, "READY").and_then(|()| out.flush());
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    // The manager may have started another daemon, which this one has replaced.
+    let message = format!("READY=1\nMAINPID={}\n", std::process::id());
     let told = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
         match path.as_encoded_bytes().strip_prefix(b"@") {
             Some(name) => {
                 use std::os::linux::net::SocketAddrExt as _;
                 let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-                socket.send_to_addr(b"READY=1\n", &address)
+                socket.send_to_addr(message.as_bytes(), &address)
             }
-            None => socket.send_to(b"READY=1\n", &path),
+            None => socket.send_to(message.as_bytes(), &path),
         }
     });
     if let Err(error) = told {
@@ -540,7 +595,11 @@ fn degraded(fail_mode: FailMode) -> Vec<String> {
     match fail_mode {
         FailMode::Closed => sentences
             .push("a cgroup that was tagged is no longer held once the daemon has stopped".to_owned()),
-        FailMode::Open => sentences.push("nothing is held once the daemon has stopped".to_owned()),
+        FailMode::Open => sentences.push(
+            "what agents do while the daemon is down is recorded as far as the rings have room; nothing is held once it was \
+             stopped"
+                .to_owned(),
+        ),
     }
     sentences.extend(posture::examine(&posture::Host::default()).iter().filter_map(posture::Check::loss));
     sentences

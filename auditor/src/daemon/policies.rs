@@ -12,7 +12,7 @@ use auditor_common::control::{Control, OVERLOAD_BACKPRESSURE, OVERLOAD_RECORD_LO
 
 use super::journal::Configuration;
 use crate::clock::{Boottime, Clock};
-use crate::config::{self, Overload, Settings};
+use crate::config::{self, FailMode, Overload, Settings};
 use crate::kernel::object::RingSizes;
 use crate::kernel::tables::{CompiledRule, TableError, Tables};
 use crate::policy::{Action, Policy};
@@ -59,6 +59,8 @@ impl Policies {
                 payload_wake: u64::from(rings.payload / WAKE_SHARE),
                 lifecycle_wake: u64::from(rings.lifecycle / WAKE_SHARE),
                 lease: 0,
+                fail_open: 0,
+                _padding: 0,
             },
             configurations: Vec::new(),
         }
@@ -170,6 +172,7 @@ impl Policies {
             Overload::Backpressure => OVERLOAD_BACKPRESSURE,
             Overload::RecordLoss => OVERLOAD_RECORD_LOSS,
         };
+        self.control.fail_open = u32::from(settings.daemon.fail_mode == FailMode::Open);
         self.renew_lease(tables)
     }
 

@@ -3,6 +3,7 @@
 //! Agents notice a pause at most: what they sent while there was no daemon waits in the rings until they are full, and in the
 //! senders' kernels from the end of the lease on.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -81,8 +82,12 @@ pub(super) fn recall(
     let Some(found) = journal::find::<Saved>(directory, identity, last)? else { return Ok(None) };
     let (state, position, generation, files) = found.split();
     let mut told = Told { attribution, position, trail, last };
-    told.attribution.restore(state).map_err(StateLost::Damaged)?;
-    journal::replay(&files, &mut told, Told::step, Told::done)?;
+    // What made the earlier daemon panic must not do the same to every one after it. What was told is dropped then.
+    catch_unwind(AssertUnwindSafe(|| {
+        told.attribution.restore(state).map_err(StateLost::Damaged)?;
+        journal::replay(&files, &mut told, Told::step, Told::done)
+    }))
+    .map_err(|_| StateLost::Damaged("to tell it again ends in a panic".to_owned()))??;
     let (payload, lifecycle) = told.position.rings;
     if rings.payload.position() > payload || rings.lifecycle.position() > lifecycle {
         return Err(StateLost::BehindRings);

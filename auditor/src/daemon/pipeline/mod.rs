@@ -151,6 +151,18 @@ impl Pipeline {
             let more = !self.trail_takes() || self.drain()?;
             self.parts.commands.clear_wake();
             while let Some(command) = self.parts.commands.take() {
+                if let Command::HandOver(reply) = command {
+                    match self.parts.hand_over() {
+                        Ok(()) if self.parts.journal.is_some() => {
+                            self.parts.handed_over = true;
+                            answer(reply, Ok(()));
+                            return Ok(self.parts);
+                        }
+                        Ok(()) => answer(reply, Err(failed("its journal cannot be written; stop it first"))),
+                        Err(error) => answer(reply, Err(failed(error))),
+                    }
+                    continue;
+                }
                 if let Command::Stop(reply) = command {
                     self.stop()?;
                     // The asker may be gone; the daemon stops all the same.
@@ -299,7 +311,7 @@ impl Pipeline {
             }
             Command::Access(entry) => self.parts.record(Item::Made(entry)),
             // Handled by the loop.
-            Command::Stop(reply) => answer(reply, Ok(())),
+            Command::Stop(reply) | Command::HandOver(reply) => answer(reply, Ok(())),
         }
     }
 

@@ -1,11 +1,13 @@
 //! The order in which what is known, the journal, the trail and the rings move: see [`crate::daemon::journal`].
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use super::{Parts, PipelineError, write};
 use crate::clock::Clock;
 use crate::daemon::journal::{Identity, Item, Journal, Position};
 use crate::record::Event as Recorded;
+use crate::source::Event;
 
 /// How long a generation's end may wait for the disk when the daemon hands over.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -37,7 +39,7 @@ impl Parts {
     pub(super) fn next_event(&mut self) -> Result<bool, PipelineError> {
         let Self { rings, attribution, journal, .. } = self;
         let mut failed = None;
-        let given = rings.next(&mut |event, bytes| {
+        let mut take = |event: Event<'_>, bytes: &[u8]| {
             attribution.on(event);
             if let Some(journal) = journal {
                 journal.event(bytes);
@@ -49,16 +51,18 @@ impl Parts {
                     failed = Some(error);
                 }
             }
-        });
-        let given = match given {
-            Ok(given) => given,
-            Err(malformed) => {
-                // Else the next daemon would stop at the same record.
-                rings.payload.skip_all();
-                rings.lifecycle.skip_all();
-                rings.release();
-                return Err(malformed.into());
-            }
+        };
+        // What is thrown goes on being thrown; nothing is used afterwards but the rings' positions.
+        let given = catch_unwind(AssertUnwindSafe(|| rings.next(&mut take)));
+        let Ok(Ok(given)) = given else {
+            // Else the next daemon would end at the same record, and the one after it.
+            rings.payload.skip_all();
+            rings.lifecycle.skip_all();
+            rings.release();
+            return match given {
+                Ok(result) => Ok(result?),
+                Err(panic) => resume_unwind(panic),
+            };
         };
         if let Some(error) = failed {
             self.give_up_journal(&error);
