@@ -656,11 +656,6 @@ impl Attribution {
     pub(super) fn enter_now(&mut self, session: u64, event: Recorded) {
         self.enter(session, None, Clock::now(), event);
     }
-
-    /// Enters something that was made elsewhere.
-    pub(super) fn enter_made(&mut self, entry: Entry) {
-        self.entries.push(entry);
-    }
 }
 
 /// What a notice means to a reader of the trail.

@@ -187,6 +187,12 @@ impl Commands {
         self.receiver.try_recv().ok()
     }
 
+    /// Takes no more: whoever waits, or asks from here on, is told that the daemon is stopping.
+    pub fn close(&mut self) {
+        self.receiver.close();
+        while self.take().is_some() {}
+    }
+
     /// Becomes readable when a command waits.
     pub fn wake_descriptor(&self) -> impl AsFd + use<'_> {
         self.wake.as_ref()

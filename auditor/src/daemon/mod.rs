@@ -46,7 +46,7 @@ use crate::trail::{self, Trail};
 use attribution::Attribution;
 use aya::maps::MapData;
 use command::{Command, Commander};
-use journal::{Identity, StateLost};
+use journal::{Identity, Item, Journal, Position, StateLost};
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 
@@ -172,11 +172,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         tracing::warn!("{}", warning.render(&options.config));
     }
     let hierarchy = hierarchy(options.cgroup_root.as_deref())?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(call("start the API's runtime"))?;
-    let replaced = options.replace && runtime.block_on(ask_to_hand_over(&options.runtime_dir))?;
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().map_err(call("start the API's runtime"))
+    };
+    // In a runtime of its own: with that ends the connection, for whose end the other daemon waits.
+    let replaced = options.replace && runtime()?.block_on(ask_to_hand_over(&options.runtime_dir))?;
+    let runtime = runtime()?;
     let listener = patiently(
         replaced,
         || Listener::bind(&options.runtime_dir),
@@ -255,7 +257,7 @@ struct Start<'a> {
 impl Start<'_> {
     /// Takes over what an earlier daemon left, or begins anew.
     fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
-        let pins = self.pins.clone();
+        let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
         object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
         let Loaded { object, tables, payload, lifecycle, found } = Object::load(RINGS, &pins)?;
         let parent = self.hierarchy.make(&self.parent_name)?;
@@ -263,6 +265,7 @@ impl Start<'_> {
         if result.is_err() && !found {
             // Nobody was held by this before.
             let _ = object::remove_pins(&pins);
+            let _ = journal::discard(&runtime_dir);
             remove_if_empty(&parent);
         }
         result
@@ -291,12 +294,11 @@ impl Start<'_> {
             Attribution::new(boot_id.clone(), Clock::read(), Policies::new(RINGS), processes, limits)
         };
         let recalled = takeover::recall(&options.runtime_dir, &identity, fresh(), &trail, &mut rings);
+        let mut records = Vec::new();
         let (mut attribution, generation) = match recalled {
             Ok(Some(recalled)) => {
-                let mut attribution = recalled.attribution;
-                let event = takeover::record(&attribution, &tables)?;
-                attribution.enter_now(0, event);
-                (attribution, recalled.generation + 1)
+                records.push(takeover::record(&recalled.attribution, &tables)?);
+                (recalled.attribution, recalled.generation + 1)
             }
             Ok(None) => {
                 rings.payload.skip_all();
@@ -306,30 +308,55 @@ impl Start<'_> {
             Err(lost) => {
                 rings.payload.skip_all();
                 rings.lifecycle.skip_all();
-                let mut attribution = fresh();
                 tracing::error!(error = %lost, "what an earlier daemon knew is lost");
-                attribution.enter_now(0, state_lost(&lost));
+                records.push(state_lost(&lost));
                 journal::discard(&options.runtime_dir).map_err(call("remove a journal"))?;
-                (attribution, 1)
+                (fresh(), 1)
             }
         };
-        if let Some(recovery) = recovery {
-            let event = Recorded::TrailRecovered { segment: recovery.segment, bytes: recovery.bytes };
-            attribution.enter_now(0, event);
-        }
-        attribution.enter_now(
-            0,
-            Recorded::DaemonStarted {
-                configuration: loaded.digest.clone(),
-                degraded: degraded.clone(),
-                kernel: kernel_release,
-            },
+        records.extend(
+            recovery.map(|recovery| Recorded::TrailRecovered {
+                segment: recovery.segment,
+                bytes: recovery.bytes,
+            }),
         );
+        records.push(Recorded::DaemonStarted {
+            configuration: loaded.digest.clone(),
+            degraded: degraded.clone(),
+            kernel: kernel_release,
+        });
+        let mut items: Vec<Item> =
+            records.into_iter().map(|event| Item::Entered(0, Clock::now(), event)).collect();
         for session in sweep(&hierarchy, parent, &attribution) {
-            report_abandoned(&mut attribution, trail.directory(), &session);
+            items.push(Item::Made(abandoned(trail.directory(), &session)));
         }
-        takeover::put_in_force(&mut attribution, &loaded, &mut tables)?;
-        // The first record: a trail that cannot be written is found out before anything is promised.
+        // What was recalled is on the disk before a journal begins behind it, and everything from here on is in the journal.
+        trail.flush(LAST_RECORDS)?;
+        let position = Position {
+            rings: (rings.payload.position(), rings.lifecycle.position()),
+            sequence: trail.last(),
+        };
+        let begun =
+            Journal::begin(&options.runtime_dir, identity, generation, position, &attribution.saved());
+        let configuration = takeover::put_in_force(&mut attribution, &loaded, &mut tables)?;
+        let (mut journal, failed) = match begun {
+            Ok(journal) => (Some(journal), None),
+            Err(error) => (None, Some(error)),
+        };
+        if let Some(journal) = &mut journal {
+            let written = std::iter::once(&Item::Reloaded(configuration))
+                .chain(&items)
+                .try_for_each(|item| journal.item(item))
+                .and_then(|()| {
+                    let sequence = position.sequence + items.len() as u64;
+                    journal.commit(Position { sequence, ..position })
+                });
+            written.map_err(call("write the journal"))?;
+        }
+        for item in items {
+            attribution.apply(item).map_err(|error| call("begin the trail")(io::Error::other(error)))?;
+        }
+        // A trail that cannot be written is found out before anything is promised.
         for entry in attribution.take_entries() {
             trail.append(&entry)?;
         }
@@ -352,7 +379,7 @@ impl Start<'_> {
             rings,
             sizes: RINGS,
             attribution,
-            journal: None,
+            journal,
             runtime_dir: options.runtime_dir.clone(),
             pins,
             trail,
@@ -360,7 +387,9 @@ impl Start<'_> {
             degraded,
             handed_over: false,
         };
-        parts.begin_journal(identity, generation);
+        if let Some(error) = failed {
+            parts.give_up_journal(&error);
+        }
         Ok((parts, commander))
     }
 }
@@ -533,8 +562,8 @@ fn sweep(hierarchy: &Hierarchy, parent: &Cgroup, attribution: &Attribution) -> V
     abandoned
 }
 
-/// Records that a session's history has no end, with what the trail knows of the session.
-fn report_abandoned(attribution: &mut Attribution, trail: &Path, id: &str) {
+/// The record that a session's history has no end, with what the trail knows of the session.
+fn abandoned(trail: &Path, id: &str) -> Entry {
     let mut session = record::Session { id: id.to_owned(), ..record::Session::default() };
     let found = trail::query::find(trail, id, |_, view| {
         if let Some(agent) = &view.own().agent {
@@ -547,7 +576,7 @@ fn report_abandoned(attribution: &mut Attribution, trail: &Path, id: &str) {
     if let Err(error) = found {
         tracing::warn!(%error, session = id, "the trail does not tell whose session this was");
     }
-    attribution.enter_made(Entry {
+    Entry {
         time: Clock::now_utc(),
         session: Some(Arc::new(session)),
         process: None,
@@ -558,7 +587,7 @@ fn report_abandoned(attribution: &mut Attribution, trail: &Path, id: &str) {
                 .to_owned(),
             connection: None,
         },
-    });
+    }
 }
 
 fn remove_if_empty(cgroup: &Cgroup) {

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::attribution::{Attribution, Saved};
-use super::journal::{self, Identity, Position, StateLost, Step};
+use super::journal::{self, Configuration, Identity, Position, StateLost, Step};
 use super::pipeline::session_pins;
 use super::policies::Policies;
 use crate::config;
@@ -88,6 +88,9 @@ pub(super) fn recall(
         journal::replay(&files, &mut told, Told::step, Told::done)
     }))
     .map_err(|_| StateLost::Damaged("to tell it again ends in a panic".to_owned()))??;
+    if last > told.position.sequence {
+        return Err(StateLost::BehindTrail);
+    }
     let (payload, lifecycle) = told.position.rings;
     if rings.payload.position() > payload || rings.lifecycle.position() > lifecycle {
         return Err(StateLost::BehindRings);
@@ -103,15 +106,16 @@ pub(super) fn put_in_force(
     attribution: &mut Attribution,
     loaded: &config::Loaded,
     tables: &mut Tables,
-) -> Result<(), TableError> {
+) -> Result<Configuration, TableError> {
     let sessions: Vec<u64> = attribution.sessions.iter().map(|session| session.cgroup.id()).collect();
     tables.keep_sessions(&sessions)?;
     for session in attribution.sessions.iter() {
         tables.resume_refusals(session.number)?;
     }
     attribution.policies.follow(tables)?;
-    attribution.put_in_force(loaded, tables)?;
-    tables.keep_policies(&attribution.policies.tables())
+    let configuration = attribution.put_in_force(loaded, tables)?;
+    tables.keep_policies(&attribution.policies.tables())?;
+    Ok(configuration)
 }
 
 /// Puts this daemon's programs on the cgroups of sessions that have their own.

@@ -32,6 +32,9 @@ pub(in crate::daemon) enum StateLost {
     /// The trail lacks records that it had.
     #[error("the journal begins behind the end of the trail")]
     AheadOfTrail,
+    /// The trail has records that do not come of the journal.
+    #[error("the journal ends before the trail does")]
+    BehindTrail,
     /// The rings have given back what the journal does not have.
     #[error("the journal ends before what was taken off the rings")]
     BehindRings,

@@ -156,6 +156,7 @@ impl Pipeline {
                         Ok(()) if self.parts.journal.is_some() => {
                             self.parts.handed_over = true;
                             answer(reply, Ok(()));
+                            self.parts.commands.close();
                             return Ok(self.parts);
                         }
                         Ok(()) => answer(reply, Err(failed("its journal cannot be written; stop it first"))),

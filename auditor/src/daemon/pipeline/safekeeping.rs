@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Parts, PipelineError, write};
 use crate::clock::Clock;
-use crate::daemon::journal::{Identity, Item, Journal, Position};
+use crate::daemon::journal::{Item, Position};
 use crate::record::Event as Recorded;
 use crate::source::Event;
 
@@ -104,17 +104,6 @@ impl Parts {
         }
     }
 
-    /// Begins a journal with what is known now. Where that fails, the daemon works without, and says so.
-    pub(in crate::daemon) fn begin_journal(&mut self, identity: Identity, generation: u64) {
-        let position = self.position();
-        let begun =
-            Journal::begin(&self.runtime_dir, identity, generation, position, &self.attribution.saved());
-        match begun {
-            Ok(journal) => self.journal = Some(journal),
-            Err(error) => self.give_up_journal(&error),
-        }
-    }
-
     /// Writes down everything for the next daemon.
     pub(super) fn hand_over(&mut self) -> Result<(), PipelineError> {
         self.commit()?;
@@ -130,7 +119,8 @@ impl Parts {
         Ok(())
     }
 
-    fn give_up_journal(&mut self, error: &std::io::Error) {
+    /// Goes on without a journal, and says so.
+    pub(in crate::daemon) fn give_up_journal(&mut self, error: &std::io::Error) {
         let directory = self.runtime_dir.display().to_string();
         tracing::error!(%error, directory, "the journal cannot be written");
         let finding = Recorded::Finding {
