@@ -25,8 +25,12 @@ pub struct Control {
     /// Until when the daemon is known to be at work, CLOCK_BOOTTIME in nanoseconds. Later, nothing leaves: there is nobody to
     /// write it down.
     pub lease: u64,
+    /// 1: what agents do goes on after the lease, under the same verdicts; what does not fit into the rings then is lost, and counted.
+    pub fail_open: u32,
+    /// Process id of the daemon in the initial PID namespace: the tasks that it moves between cgroups have not escaped.
+    pub daemon: u32,
 }
-crate::assert_layout!(Control, size = 48, align = 8);
+crate::assert_layout!(Control, size = 56, align = 8);
 
 /// A session as the kernel knows it, keyed by the id of its cgroup.
 #[repr(C)]

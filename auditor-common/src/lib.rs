@@ -15,6 +15,10 @@ pub mod packet;
 pub mod rule;
 pub mod share;
 
+/// Version of what the programs' tables and records mean. To be raised when that changes and no size does: a daemon goes on with
+/// tables that it finds only if they are of its own version.
+pub const LAYOUT: u32 = 1;
+
 /// Asserts the size of a shared type at compile time.
 macro_rules! assert_layout {
     ($type:ty, size = $size:expr, align = $align:expr) => {

@@ -91,7 +91,8 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
         return false;
     }
-    if emit::now() > control.lease {
+    let alone = emit::now() > control.lease;
+    if alone && control.fail_open == 0 {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_LEASE));
         return false;
     }
@@ -108,10 +109,11 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
     if protocol == u32::from(UDP) && is_recorded(state, remote, control.generation) {
         return true;
     }
+    // What is allowed without a record would be a connection that nobody knows of.
+    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS && !alone;
     if !verdict::record(&subject, &verdict) {
         emit::count_attempt(subject.owner);
-        // What is allowed without a record would be a connection that nobody knows of.
-        if control.overload != OVERLOAD_RECORD_LOSS {
+        if must_be_recorded {
             return false;
         }
     }

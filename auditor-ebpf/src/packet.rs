@@ -86,7 +86,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     }
     // Not recorded for each packet: TCP sends again and again, and nobody reads the ring.
     let now = emit::now();
-    if now > control.lease {
+    let alone = now > control.lease;
+    if alone && control.fail_open == 0 {
         emit::count(SITE_LEASE, errno::ETIMEDOUT);
         return false;
     }
@@ -122,6 +123,7 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0)
         && !copy::<DIRECTION>(context, Stamp { owner: state.owner(), time: now }, &parsed, control)
         && control.overload != OVERLOAD_RECORD_LOSS
+        && !alone
     {
         return false;
     }

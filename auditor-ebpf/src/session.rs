@@ -21,10 +21,6 @@ use aya_ebpf::maps::HashMap;
 
 use crate::emit::{self, Owner};
 
-/// The daemon's process id in the initial PID namespace; set before the object is loaded.
-#[unsafe(no_mangle)]
-static DAEMON: u32 = 0;
-
 /// Sessions by cgroup id. Written by the daemon only.
 #[map]
 static SESSIONS: HashMap<u64, Session> = HashMap::with_max_entries(16384, 0);
@@ -134,9 +130,7 @@ impl Found {
 /// Whether the caller is the daemon.
 #[inline(always)]
 pub(crate) fn current_is_daemon() -> bool {
-    // SAFETY: a static; volatile, because the loader changes what the compiler thinks constant.
-    let daemon = unsafe { ptr::read_volatile(&raw const DAEMON) };
-    (bpf_get_current_pid_tgid() >> 32) as u32 == daemon
+    emit::control().is_some_and(|control| (bpf_get_current_pid_tgid() >> 32) as u32 == control.daemon)
 }
 
 /// The session of a cgroup id.

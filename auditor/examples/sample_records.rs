@@ -280,6 +280,7 @@ fn others() -> Vec<Event> {
             kernel: "6.12.9".to_owned(),
         },
         Event::DaemonStopped,
+        Event::DaemonTookOver { without_ms: 1_250, sessions: 2, connections: 5 },
         Event::DaemonReloaded { configuration: "cd".repeat(32) },
         Event::Gap {
             connection: Arc::new(connection()),

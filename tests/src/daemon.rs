@@ -46,6 +46,8 @@ pub struct Home {
     pub pins: PathBuf,
     /// Further arguments of `auditor daemon`.
     pub daemon_arguments: Vec<OsString>,
+    /// `--replace`
+    pub replace: bool,
     program: PathBuf,
 }
 
@@ -63,6 +65,7 @@ impl Home {
             runtime: folder.path().join("run"),
             pins: PathBuf::from(format!("/sys/fs/bpf/auditor-test-{}-{number}", std::process::id())),
             daemon_arguments: Vec::new(),
+            replace: false,
             folder,
             program,
         };
@@ -106,6 +109,9 @@ impl Home {
         command.arg("daemon").arg("--config").arg(self.configuration());
         command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
         command.arg("--pin-dir").arg(&self.pins).args(&self.daemon_arguments).env_remove("NOTIFY_SOCKET");
+        if self.replace {
+            command.arg("--replace");
+        }
         command
     }
 
@@ -185,6 +191,14 @@ impl Daemon {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// It has not within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        self.child.wait(limit)
     }
 
     /// Where it keeps its things.

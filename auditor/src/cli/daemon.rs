@@ -23,6 +23,9 @@ pub(crate) struct Daemon {
     /// Bytes that the capture may grow to; then it ends, and auditing goes on
     #[arg(long, value_name = "BYTES", default_value_t = 1 << 30, requires = "record_capture")]
     capture_limit: u64,
+    /// Take over from the daemon that runs in the same runtime directory, if one does: nothing is lost in between
+    #[arg(long)]
+    replace: bool,
 }
 
 impl Daemon {
@@ -35,6 +38,7 @@ impl Daemon {
             pin_dir: places.pin_dir,
             cgroup_root: places.cgroup_root,
             capture: self.record_capture.map(|path| (path, self.capture_limit)),
+            replace: self.replace,
         };
         match daemon::run(&options) {
             Ok(()) => ExitCode::SUCCESS,

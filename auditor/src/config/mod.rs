@@ -37,7 +37,8 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 pub enum FailMode {
     /// Nothing: the kernel programs stay, and hold what agents send.
     Closed,
-    /// Everything: the kernel programs go with the daemon.
+    /// What their rules allow: verdicts stay in force, nobody has to be there to write it down, and what does not fit into the
+    /// kernel's rings until the next daemon reads them is lost. Where the daemon is stopped in good order, everything.
     Open,
 }
 
@@ -161,6 +162,8 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// SHA-256 of the file's bytes in hexadecimal.
     pub digest: String,
+    /// The file's text.
+    pub text: String,
 }
 
 /// Why a configuration file cannot be used.
@@ -214,7 +217,12 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
         diagnostics.insert(0, diagnostic::world_writable());
     }
     match settings {
-        Some(settings) => Ok(Loaded { settings, warnings: diagnostics, digest: hexadecimal(&bytes) }),
+        Some(settings) => Ok(Loaded {
+            settings,
+            warnings: diagnostics,
+            digest: hexadecimal(&bytes),
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }),
         None => Err(LoadError::Invalid { path: path.to_owned(), diagnostics }),
     }
 }

@@ -17,15 +17,17 @@ use auditor_common::event::{
 use auditor_common::packet::{TCP, UDP};
 
 use super::conversation::{Conversation, Findings, Notice};
+use super::journal::{AdoptedSocket, Configuration, Item, Reported};
 use super::policies::Policies;
-use crate::clock::{Boottime, Clock};
+use crate::clock::{Boottime, Clock, Utc};
+use crate::config;
 use crate::kernel::shares::Shares;
+use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
-use crate::process::{Occasion, Processes};
+use crate::process::{Known, Occasion, Processes};
 use crate::protocol::{Limits, Observation, Protocol};
 use crate::record::{
-    Adopted, Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport,
-    Verdict,
+    Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
 };
 use crate::session::Sessions;
 use crate::source::Event;
@@ -42,11 +44,11 @@ const LAST_SEGMENTS: Duration = Duration::from_millis(20);
 
 /// What is known of sockets, by cookie. Cookies are the kernel's counter, not a number that anybody chooses, so a hash need
 /// not be secret: it is asked for several times a segment.
-type ByCookie<T> = HashMap<u64, T, BuildHasherDefault<CookieHasher>>;
+pub(super) type ByCookie<T> = HashMap<u64, T, BuildHasherDefault<CookieHasher>>;
 
 /// Fibonacci hashing: a multiplication spreads neighbours over the whole range, and the upper bits are the good ones.
 #[derive(Default)]
-struct CookieHasher(u64);
+pub(super) struct CookieHasher(u64);
 
 impl Hasher for CookieHasher {
     fn write_u64(&mut self, number: u64) {
@@ -64,7 +66,8 @@ impl Hasher for CookieHasher {
 }
 
 /// A UDP socket with the last destination that it was allowed.
-struct Datagrams {
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct Datagrams {
     session: u64,
     connection: Arc<Connection>,
     process: Option<Arc<Process>>,
@@ -104,7 +107,18 @@ pub(super) struct Attribution {
     entries: Vec<Entry>,
     statements: u64,
     moves: Vec<Move>,
+    /// Failures of the kernel programs that were reported.
+    pub(super) reported: Reported,
+    /// Refusals of what belongs to no session that are known to have been counted and not recorded.
+    pub(super) folded_of_nobody: u64,
 }
+
+/// What [`Attribution::saved`] writes, read back.
+pub(super) type Saved = (
+    (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
+    (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
+    (HashMap<u32, (u64, Boottime)>, u64),
+);
 
 impl Attribution {
     pub(super) fn new(
@@ -131,12 +145,147 @@ impl Attribution {
             entries: Vec::new(),
             statements: 0,
             moves: Vec::new(),
+            reported: Reported::new(),
+            folded_of_nobody: 0,
         }
     }
 
-    /// Follows a step of the wall clock.
-    pub(super) fn set_clock(&mut self, clock: Clock) {
-        self.clock = clock;
+    /// Something beside the kernel's events. Whoever calls this has written it into the journal, or read it there.
+    pub(super) fn apply(&mut self, item: Item) -> Result<(), String> {
+        match item {
+            Item::Entered(session, at, event) => self.enter(session, None, at, event),
+            Item::Made(entry) => self.entries.push(entry),
+            Item::Settled(now) => self.settle(now),
+            Item::Opened(session) => self.sessions.insert(*session),
+            Item::Ended { number, at, utc, reason } => self.end_session(number, at, utc, reason),
+            Item::Folded(number, count, at) => self.folded(number, count, at),
+            Item::Adopted { number, cookie, socket, at } => self.adopt(number, cookie, *socket, at),
+            Item::Overrun { number, unwritten, message, at } => {
+                if let Some(session) = self.sessions.get_mut(number) {
+                    session.unwritten = unwritten;
+                    session.totals.violations += 1;
+                }
+                self.enter(
+                    number,
+                    None,
+                    at,
+                    Recorded::Finding { kind: "ring-overrun", message, connection: None },
+                );
+            }
+            Item::Violations(number, more) => {
+                if let Some(session) = self.sessions.get_mut(number) {
+                    session.totals.violations += more;
+                }
+            }
+            Item::Forgotten(pid) => self.processes.forget(pid),
+            Item::Clock(offset) => self.clock = Clock::fixed(offset),
+            Item::Looked(process) => self.processes.tell(process),
+            Item::Reported(reported) => self.reported = reported,
+            Item::Reloaded(configuration) => {
+                let settings = self.policies.recall(configuration, &self.clock)?;
+                self.limits = settings.capture.limits();
+            }
+        }
+        Ok(())
+    }
+
+    fn end_session(&mut self, number: u64, at: Boottime, utc: Utc, reason: &'static str) {
+        self.finish_session(Some(number), at);
+        let Some(session) = self.sessions.remove(number) else { return };
+        let totals = session.totals;
+        let duration_us = u64::try_from(at.since(session.opened).as_micros()).unwrap_or(u64::MAX);
+        self.sessions.remember(number, session.state(Some(utc)));
+        self.enter(number, None, at, Recorded::SessionEnded { reason, totals, duration_us });
+    }
+
+    /// Tells of refusals that were too many to be recorded one by one.
+    fn folded(&mut self, number: u64, count: u64, at: Boottime) {
+        let more = match self.sessions.get_mut(number) {
+            Some(session) => {
+                let more = count.saturating_sub(session.folded_refusals);
+                session.folded_refusals = count;
+                session.totals.violations += more;
+                more
+            }
+            None if number == 0 => count.saturating_sub(mem::replace(&mut self.folded_of_nobody, count)),
+            None => return,
+        };
+        let finding = Recorded::Finding {
+            kind: "refusals-folded",
+            message: format!("{more} further attempts were refused, too many to be recorded one by one"),
+            connection: None,
+        };
+        self.enter(number, None, at, finding);
+    }
+
+    /// Everything that is known, for [`Self::restore`].
+    pub(super) fn saved(&self) -> impl serde::Serialize + '_ {
+        (
+            (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
+            (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
+            (&self.missed, self.folded_of_nobody),
+        )
+    }
+
+    /// Goes on with what an earlier daemon knew.
+    ///
+    /// # Errors
+    /// A configuration of that time cannot be read.
+    pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
+        let ((sessions, (known, parents), configurations, reported), connections, uncounted) = saved;
+        (self.missed, self.folded_of_nobody) = uncounted;
+        (self.sessions, self.reported) = (sessions, reported);
+        self.processes.restore(known, parents);
+        let offset;
+        (self.conversations, self.datagrams, self.closing, self.statements, offset) = connections;
+        self.clock = Clock::fixed(offset);
+        for configuration in configurations {
+            self.apply(Item::Reloaded(configuration))?;
+        }
+        Ok(())
+    }
+
+    /// A process that lives, as far as it can be known.
+    pub(super) fn living(&mut self, pid: u32) -> Option<Process> {
+        self.processes.living(pid).map(|process| Process::clone(&process))
+    }
+
+    /// What procfs said since this was last called.
+    pub(super) fn take_looked(&mut self) -> std::vec::Drain<'_, Process> {
+        self.processes.take_looked()
+    }
+
+    /// What is told from here on happens for the first time.
+    pub(super) fn forget_told(&mut self) {
+        self.processes.forget_told();
+    }
+
+    /// Puts a configuration in force, for the open sessions too. Answers what the journal needs to know of it.
+    pub(super) fn put_in_force(
+        &mut self,
+        loaded: &config::Loaded,
+        tables: &mut Tables,
+    ) -> Result<Configuration, TableError> {
+        let sessions: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|session| {
+                // The agent's policy may be another one by now.
+                let agent = loaded.settings.agent(&session.record.agent.name);
+                let policy = agent.map_or(String::new(), |agent| agent.policy.clone());
+                (session.cgroup.id(), session.number, session.share, policy)
+            })
+            .collect();
+        let configuration = self.policies.replace(
+            (&loaded.settings, &loaded.text),
+            tables,
+            &Clock::read(),
+            sessions
+                .iter()
+                .map(|(cgroup, number, share, policy)| (*cgroup, *number, *share, policy.as_str())),
+        )?;
+        self.limits = loaded.settings.capture.limits();
+        Ok(configuration)
     }
 
     /// Hands over what is to be written.
@@ -439,15 +588,9 @@ impl Attribution {
     }
 
     /// Follows a connection that is older than its session, from here on.
-    pub(super) fn adopt(
-        &mut self,
-        session: u64,
-        cookie: u64,
-        pid: u32,
-        (local, remote): (SocketAddr, SocketAddr),
-        adopted: Adopted,
-    ) {
-        let at = Clock::now();
+    fn adopt(&mut self, session: u64, cookie: u64, socket: AdoptedSocket, at: Boottime) {
+        let AdoptedSocket { process, local, remote, bytes } = socket;
+        let process = process.map(Arc::new);
         let connection = Connection {
             id: self.connection_id(cookie),
             transport: Transport::Tcp,
@@ -455,10 +598,9 @@ impl Attribution {
             remote: Some(remote),
             // Who connected to whom was not seen.
             inbound: false,
-            adopted: Some(adopted),
+            adopted: Some(bytes),
             verdict: self.decide_again(session, remote, at),
         };
-        let process = self.processes.living(pid);
         if !self.begin(cookie, session, connection.clone(), process.clone(), None, at) {
             self.not_followed(session, connection, process, at);
             return;
@@ -614,6 +756,11 @@ impl Attribution {
         self.enter(datagrams.session, datagrams.process, at, closed);
     }
 
+    /// Whether there are connections whose last segments have had their time.
+    pub(super) fn is_due(&self, now: Boottime) -> bool {
+        self.closing.front().is_some_and(|(at, _)| now.since(*at) >= LAST_SEGMENTS)
+    }
+
     /// Ends the connections whose last segments have had their time.
     pub(super) fn settle(&mut self, now: Boottime) {
         while let Some(&(at, cookie)) = self.closing.front()
@@ -682,11 +829,6 @@ impl Attribution {
         self.closing.is_empty()
     }
 
-    /// What was known of a process before it became a session's is of another time.
-    pub(super) fn forget_process(&mut self, pid: u32) {
-        self.processes.forget(pid);
-    }
-
     /// Entries that wait to be written.
     pub(super) fn waiting(&self) -> usize {
         self.entries.len()
@@ -695,11 +837,6 @@ impl Attribution {
     /// Enters something that is not an event of the kernel's.
     pub(super) fn enter_now(&mut self, session: u64, event: Recorded) {
         self.enter(session, None, Clock::now(), event);
-    }
-
-    /// Enters something that was made elsewhere.
-    pub(super) fn enter_made(&mut self, entry: Entry) {
-        self.entries.push(entry);
     }
 }
 

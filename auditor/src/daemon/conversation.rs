@@ -7,6 +7,7 @@ use auditor_common::event::{Closed, EGRESS, Established, Packet};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
 use crate::clock::Boottime;
+use crate::interned::Name;
 use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
 use crate::stream::{self, Delivery, HalfStream, Segment};
@@ -36,11 +37,12 @@ pub(super) enum Notice {
 }
 
 /// How the application's bytes are read.
+#[derive(serde::Serialize, serde::Deserialize)]
 enum Reader {
     /// Not enough of the client's bytes are there to tell the protocol.
     Detecting(Vec<u8>),
     /// It is told.
-    Reading(Box<dyn Dissector>),
+    Reading(#[serde(with = "protocol::saved")] Box<dyn Dissector>),
     /// Both ends have gone on to TLS: what its beginning says in the clear is read.
     Tls(Box<Hello>),
     /// It cannot be told, or not be read: bytes are counted only.
@@ -48,6 +50,7 @@ enum Reader {
 }
 
 /// A TCP connection.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
     /// The session's number in the kernel; 0 while it is not known.
     pub(super) session: u64,
@@ -58,7 +61,8 @@ pub(super) struct Conversation {
     /// What it speaks.
     pub(super) application: Arc<Application>,
     /// What it must speak, by the rule that allowed it.
-    pub(super) expected: Option<&'static str>,
+    #[serde(with = "crate::interned::option")]
+    pub(super) expected: Option<Name>,
     /// Statements recorded.
     pub(super) statements: u64,
     /// Whether `connection.verdict` is what the kernel said at connect(2), or was decided again here.
@@ -74,10 +78,11 @@ pub(super) struct Conversation {
     /// Bytes of each direction that were seen and could not be read.
     opaque: Opaque,
     limits: Limits,
+    #[serde(with = "crate::source::saved")]
     closed: Option<Closed>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 struct Opaque {
     client: u64,
     server: u64,

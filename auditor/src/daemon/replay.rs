@@ -13,6 +13,7 @@ use super::attribution::Attribution;
 use super::command::SessionState;
 use super::policies::Policies;
 use crate::clock::Boottime;
+use crate::kernel::object::RingSizes;
 use crate::kernel::shares::Shares;
 use crate::process::Processes;
 use crate::protocol::Limits;
@@ -57,8 +58,14 @@ pub fn replay<R: Read>(
         Ok(shares) => Arc::new(shares),
         Err(error) => return (Replayed::default(), Err(error.into())),
     };
-    let mut attribution =
-        Attribution::new(header.boot_id.clone(), header.clock(), Policies::none(), processes, shares, limits);
+    let mut attribution = Attribution::new(
+        header.boot_id.clone(),
+        header.clock(),
+        Policies::new(RingSizes { payload: 0, lifecycle: 0 }),
+        processes,
+        shares,
+        limits,
+    );
     let mut replayed = Replayed::default();
     let mut last = Boottime::default();
     let end = loop {

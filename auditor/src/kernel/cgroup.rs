@@ -136,7 +136,7 @@ fn unescape(field: &str) -> String {
 }
 
 /// One cgroup.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Cgroup {
     path: PathBuf,
     name: String,

@@ -5,7 +5,7 @@
 //! entry belongs to by then, so nothing has to be waited for; entries are given out in turn, the one that was given back
 //! longest ago first.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
 use std::num::NonZeroUsize;
@@ -13,11 +13,11 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use auditor_common::share::{SHARES, Share, occupied_by};
+use auditor_common::share::{SHARES, Share};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Records that were not written for want of room, since the object was loaded.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Unwritten {
     /// Parts of packets.
     pub packets: u64,
@@ -94,14 +94,14 @@ impl Shares {
         unsafe { self.entries.byte_add(entry * size_of::<Share>() + offset).cast::<AtomicU64>().as_ref() }
     }
 
-    /// Takes a record of this length off what its session occupies of the payload ring.
-    pub fn read_payload(&self, share: u32, length: usize) {
-        add(self.field(share, offset_of!(Share, payload_read)), length);
+    /// Takes bytes of records off what their session occupies of the payload ring.
+    pub fn read_payload(&self, share: u32, bytes: u64) {
+        add(self.field(share, offset_of!(Share, payload_read)), bytes);
     }
 
     /// The same for the lifecycle ring.
-    pub fn read_lifecycle(&self, share: u32, length: usize) {
-        add(self.field(share, offset_of!(Share, lifecycle_read)), length);
+    pub fn read_lifecycle(&self, share: u32, bytes: u64) {
+        add(self.field(share, offset_of!(Share, lifecycle_read)), bytes);
     }
 
     /// What could not be written of an entry's sessions.
@@ -122,8 +122,7 @@ impl Shares {
 }
 
 /// Only the thread that reads the rings adds to these, so that a load and a store are enough.
-fn add(count: &AtomicU64, length: usize) {
-    let bytes = occupied_by(length as u64);
+fn add(count: &AtomicU64, bytes: u64) {
     count.store(count.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Release);
 }
 
@@ -149,6 +148,11 @@ impl Free {
     /// Takes the entry that was given back longest ago.
     pub fn take(&mut self) -> Option<u32> {
         self.0.pop_front()
+    }
+
+    /// Takes these out.
+    pub fn keep(&mut self, taken: &BTreeSet<u32>) {
+        self.0.retain(|share| !taken.contains(share));
     }
 
     /// Gives an entry back.

@@ -1,5 +1,6 @@
 //! The kernel programs' tables, typed: what the daemon writes (sessions, rules, control) and what it reads (failures).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -80,11 +81,11 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Takes the tables out of a loaded object.
+    /// Takes the tables out of a loaded object. `new`: nobody has used them yet.
     ///
     /// # Errors
     /// One is missing or of another type.
-    pub fn take(object: &mut Ebpf) -> Result<Self, TableError> {
+    pub fn take(object: &mut Ebpf, new: bool) -> Result<Self, TableError> {
         let mut map = |name: &'static str| object.take_map(name).ok_or(TableError::Missing(name));
         let Map::Array(shares) = map("SHARES")? else { return Err(TableError::Missing("SHARES")) };
         let shares = Shares::map(shares.fd().as_fd())
@@ -99,8 +100,10 @@ impl Tables {
             shares: Arc::new(shares),
             free_shares: Free::default(),
         };
-        tables.prepare_failures()?;
-        tables.count_refusals(0)?;
+        if new {
+            tables.prepare_failures()?;
+            tables.count_refusals(0)?;
+        }
         Ok(tables)
     }
 
@@ -133,6 +136,54 @@ impl Tables {
     /// The kernel refused.
     pub fn set_control(&mut self, control: Control) -> Result<(), TableError> {
         self.control.set(0, Shared(control), 0).map_err(failed("CONTROL"))
+    }
+
+    /// The control entry, all zeroes before it was first written.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn control(&self) -> Result<Control, TableError> {
+        self.control.get(&0, 0).map(|Shared(control)| control).map_err(failed("CONTROL"))
+    }
+
+    /// Takes out all sessions but those of `kept`, a list of cgroup ids. What they leave behind is refused from here on.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn keep_sessions(&mut self, kept: &[u64]) -> Result<(), TableError> {
+        let found: Result<Vec<(u64, Shared<Session>)>, _> = self.sessions.iter().collect();
+        for (cgroup, Shared(session)) in found.map_err(failed("SESSIONS"))? {
+            if !kept.contains(&cgroup) {
+                self.remove_session(cgroup)?;
+                self.forget_refusals(session.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the compiled policies that have rules in the table.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn policies(&self) -> Result<BTreeSet<u32>, TableError> {
+        self.rules.keys().map(|key| key.map(|key| key.data().0.table()).map_err(failed("RULES"))).collect()
+    }
+
+    /// Removes the rules of all compiled policies but those of `kept`.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn keep_policies(&mut self, kept: &BTreeSet<u32>) -> Result<(), TableError> {
+        let keys: Result<Vec<_>, _> = self.rules.keys().collect();
+        for key in keys.map_err(failed("RULES"))? {
+            if !kept.contains(&key.data().0.table()) {
+                match self.rules.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(failed("RULES")(error)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes a cgroup a session's, or changes its policy.
@@ -186,6 +237,11 @@ impl Tables {
         self.free_shares.take().ok_or(TableError::NoShare)
     }
 
+    /// The entries of these sessions are an earlier daemon's, and taken.
+    pub fn keep_shares(&mut self, taken: impl Iterator<Item = u32>) {
+        self.free_shares.keep(&taken.collect());
+    }
+
     /// Takes the entry of a session that has ended back.
     pub fn give_share_back(&mut self, share: u32) {
         self.free_shares.give_back(share);
@@ -198,6 +254,17 @@ impl Tables {
     pub fn count_refusals(&mut self, session: u64) -> Result<(), TableError> {
         let zero = on_each_processor(Shared(Refusals::default())).map_err(failed("REFUSALS"))?;
         self.refusals.insert(session, zero, 0).map_err(failed("REFUSALS"))
+    }
+
+    /// The same for a session that may be counted already.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn resume_refusals(&mut self, session: u64) -> Result<(), TableError> {
+        match self.refusals.get(&session, 0) {
+            Err(MapError::KeyNotFound) => self.count_refusals(session),
+            result => result.map(drop).map_err(failed("REFUSALS")),
+        }
     }
 
     /// Refusals of a session that were counted and not recorded, since its beginning.

@@ -10,7 +10,7 @@
 pub mod held;
 pub mod sockets;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -77,8 +77,8 @@ pub struct Occasion {
 }
 
 /// Something that is known since an occasion.
-#[derive(Debug)]
-struct Known<T> {
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Known<T> {
     session: u64,
     at: Boottime,
     fact: T,
@@ -105,6 +105,10 @@ pub struct Processes {
     /// Nanoseconds of a tick of proc(5)'s clock.
     tick: u64,
     users: Users,
+    /// What procfs said since it was last asked for.
+    looked: Vec<Process>,
+    /// What procfs said when what is happening now happened for the first time, in order.
+    said: VecDeque<Process>,
 }
 
 impl Processes {
@@ -113,7 +117,42 @@ impl Processes {
         // SAFETY: a plain number in, a plain number out.
         let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
         let tick = 1_000_000_000 / u64::try_from(ticks).unwrap_or(0).max(1);
-        Self { procfs, known: HashMap::new(), parents: HashMap::new(), tick, users: Users::new(passwd) }
+        Self {
+            procfs,
+            known: HashMap::new(),
+            parents: HashMap::new(),
+            tick,
+            users: Users::new(passwd),
+            looked: Vec::new(),
+            said: VecDeque::new(),
+        }
+    }
+
+    /// What is known, for [`Self::restore`].
+    #[expect(clippy::type_complexity, reason = "two tables, as they are")]
+    pub fn all(&self) -> (&HashMap<u32, Known<Arc<Process>>>, &HashMap<u32, Known<u32>>) {
+        (&self.known, &self.parents)
+    }
+
+    /// Goes on with what an earlier daemon knew.
+    pub fn restore(&mut self, known: HashMap<u32, Known<Arc<Process>>>, parents: HashMap<u32, Known<u32>>) {
+        (self.known, self.parents) = (known, parents);
+    }
+
+    /// What procfs said since this was last called.
+    pub fn take_looked(&mut self) -> std::vec::Drain<'_, Process> {
+        self.looked.drain(..)
+    }
+
+    /// What procfs said when that which comes next happened for the first time.
+    pub fn tell(&mut self, said: Process) {
+        self.said.push_back(said);
+    }
+
+    /// Nothing more happens for a second time.
+    pub fn forget_told(&mut self) {
+        self.said.clear();
+        self.looked.clear();
     }
 
     /// A process has executed a program.
@@ -206,6 +245,17 @@ impl Processes {
 
     /// What the kernel told of a task, with what procfs shows of its process, if that is still the one that was there at `at`.
     fn look(&mut self, task: &Task, at: Boottime) -> Process {
+        if self.said.front().is_some_and(|said| said.pid == task.pid)
+            && let Some(said) = self.said.pop_front()
+        {
+            return said;
+        }
+        let process = self.ask_procfs(task, at);
+        self.looked.push(process.clone());
+        process
+    }
+
+    fn ask_procfs(&mut self, task: &Task, at: Boottime) -> Process {
         let directory = self.procfs.join(task.pid.to_string());
         let mut process = Process {
             pid: task.pid,

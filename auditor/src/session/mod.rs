@@ -20,6 +20,7 @@ use crate::record::{self, SessionTotals};
 const REMEMBERED: usize = 1024;
 
 /// A session that is open.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct Session {
     /// Its number in the kernel, never zero.
     pub number: u64,
@@ -32,6 +33,7 @@ pub struct Session {
     /// Where its process was before it was tagged, and goes back to when it is untagged.
     pub origin: Option<Cgroup>,
     /// Programs of its own, for a cgroup that is not below the parent.
+    #[serde(skip)]
     pub attachment: Option<Attachment>,
     /// What it has done.
     pub totals: SessionTotals,
@@ -73,7 +75,7 @@ impl Session {
 }
 
 /// All sessions of a daemon's life.
-#[derive(Default)]
+#[derive(Default, serde::Serialize, serde::Deserialize)]
 pub struct Sessions {
     open: BTreeMap<u64, Session>,
     ended: VecDeque<(u64, SessionState)>,
@@ -86,6 +88,11 @@ impl Sessions {
     }
 
     /// The open session with this number.
+    pub fn get(&self, number: u64) -> Option<&Session> {
+        self.open.get(&number)
+    }
+
+    /// An open session, to be changed.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Session> {
         self.open.get_mut(&number)
     }
@@ -132,6 +139,11 @@ impl Sessions {
             self.ended.pop_front();
         }
         self.ended.push_back((number, state));
+    }
+
+    /// How a session ended, if that is remembered.
+    pub fn ended(&self, number: u64) -> Option<SessionState> {
+        self.ended.iter().rev().find(|(ended, _)| *ended == number).map(|(_, state)| state.clone())
     }
 
     /// Ended and open ones, by their beginning.

@@ -4,6 +4,7 @@
 //! one call and keeps nothing.
 
 pub mod capture;
+pub mod reader;
 pub mod ring;
 
 use auditor_common::event::{
@@ -147,6 +148,26 @@ fn bytes<T: Record>(record: &T) -> &[u8] {
 /// The share of the ring that a record takes up; what is too short to say takes nobody's.
 fn share_of(bytes: &[u8]) -> u32 {
     read::<Header>(bytes).map_or(0, |header| header.share)
+}
+
+/// The kernel's word on a connection's end, in state that outlives a daemon: the record's bytes.
+pub(crate) mod saved {
+    use auditor_common::event::Closed;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    pub(crate) fn serialize<S: Serializer>(
+        closed: &Option<Closed>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        closed.as_ref().map(super::bytes).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Closed>, D::Error> {
+        let Some(bytes) = Option::<Vec<u8>>::deserialize(deserializer)? else { return Ok(None) };
+        super::read(&bytes).map(Some).ok_or_else(|| de::Error::custom("a record that is too short"))
+    }
 }
 
 /// Gives events.

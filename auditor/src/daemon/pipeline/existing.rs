@@ -7,9 +7,11 @@ use std::collections::HashSet;
 use std::path::Path;
 
 use super::Pipeline;
+use crate::clock::Clock;
 use crate::config::ExistingSockets;
 use crate::daemon::attribution::Move;
 use crate::daemon::command::Target;
+use crate::daemon::journal::{AdoptedSocket, Item};
 use crate::kernel::cgroup::Cgroup;
 use crate::process::held::Held;
 use crate::process::sockets::{self, OpenSocket};
@@ -80,7 +82,7 @@ impl Pipeline {
         if told > NAMED {
             let message = format!("{} more sockets are older than the session and not named", told - NAMED);
             let finding = Recorded::Finding { kind: "older-socket", message, connection: None };
-            self.parts.attribution.enter_now(number, finding);
+            self.parts.enter_now(number, finding);
         }
     }
 
@@ -127,13 +129,15 @@ impl Pipeline {
         if socket.transport == "tcp" && socket.remote.port() != 0 {
             let (sent, received) = held.bytes().unwrap_or_default();
             match held.cookie() {
-                Ok(cookie) => self.parts.attribution.adopt(
-                    number,
-                    cookie,
-                    pid,
-                    (socket.local, socket.remote),
-                    Adopted { sent, received },
-                ),
+                Ok(cookie) => {
+                    let socket = Box::new(AdoptedSocket {
+                        process: self.parts.attribution.living(pid),
+                        local: socket.local,
+                        remote: socket.remote,
+                        bytes: Adopted { sent, received },
+                    });
+                    self.parts.record(Item::Adopted { number, cookie, socket, at: Clock::now() });
+                }
                 Err(error) => return Fate::Outside(error),
             }
         }
@@ -161,6 +165,6 @@ impl Pipeline {
             "process {pid} has a {} socket from {} to {} that is older than the session: {fate}",
             socket.transport, socket.local, socket.remote
         );
-        self.parts.attribution.enter_now(number, Recorded::Finding { kind, message, connection: None });
+        self.parts.enter_now(number, Recorded::Finding { kind, message, connection: None });
     }
 }

@@ -1,7 +1,7 @@
 //! Sessions as the pipeline opens and ends them: the cgroup, the kernel's tables, the programs, the record; in the order in
 //! which each step can be taken back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use super::{Parts, Pipeline, failed};
 use crate::clock::Clock;
 use crate::config::Overload;
 use crate::daemon::command::{CommandError, OpenSession, SessionState, Target};
+use crate::daemon::journal::Item;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
 use crate::kernel::shares::Unwritten;
@@ -47,7 +48,7 @@ impl Pipeline {
         let (cgroup, owns_cgroup) = match &request.target {
             Target::Process(pid) => {
                 let before = self.origin(*pid)?;
-                self.parts.attribution.forget_process(*pid);
+                self.parts.record(Item::Forgotten(*pid));
                 // A command that was started for the session has nothing to go back to.
                 origin = request.command.is_none().then_some(before);
                 let name = Path::new(self.parts.parent.name().trim_start_matches('/')).join(&id);
@@ -93,7 +94,7 @@ impl Pipeline {
             cgroup: cgroup.clone(),
             owns_cgroup,
             origin,
-            attachment,
+            attachment: None,
             totals: record::SessionTotals::default(),
             open_connections: 0,
             bytes_moved: 0,
@@ -107,13 +108,16 @@ impl Pipeline {
             folded_refusals: 0,
         };
         let state = opened.state(None);
-        self.parts.attribution.sessions.insert(opened);
+        self.parts.record(Item::Opened(Box::new(opened)));
+        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
+            session.attachment = attachment;
+        }
         let event = Recorded::SessionOpened {
             by: request.caller,
             cgroup: cgroup.name().to_owned(),
             command: request.command,
         };
-        self.parts.attribution.enter_now(number, event);
+        self.parts.enter_now(number, event);
         self.see_to_existing_sockets(number, &cgroup, &request.target, existing_sockets);
         Ok((number, state))
     }
@@ -180,7 +184,8 @@ impl Pipeline {
                 Ok(None)
             }
             Target::Cgroup(_) => {
-                let attachment = self.parts.object.attach(cgroup).map_err(failed)?;
+                let pins = session_pins(&self.parts.pins, entry.id);
+                let attachment = self.parts.object.attach(cgroup, &pins).map_err(failed)?;
                 // From here on who is born in it is known; these are older.
                 let member = Member { session: entry.id, cgroup: cgroup.id() };
                 for pid in cgroup.all_members().map_err(failed)? {
@@ -215,28 +220,28 @@ impl Pipeline {
             self.drain().map_err(failed)?;
         }
         self.tell_of_unwritten(number);
-        let now = Clock::now();
-        self.parts.attribution.finish_session(Some(number), now);
-        let Some(session) = self.parts.attribution.sessions.remove(number) else {
+        let Some(session) = self.parts.attribution.sessions.get_mut(number) else {
             return Err(CommandError::NotFound("the session has ended already".to_owned()));
         };
-        self.parts.tables.give_share_back(session.share);
-        let totals = session.totals;
-        let duration_us = u64::try_from(now.since(session.opened).as_micros()).unwrap_or(u64::MAX);
-        let state = session.state(Some(Clock::now_utc()));
-        self.parts.attribution.sessions.remember(number, state.clone());
-        self.parts.attribution.enter_now(number, Recorded::SessionEnded { reason, totals, duration_us });
-        if let Some(attachment) = session.attachment
+        let (attachment, origin, owns_cgroup, share) =
+            (session.attachment.take(), session.origin.take(), session.owns_cgroup, session.share);
+        let (at, utc) = (Clock::now(), Clock::now_utc());
+        self.parts.record(Item::Ended { number, at, utc, reason });
+        let Some(state) = self.parts.attribution.sessions.ended(number) else {
+            return Err(CommandError::NotFound("the session has ended already".to_owned()));
+        };
+        self.parts.tables.give_share_back(share);
+        if let Some(attachment) = attachment
             && let Err(error) = attachment.detach()
         {
             tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
         }
         if reason == "untag"
-            && let Some(origin) = session.origin
+            && let Some(origin) = origin
         {
             release(&cgroup, &origin);
         }
-        remove(&cgroup, session.owns_cgroup);
+        remove(&cgroup, owns_cgroup);
         Ok(state)
     }
 
@@ -251,50 +256,35 @@ impl Pipeline {
 
     /// Tells of what a session did beyond its share of the rings, or beyond what the rings hold.
     fn tell_of_unwritten(&mut self, number: u64) {
-        let Parts { tables, attribution, settings, .. } = &mut self.parts;
-        let Some(session) = attribution.sessions.get_mut(number) else { return };
-        let now = tables.shares().unwritten(session.share);
-        let more = now.since(session.unwritten);
+        let Parts { tables, attribution, settings, .. } = &self.parts;
+        let Some(session) = attribution.sessions.get(number) else { return };
+        let unwritten = tables.shares().unwritten(session.share);
+        let more = unwritten.since(session.unwritten);
         if more.is_empty() {
             return;
         }
-        session.unwritten = now;
-        session.totals.violations += 1;
         let message = overrun(more, settings.daemon.overload);
-        attribution.enter_now(number, Recorded::Finding { kind: "ring-overrun", message, connection: None });
+        self.parts.record(Item::Overrun { number, unwritten, message, at: Clock::now() });
     }
 
     /// Tells of refusals that were too many to be recorded one by one.
     fn count_folded_refusals(&mut self) {
         let Parts { tables, attribution, .. } = &mut self.parts;
         let mut folded = Vec::new();
-        for session in attribution.sessions.iter_mut() {
+        for session in attribution.sessions.iter() {
             match tables.folded_refusals(session.number) {
-                Ok(count) if count > session.folded_refusals => {
-                    let more = count - session.folded_refusals;
-                    session.folded_refusals = count;
-                    session.totals.violations += more;
-                    folded.push((session.number, more));
-                }
+                Ok(count) if count > session.folded_refusals => folded.push((session.number, count)),
                 Ok(_) => {}
                 Err(error) => tracing::error!(%error, "count refusals"),
             }
         }
         match tables.folded_refusals(0) {
-            Ok(count) if count > self.folded_of_nobody => {
-                folded.push((0, count - self.folded_of_nobody));
-                self.folded_of_nobody = count;
-            }
+            Ok(count) if count > attribution.folded_of_nobody => folded.push((0, count)),
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "count refusals"),
         }
-        for (number, more) in folded {
-            let finding = Recorded::Finding {
-                kind: "refusals-folded",
-                message: format!("{more} further attempts were refused, too many to be recorded one by one"),
-                connection: None,
-            };
-            attribution.enter_now(number, finding);
+        for (number, count) in folded {
+            self.parts.record(Item::Folded(number, count, Clock::now()));
         }
     }
 
@@ -352,6 +342,11 @@ fn overrun(more: Unwritten, overload: Overload) -> String {
     let told: Vec<String> =
         parts.into_iter().filter(|(count, _)| *count != 0).map(|(_, text)| text).collect();
     format!("the session did more than its share of the rings holds: {}", told.join(", "))
+}
+
+/// Where the links of a session's own programs are pinned.
+pub(in crate::daemon) fn session_pins(pins: &Path, number: u64) -> PathBuf {
+    pins.join(format!("session-{}", session::id(number)))
 }
 
 /// Removes a session's cgroup, if it was made for it. The kernel refuses while processes live in it.

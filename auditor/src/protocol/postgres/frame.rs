@@ -10,7 +10,7 @@ use crate::clock::Boottime;
 const MAX_LENGTH: u32 = 0x3fff_ffff;
 
 /// The type and the size of a message.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Head {
     /// The message's type byte.
     pub(super) kind: u8,
@@ -46,7 +46,7 @@ pub(super) enum Step<'a> {
 }
 
 /// What a hole did to the framing.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Hole {
     /// It lies within one body; the next message's place is still known.
     InBody,
@@ -55,7 +55,7 @@ pub(super) enum Hole {
 }
 
 /// The framing of one direction.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Framer {
     header: [u8; 5],
     filled: usize,
@@ -63,7 +63,7 @@ pub(super) struct Framer {
     body: Option<Body>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Body {
     head: Head,
     remaining: u32,

@@ -143,6 +143,7 @@ impl<'a> Record<'a> {
                 record.severity_id = if degraded.is_empty() { INFORMATIONAL } else { LOW };
             }
             Event::DaemonStopped => record.lifecycle(renderer, 4, None),
+            Event::DaemonTookOver { .. } => record.lifecycle(renderer, OTHER, Some("Takeover")),
             Event::DaemonReloaded { .. } => record.lifecycle(renderer, OTHER, Some("Reload")),
             Event::Heartbeat { losses, .. } => {
                 record.lifecycle(renderer, OTHER, Some("Heartbeat"));

@@ -104,6 +104,14 @@ impl<'a> Own<'a> {
                 own.daemon =
                     Some(DaemonFields { configuration: Some(configuration), ..DaemonFields::default() });
             }
+            Event::DaemonTookOver { without_ms, sessions, connections } => {
+                own.daemon = Some(DaemonFields {
+                    without_ms: Some(*without_ms),
+                    sessions: Some(*sessions),
+                    connections: Some(*connections),
+                    ..DaemonFields::default()
+                });
+            }
             Event::Heartbeat { losses, sessions } => {
                 own.daemon = Some(DaemonFields {
                     losses: Some(losses.iter().map(LossFields::new).collect()),
@@ -141,6 +149,7 @@ fn kind(event: &Event) -> &'static str {
         Event::DaemonStarted { .. } => "daemon-started",
         Event::DaemonStopped => "daemon-stopped",
         Event::DaemonReloaded { .. } => "daemon-reloaded",
+        Event::DaemonTookOver { .. } => "daemon-took-over",
         Event::Heartbeat { .. } => "heartbeat",
         Event::TrailRecovered { .. } => "trail-recovered",
         Event::ApiAccess { .. } => "api-access",
@@ -366,6 +375,10 @@ struct DaemonFields<'a> {
     losses: Option<Vec<LossFields<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_ms: Option<u64>,
 }
 
 #[derive(Serialize)]
