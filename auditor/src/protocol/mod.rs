@@ -118,6 +118,7 @@ pub(crate) mod saved {
 
     use super::{Dissector, Protocol};
 
+    #[expect(clippy::borrowed_box, reason = "serde hands out the field as it is")]
     pub(crate) fn serialize<S: Serializer>(
         dissector: &Box<dyn Dissector>,
         serializer: S,
