@@ -96,7 +96,7 @@ pub trait Dissector: Send {
     /// The protocol's name as rules and records have it, e.g. `postgres`.
     fn name(&self) -> &'static str;
 
-    /// The whole state, for [`Protocol::restore`].
+    /// The whole state, from which the next daemon goes on.
     ///
     /// # Errors
     /// The state cannot be written, which is a defect.
