@@ -286,9 +286,9 @@ fn a_daemon_that_is_killed_under_load_loses_nothing() {
         thread::sleep(Duration::from_millis(if chance.below(5) == 0 { 2500 } else { chance.below(300) }));
         scene.restart();
         eprintln!("ready after {:?}", scene.daemon().ready_after());
-        if scene.workers.iter_mut().all(|worker| worker.ended().unwrap().is_none()) {
-            assert_eq!(scene.sessions(), sessions, "the same sessions live on");
-        }
+        // A worker may have come to its end; whoever probes has not.
+        let live = scene.sessions();
+        assert!(!live.is_empty() && live.is_subset(&sessions), "{live:?} instead of {sessions:?}");
     }
     let takeovers = scene
         .daemon()
@@ -310,9 +310,9 @@ fn a_daemon_that_is_replaced_under_load_loses_nothing() {
         thread::sleep(Duration::from_millis(500 + chance.below(700)));
         scene.replace();
         eprintln!("ready after {:?}", scene.daemon().ready_after());
-        if scene.workers.iter_mut().all(|worker| worker.ended().unwrap().is_none()) {
-            assert_eq!(scene.sessions(), sessions, "the same sessions live on");
-        }
+        // A worker may have come to its end; whoever probes has not.
+        let live = scene.sessions();
+        assert!(!live.is_empty() && live.is_subset(&sessions), "{live:?} instead of {sessions:?}");
         let before = scene.ended.last_mut().unwrap();
         assert!(before.wait(LIMIT).unwrap().success(), "{}", before.said());
     }

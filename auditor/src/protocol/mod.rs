@@ -96,7 +96,7 @@ pub trait Dissector: Send {
     /// The protocol's name as rules and records have it, e.g. `postgres`.
     fn name(&self) -> &'static str;
 
-    /// The whole state, for [`Protocol::restore`].
+    /// The whole state, from which the next daemon goes on.
     ///
     /// # Errors
     /// The state cannot be written, which is a defect.
@@ -118,6 +118,7 @@ pub(crate) mod saved {
 
     use super::{Dissector, Protocol};
 
+    #[expect(clippy::borrowed_box, reason = "serde hands out the field as it is")]
     pub(crate) fn serialize<S: Serializer>(
         dissector: &Box<dyn Dissector>,
         serializer: S,

@@ -164,8 +164,11 @@ fn beginning<S: DeserializeOwned>(bytes: &[u8]) -> Result<(Identity, Position, S
     Ok((identity, position, state, bytes.len() - after.len()))
 }
 
+/// A frame's body, and what is behind the frame.
+type Halves<'a> = (&'a [u8], &'a [u8]);
+
 /// A frame's body and what is behind it; `None` where the frame is cut.
-fn frame(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, StateLost> {
+fn frame(bytes: &[u8]) -> Result<Option<Halves<'_>>, StateLost> {
     let Some((length, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
     let Some((crc, rest)) = rest.split_first_chunk::<4>() else { return Ok(None) };
     let length = u64::from_le_bytes(*length);
