@@ -191,7 +191,7 @@ fn a_flood_of_allowed_connects_is_the_flooding_agents_loss() {
 #[test]
 fn a_flood_of_processes_is_the_flooding_agents_loss() {
     let outcome = flood(|_| ["forks", FLOOD_SECONDS].map(str::to_owned).into());
-    assert!(outcome.flood["programs"].as_u64().unwrap() > 100, "{}", outcome.flood);
+    assert!(outcome.flood["programs"].as_u64().unwrap() > 10, "{}", outcome.flood);
     let folded = overrun(&outcome.records, "flood", "executions, births or ends");
     eprintln!("processes that are not recorded: {folded}");
     assert!(folded > 100, "the ring was never full");
