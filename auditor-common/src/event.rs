@@ -225,7 +225,7 @@ pub struct Exit {
 crate::assert_layout!(Exit, size = 56, align = 8);
 
 /// Bytes of the path in [`Moved`], including the terminating NUL.
-pub const CGROUP_PATH_BYTES: usize = 512;
+pub const CGROUP_PATH_BYTES: usize = 256;
 
 /// A process was moved into a session's cgroup, or out of one (tracepoint cgroup/cgroup_attach_task).
 #[repr(C)]

@@ -1,9 +1,9 @@
 //! How much of a ring a session may fill, so that a flood of one is nobody else's loss.
 //!
 //! Dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM
-//! Transactions on Networking 6(2), 1998): whoever writes may have as much of the ring as is still free, times a weight. A
-//! session that floods alone gets half of it, k of them share k/(k+1), and whatever they do there is room left for one that
-//! is quiet. Nothing is divided in advance, so a session that is alone is not held to a fraction of an empty ring.
+//! Transactions on Networking 6(2), 1998): whoever writes may have as much of the ring as is still free, times a weight. At a weight of
+//! one, a session that floods alone gets half of it, k of them share k/(k+1), and whatever they do there is room left for one
+//! that is quiet. Nothing is divided in advance, so a session that is alone is not held to a fraction of an empty ring.
 
 /// What a session has written on the rings and what was read of that. One entry of a table that both sides have mapped; the
 /// difference of the counts is what it occupies.
@@ -54,9 +54,11 @@ pub struct Weight(u64);
 impl Weight {
     /// What can be refused, because somebody asks for it: a third of the ring for one that is alone.
     pub const DECISION: Self = Self(1);
-    /// Segments and processes: half of the ring.
+    /// Processes: half of the ring.
     pub const RECORD: Self = Self(2);
-    /// Beginnings and ends of connections: two thirds of the ring.
+    /// Segments: two thirds of the ring. More than half, so that a burst of one that is alone is seldom held.
+    pub const SEGMENT: Self = Self(4);
+    /// Beginnings and ends of connections, and processes that change their session: two thirds of the ring.
     pub const CONNECTION: Self = Self(4);
 }
 

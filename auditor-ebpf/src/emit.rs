@@ -119,6 +119,8 @@ pub(crate) enum Sort {
     Connection,
     /// Executions, births and ends of processes.
     Process,
+    /// Processes that change their session. A flood of the others' kind must not hide one.
+    Move,
 }
 
 impl Sort {
@@ -127,7 +129,7 @@ impl Sort {
         match self {
             Self::Decision => SITE_VERDICT,
             Self::Connection => SITE_CONNECTION,
-            Self::Process => SITE_PROCESS,
+            Self::Process | Self::Move => SITE_PROCESS,
         }
     }
 
@@ -135,7 +137,7 @@ impl Sort {
     const fn weight(self) -> Weight {
         match self {
             Self::Decision => Weight::DECISION,
-            Self::Connection => Weight::CONNECTION,
+            Self::Connection | Self::Move => Weight::CONNECTION,
             Self::Process => Weight::RECORD,
         }
     }
@@ -213,7 +215,7 @@ fn not_written(sort: Sort, share: *mut Share, errno: u32) {
         match sort {
             Sort::Decision => {}
             Sort::Connection => add(&raw mut (*share).connections, 1),
-            Sort::Process => add(&raw mut (*share).processes, 1),
+            Sort::Process | Sort::Move => add(&raw mut (*share).processes, 1),
         }
     }
 }
@@ -246,7 +248,7 @@ pub(crate) fn reserve_payload<const DIRECTION: u8, T: 'static>(
     let (written, read) = unsafe { (&raw mut (*share).payload_written, &raw const (*share).payload_read) };
     let free = control.payload_size.saturating_sub(waiting);
     let length = occupied_by(size_of::<T>() as u64);
-    let admitted = admits(Weight::RECORD, between(load(written), load(read)), length, free);
+    let admitted = admits(Weight::SEGMENT, between(load(written), load(read)), length, free);
     if admitted && let Some(entry) = PAYLOAD.reserve::<T>(0) {
         return Some(Segment { entry, written, waiting });
     }

@@ -190,7 +190,7 @@ pub(crate) fn moved(context: &TracePointContext) {
     // SAFETY: as above.
     let location = unsafe { context.read_at::<u32>(offset(&MOVE_PATH_OFFSET)) }.unwrap_or(0);
     emit::lifecycle(
-        Sort::Process,
+        Sort::Move,
         // Whose process it was is gone from /proc with the process.
         Wake::Now,
         if from.session != 0 { from } else { to },

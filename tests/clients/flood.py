@@ -35,7 +35,12 @@ def connects(port, seconds):
 
 
 def forks(seconds):
-    """Tasks that end at once: a few programs between many threads, which are quicker to make."""
+    """Tasks that end at once, by four processes: a few programs between many threads, which are quicker to make."""
+    _thread.stack_size(1 << 16)
+    first = os.getpid()
+    for _ in range(3):
+        if os.getpid() == first:
+            os.fork()
     programs = 0
     for _ in until(seconds):
         for _ in range(256):
@@ -45,6 +50,8 @@ def forks(seconds):
                 break
         os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
         programs += 1
+    if os.getpid() != first:
+        os._exit(0)
     return {"programs": programs}
 
 

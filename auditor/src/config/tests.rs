@@ -51,6 +51,7 @@ max_statement_bytes = 65_536
 [[agent]]
 name = "agent-backfill"
 policy = "backfill"
+existing_sockets = "adopt"
 
 [[policy]]
 name = "backfill"
@@ -69,6 +70,22 @@ default = "deny"
 "#;
 
 #[test]
+fn existing_sockets_are_destroyed_or_adopted() {
+    let text = |word: &str| {
+        format!(
+            "agent = [{{ name = \"a\", policy = \"p\"{word} }}]\n[[policy]]\nname = \"p\"\n\
+             [[policy.rule]]\nto = [\"10.0.0.0/8\"]\naction = \"allow\"\n"
+        )
+    };
+    reports(
+        &text(", existing_sockets = \"keep\""),
+        "f:1:57: error: `existing_sockets` = \"keep\" is not known: write \"destroy\" or \"adopt\"\n",
+    );
+    let (settings, _) = parse_at(&text(""), NOW);
+    assert_eq!(settings.unwrap().agent("a").unwrap().existing_sockets, ExistingSockets::Destroy);
+}
+
+#[test]
 fn a_valid_file_becomes_settings() {
     let (settings, diagnostics) = parse_at(VALID, NOW);
     let [only] = diagnostics.as_slice() else { panic!("{diagnostics:?}") };
@@ -81,6 +98,7 @@ fn a_valid_file_becomes_settings() {
     assert_eq!(settings.capture.limits().max_statement_bytes, 65_536);
     assert!(!settings.capture.limits().columns && !settings.capture.limits().parameters);
     assert_eq!(settings.agent("agent-backfill").unwrap().policy, "backfill");
+    assert_eq!(settings.agent("agent-backfill").unwrap().existing_sockets, ExistingSockets::Adopt);
     let policy = settings.policy("backfill").unwrap();
     assert_eq!(policy.default, Action::Deny);
     assert_eq!(policy.rules.iter().map(|rule| rule.number).collect::<Vec<_>>(), [1, 2, 3]);

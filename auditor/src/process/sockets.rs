@@ -29,26 +29,28 @@ pub struct OpenSocket {
 /// # Errors
 /// The process is gone, or procfs cannot be read.
 pub fn of_process(process: &Path) -> io::Result<Vec<OpenSocket>> {
-    let mut known: HashMap<u64, _> = HashMap::new();
-    for (file, transport) in [("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp")] {
-        // The table of the process's own network namespace.
-        let table = fs::read_to_string(process.join("net").join(file))?;
-        for (inode, local, remote) in table.lines().skip(1).filter_map(entry) {
-            known.insert(inode, (transport, local, remote));
+    let mut held: HashMap<u64, i32> = HashMap::new();
+    for descriptor in fs::read_dir(process.join("fd"))? {
+        let path = descriptor?.path();
+        // A descriptor may have been closed meanwhile.
+        let Ok(target) = fs::read_link(&path) else { continue };
+        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        // A socket may be open under several numbers; one is enough.
+        if let (Some(inode), Some(number)) = (socket_of(&target), number) {
+            held.insert(inode, number);
         }
     }
     let mut sockets = Vec::new();
-    for descriptor in fs::read_dir(process.join("fd"))? {
-        // A descriptor may have been closed meanwhile.
-        let path = descriptor?.path();
-        let Ok(target) = fs::read_link(&path) else { continue };
-        let Some(inode) = socket_of(&target) else { continue };
-        let Some(descriptor) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else {
-            continue;
-        };
-        // Taken out: a socket may be open under several numbers.
-        if let Some((transport, local, remote)) = known.remove(&inode) {
-            sockets.push(OpenSocket { descriptor, inode, transport, local, remote });
+    for (file, transport) in [("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp")] {
+        if held.is_empty() {
+            break;
+        }
+        // The table of the process's own network namespace.
+        let table = fs::read_to_string(process.join("net").join(file))?;
+        for (inode, local, remote) in table.lines().skip(1).filter_map(entry) {
+            if let Some(descriptor) = held.remove(&inode) {
+                sockets.push(OpenSocket { descriptor, inode, transport, local, remote });
+            }
         }
     }
     Ok(sockets)

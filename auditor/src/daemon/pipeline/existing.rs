@@ -65,6 +65,8 @@ impl Pipeline {
                 break;
             }
             for pid in new {
+                // The tables of a busy host's sockets are long, and read for each process.
+                self.renew_lease();
                 let open = match sockets::of_process(&Path::new("/proc").join(pid.to_string())) {
                     Ok(open) => open,
                     Err(error) => {
