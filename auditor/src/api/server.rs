@@ -105,8 +105,8 @@ impl Listener {
         let path = runtime_dir.join(SOCKET_NAME);
         let lock = lock(runtime_dir, &path)?;
         remove_stale(&path)?;
-        let socket = listening_socket(&path)?;
-        Ok(Self { path: SocketFile::of(path)?, socket, _lock: lock })
+        let (path, socket) = listening_socket(path)?;
+        Ok(Self { path, socket, _lock: lock })
     }
 
     /// Path of the socket.
@@ -284,18 +284,23 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// Owner, group and mode are set between bind(2) and listen(2): until then nobody can connect.
-fn listening_socket(path: &Path) -> Result<UnixListener, BindError> {
-    let system = |name| move |errno: Errno| call(name, path)(errno.into());
+/// Owner, group and mode are set between bind(2) and listen(2): until then nobody can connect. If one cannot be set, the file
+/// goes again.
+fn listening_socket(path: PathBuf) -> Result<(SocketFile, UnixListener), BindError> {
+    let system = |name| {
+        let path = path.clone();
+        move |errno: Errno| call(name, &path)(errno.into())
+    };
     let descriptor: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
         .map_err(system("socket"))?;
-    let address = UnixAddr::new(path).map_err(system("the path is too long for a socket:"))?;
+    let address = UnixAddr::new(&path).map_err(system("the path is too long for a socket:"))?;
     bind(std::os::fd::AsRawFd::as_raw_fd(&descriptor), &address).map_err(system("bind"))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(call("chmod", path))?;
-    give_to_group(path)?;
+    let file = SocketFile::of(path.clone())?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660)).map_err(call("chmod", &path))?;
+    give_to_group(&path)?;
     let backlog = Backlog::new(128).map_err(system("listen"))?;
     listen(&descriptor, backlog).map_err(system("listen"))?;
-    Ok(descriptor.into())
+    Ok((file, descriptor.into()))
 }
 
 fn give_to_group(path: &Path) -> Result<(), BindError> {

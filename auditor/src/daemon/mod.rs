@@ -284,7 +284,11 @@ impl Start<'_> {
     fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
         let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
         object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
-        let Loaded { object, tables, payload, lifecycle, found } = Object::load(self.sizes, &pins)?;
+        let Loaded { object, tables, payload, lifecycle, found } = Object::load(self.sizes, &pins)
+            .inspect_err(|_| {
+                // Fails where an earlier daemon's are in it.
+                let _ = fs::remove_dir(&pins);
+            })?;
         let parent = self.hierarchy.make(&self.parent_name)?;
         let result = self.hold((object, tables), (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {

@@ -250,9 +250,25 @@ impl Object {
                 .and_then(|()| make_pins(&tables))
                 .map_err(|error| KernelError::Pins { path: tables.clone(), error })?;
         }
+        let loaded = Self::load_in(&tables, found, &offsets, btf.as_ref(), sizes, pins);
+        if loaded.is_err() && !found {
+            // Nobody has used them. The error at hand matters more than one more of the same kind.
+            let _ = remove_pins(&tables);
+        }
+        loaded
+    }
+
+    fn load_in(
+        tables: &Path,
+        found: bool,
+        offsets: &Offsets,
+        btf: Option<&Btf>,
+        sizes: RingSizes,
+        pins: &Path,
+    ) -> Result<Loaded, KernelError> {
         let mut loader = EbpfLoader::new();
         loader
-            .btf(btf.as_ref())
+            .btf(btf)
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)

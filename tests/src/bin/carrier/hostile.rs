@@ -58,6 +58,9 @@ pub(crate) fn swallow(to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
+/// Times that an attempt is repeated, 5 ms apart.
+const REFUSALS: u32 = 1000;
+
 /// Begins connections that nobody answers, all at once, and leaves.
 pub(crate) fn half_open(to: SocketAddr, count: usize) -> Result<()> {
     allow_descriptors(count)?;
@@ -67,9 +70,18 @@ pub(crate) fn half_open(to: SocketAddr, count: usize) -> Result<()> {
     for _ in 0..count {
         let stream = TcpStream::from(syscall::tcp_socket(family)?);
         stream.set_nonblocking(true).context("O_NONBLOCK")?;
-        // SAFETY: the storage holds an address of this length.
-        let result = unsafe { libc::connect(stream.as_raw_fd(), (&raw const storage).cast(), length) };
-        let error = std::io::Error::last_os_error();
+        let mut patience = REFUSALS;
+        let (result, error) = loop {
+            // SAFETY: the storage holds an address of this length.
+            let result = unsafe { libc::connect(stream.as_raw_fd(), (&raw const storage).cast(), length) };
+            let error = std::io::Error::last_os_error();
+            // Faster than its attempts can be recorded, an agent is refused what it is allowed.
+            if error.raw_os_error() != Some(libc::EPERM) || patience == 0 {
+                break (result, error);
+            }
+            patience -= 1;
+            std::thread::sleep(Duration::from_millis(5));
+        };
         if result == 0 || error.raw_os_error() != Some(libc::EINPROGRESS) {
             bail!("connect answers {result}, {error}: somebody is there");
         }
