@@ -16,6 +16,7 @@
 mod connect;
 mod connection;
 mod emit;
+mod frames;
 mod packet;
 mod process;
 mod session;

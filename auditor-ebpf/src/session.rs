@@ -19,6 +19,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 
 use crate::emit;
+use crate::frames::Frames;
 
 /// Sessions by cgroup id. Written by the daemon only.
 #[map]
@@ -76,10 +77,12 @@ pub(crate) struct SocketState {
     pub(crate) recorded: [Endpoint; DESTINATIONS],
     /// UDP: where the next one goes.
     pub(crate) next_recorded: u32,
-    /// Padding.
-    pub(crate) _padding: u32,
+    /// The lower half of [`Self::received`] when the last payload byte left: what came since answers it.
+    pub(crate) asked: u32,
+    /// Where the other end's messages begin.
+    pub(crate) frames: Frames,
 }
-const _: () = assert!(size_of::<SocketState>() == 160);
+const _: () = assert!(size_of::<SocketState>() == 176);
 
 /// UDP destinations that a socket remembers.
 pub(crate) const DESTINATIONS: usize = 4;
@@ -99,7 +102,8 @@ impl SocketState {
             watched: 0,
             recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
             next_recorded: 0,
-            _padding: 0,
+            asked: 0,
+            frames: Frames::UNKNOWN,
         }
     }
 }
@@ -208,7 +212,20 @@ pub(crate) unsafe fn state_or_attach(socket: *mut bpf_sock) -> Option<&'static m
     if let Some(state) = unsafe { state(socket) } {
         return Some(state);
     }
-    let session = of_socket(socket)?;
+    // SAFETY: the caller's promise is the same; what comes back is null or a value of the map.
+    unsafe { attach_from_cgroup(socket).as_mut() }
+}
+
+/// Makes the state of a full socket from its cgroup's session; null where there is none.
+///
+/// A function of its own, so that the state that it puts together is not on the packet hooks' stack: "combined stack size of 2
+/// calls is 528. Too large".
+///
+/// # Safety
+/// As for [`state_or_attach`].
+#[inline(never)]
+unsafe extern "C" fn attach_from_cgroup(socket: *mut bpf_sock) -> *mut SocketState {
+    let Some(session) = of_socket(socket) else { return ptr::null_mut() };
     // SAFETY: the caller's promise is the same.
-    unsafe { attach(socket, &session) }
+    unsafe { attach(socket, &session) }.map_or(ptr::null_mut(), ptr::from_mut)
 }
