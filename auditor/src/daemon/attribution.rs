@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use auditor_common::event::{
-    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Packet,
+    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Packet, Skipped,
 };
 use auditor_common::packet::{TCP, UDP};
 
@@ -56,6 +56,8 @@ pub(super) struct Attribution {
     datagrams: HashMap<u64, Datagrams>,
     closing: VecDeque<(Boottime, u64)>,
     findings: Findings,
+    /// Sockets whose rows are to be counted from now on, or no longer.
+    counting: Vec<(u64, bool)>,
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
@@ -80,6 +82,7 @@ impl Attribution {
             datagrams: HashMap::new(),
             closing: VecDeque::new(),
             findings: Findings::default(),
+            counting: Vec::new(),
             entries: Vec::new(),
             statements: 0,
         }
@@ -93,6 +96,11 @@ impl Attribution {
     /// Hands over what is to be written.
     pub(super) fn take_entries(&mut self) -> std::vec::Drain<'_, Entry> {
         self.entries.drain(..)
+    }
+
+    /// Hands over the cookies of sockets whose rows the kernel programs are to count from now on (`true`), or no longer.
+    pub(super) fn take_counting(&mut self) -> std::vec::Drain<'_, (u64, bool)> {
+        self.counting.drain(..)
     }
 
     /// TCP and UDP conversations that are open.
@@ -109,6 +117,7 @@ impl Attribution {
     pub(super) fn on(&mut self, event: Event<'_>) {
         match event {
             Event::Packet(packet, payload) => self.packet(&packet, payload),
+            Event::Skipped(skipped) => self.skipped(&skipped),
             Event::Decision(decision) => self.decision(&decision),
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
@@ -362,8 +371,20 @@ impl Attribution {
                 conversation.midstream(at, &mut findings);
             }
             conversation.segment(packet, payload, &mut findings);
+            self.counting.extend(conversation.counting_changed().map(|counts| (cookie, counts)));
         }
         self.report(cookie, at, &mut findings);
+        self.findings = findings;
+    }
+
+    fn skipped(&mut self, event: &Skipped) {
+        let mut findings = mem::take(&mut self.findings);
+        // Only what is followed is counted.
+        if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
+            conversation.skipped(event, &mut findings);
+            self.counting.extend(conversation.counting_changed().map(|counts| (event.cookie, counts)));
+        }
+        self.report(event.cookie, Boottime(event.header.time), &mut findings);
         self.findings = findings;
     }
 
@@ -476,10 +497,16 @@ impl Attribution {
         self.report(cookie, now, &mut findings);
         self.findings = findings;
         let Some(conversation) = self.conversations.remove(&cookie) else { return };
+        if conversation.counts_rows() {
+            self.counting.push((cookie, false));
+        }
         if let Some(session) = self.sessions.get_mut(conversation.session) {
             session.open_connections = session.open_connections.saturating_sub(1);
             session.bytes_moved += coverage.sent.unwrap_or(0) + coverage.received.unwrap_or(0);
-            session.bytes_audited += coverage.audited_sent + coverage.audited_received;
+            session.bytes_audited += coverage.audited_sent
+                + coverage.audited_received
+                + coverage.skipped_sent
+                + coverage.skipped_received;
         }
         let closed = Recorded::ConnectionClosed {
             connection: conversation.connection,

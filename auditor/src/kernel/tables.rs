@@ -55,6 +55,7 @@ pub struct Tables {
     control: Array<MapData, Shared<Control>>,
     failures: PerCpuHashMap<MapData, Shared<Failure>, u64>,
     refusals: PerCpuHashMap<MapData, u64, Shared<Refusals>>,
+    released: HashMap<MapData, u64, u32>,
 }
 
 impl Tables {
@@ -70,6 +71,7 @@ impl Tables {
             control: map("CONTROL")?.try_into().map_err(failed("CONTROL"))?,
             failures: map("FAILURES")?.try_into().map_err(failed("FAILURES"))?,
             refusals: map("REFUSALS")?.try_into().map_err(failed("REFUSALS"))?,
+            released: map("RELEASED")?.try_into().map_err(failed("RELEASED"))?,
         };
         tables.prepare_failures()?;
         tables.count_refusals(0)?;
@@ -150,6 +152,20 @@ impl Tables {
         match self.refusals.remove(&session) {
             Err(MapError::KeyNotFound) => Ok(()),
             result => result.map_err(failed("REFUSALS")),
+        }
+    }
+
+    /// Has the rows of long answers to a socket counted instead of copied, or copied again.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn count_rows(&mut self, cookie: u64, counts: bool) -> Result<(), TableError> {
+        if counts {
+            return self.released.insert(cookie, 1, 0).map_err(failed("RELEASED"));
+        }
+        match self.released.remove(&cookie) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(failed("RELEASED")),
         }
     }
 

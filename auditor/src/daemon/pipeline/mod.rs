@@ -249,8 +249,19 @@ impl Pipeline {
             }
         })?;
         written?;
+        self.count_rows();
         self.write()?;
         Ok(given >= EVENTS_IN_ONE_GO)
+    }
+
+    /// Tells the kernel programs whose rows to count. Where that fails they are copied, which is no loss.
+    fn count_rows(&mut self) {
+        let Parts { attribution, tables, .. } = &mut self.parts;
+        for (cookie, counts) in attribution.take_counting() {
+            if let Err(error) = tables.count_rows(cookie, counts) {
+                tracing::warn!(%error, counts, "count rows instead of copying them");
+            }
+        }
     }
 
     fn write(&mut self) -> Result<(), PipelineError> {
