@@ -77,8 +77,8 @@ pub(crate) struct Frames {
     kind: u8,
     /// [`UNKNOWN`], [`FIRST`] or [`WITHIN`].
     phase: u8,
-    /// Padding.
-    _padding: u8,
+    /// A segment from `next` on found no room in the ring and was refused; it comes again.
+    refused: u8,
 }
 
 /// The rows at the beginning of a segment.
@@ -187,7 +187,7 @@ const fn is_message(kind: u8, length: u32) -> bool {
 impl Frames {
     /// Of a socket of which nothing is known.
     pub(crate) const UNKNOWN: Self =
-        Self { next: 0, remaining: 0, header: [0; 4], filled: 0, kind: 0, phase: UNKNOWN, _padding: 0 };
+        Self { next: 0, remaining: 0, header: [0; 4], filled: 0, kind: 0, phase: UNKNOWN, refused: 0 };
 
     /// Takes over where it has come to, the sequence number last.
     #[inline(always)]
@@ -197,8 +197,22 @@ impl Frames {
         self.filled = after.filled;
         self.kind = after.kind;
         self.phase = after.phase;
+        self.refused = after.refused;
         // SAFETY: a reference; volatile, so that it stays the last write.
         unsafe { write_volatile(&raw mut self.next, after.next) };
+    }
+
+    /// Whether a segment is to be refused because one before it was: if it passed, the place of the next message were lost, and the
+    /// rest of a long answer would be copied, which is what the ring had no room for.
+    #[inline(always)]
+    pub(crate) fn refuses(&self, sequence: u32) -> bool {
+        self.refused != 0 && self.phase != UNKNOWN && sequence.wrapping_sub(self.next) as i32 > 0
+    }
+
+    /// A segment found no room and was refused.
+    #[inline(always)]
+    pub(crate) fn refuse(&mut self) {
+        self.refused = 1;
     }
 
     /// Goes over a segment. `None` cannot happen: an array's entries exist from the beginning.
@@ -221,11 +235,20 @@ impl Frames {
                 (*walk).after = Self::UNKNOWN;
                 (*walk).after.next = sequence.wrapping_add(1);
                 (*walk).after.phase = if length == 0 { FIRST } else { UNKNOWN };
-            } else if length != 0 && self.phase != UNKNOWN && self.next == sequence {
+                return Some(&*walk);
+            }
+            // Bytes that have passed before: the receiver had no room for them, or its answer was lost.
+            let repeated = self.next.wrapping_sub(sequence);
+            if self.phase != UNKNOWN && repeated < length {
                 (*walk).after.next = sequence.wrapping_add(length);
-                (*walk).offset = offset;
-                (*walk).length = length;
+                (*walk).after.refused = 0;
+                (*walk).offset = offset.wrapping_add(repeated);
+                (*walk).length = length.wrapping_sub(repeated);
                 segment(context.skb.skb);
+                if repeated != 0 {
+                    // Copied whole, so that what came twice can be compared.
+                    (*walk).rows.clear();
+                }
             }
             Some(&*walk)
         }
