@@ -11,8 +11,8 @@
 //! against its own reading.
 //!
 //! A segment that is not the next one is not looked at. If it passed before the one that is missing, the place of the next message
-//! is lost, and the rest of the connection is copied whole. The socket's packets come one after the other but for a
-//! reordering by the network; two at a time would find the sequence number of one of them wrong, because it is written last.
+//! is lost, and the rest of the connection is copied whole. Two processors may have a segment each in hand; the later one then waits
+//! for its turn ([`await_turn`]), which it knows by the sequence number, because that is written last.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -20,7 +20,7 @@ use core::ptr::{read_volatile, write_volatile};
 
 use auditor_common::packet::SYN;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_skb_load_bytes};
+use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::SkBuffContext;
@@ -61,6 +61,11 @@ static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static WALK_STEPS: Array<u32> = Array::with_max_entries(STEPS, 0);
 
+/// It found no room in the ring and was refused; it comes again.
+const REFUSED: u8 = 1;
+/// It was waited for, in vain.
+const AWAITED: u8 = 2;
+
 /// Where the messages of a direction are.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -77,8 +82,8 @@ pub(crate) struct Frames {
     kind: u8,
     /// [`UNKNOWN`], [`FIRST`] or [`WITHIN`].
     phase: u8,
-    /// A segment from `next` on found no room in the ring and was refused; it comes again.
-    refused: u8,
+    /// Why the segment from `next` on is missing: [`REFUSED`], [`AWAITED`].
+    missing: u8,
 }
 
 /// The rows at the beginning of a segment.
@@ -187,7 +192,7 @@ const fn is_message(kind: u8, length: u32) -> bool {
 impl Frames {
     /// Of a socket of which nothing is known.
     pub(crate) const UNKNOWN: Self =
-        Self { next: 0, remaining: 0, header: [0; 4], filled: 0, kind: 0, phase: UNKNOWN, refused: 0 };
+        Self { next: 0, remaining: 0, header: [0; 4], filled: 0, kind: 0, phase: UNKNOWN, missing: 0 };
 
     /// Takes over where it has come to, the sequence number last.
     #[inline(always)]
@@ -197,7 +202,7 @@ impl Frames {
         self.filled = after.filled;
         self.kind = after.kind;
         self.phase = after.phase;
-        self.refused = after.refused;
+        self.missing = after.missing;
         // SAFETY: a reference; volatile, so that it stays the last write.
         unsafe { write_volatile(&raw mut self.next, after.next) };
     }
@@ -206,13 +211,19 @@ impl Frames {
     /// rest of a long answer would be copied, which is what the ring had no room for.
     #[inline(always)]
     pub(crate) fn refuses(&self, sequence: u32) -> bool {
-        self.refused != 0 && self.phase != UNKNOWN && sequence.wrapping_sub(self.next) as i32 > 0
+        self.missing & REFUSED != 0 && self.phase != UNKNOWN && self.is_behind(sequence)
+    }
+
+    /// Whether something is missing before this segment.
+    #[inline(always)]
+    const fn is_behind(&self, sequence: u32) -> bool {
+        sequence.wrapping_sub(self.next).cast_signed() > 0
     }
 
     /// A segment found no room and was refused.
     #[inline(always)]
     pub(crate) fn refuse(&mut self) {
-        self.refused = 1;
+        self.missing |= REFUSED;
     }
 
     /// Goes over a segment. `None` cannot happen: an array's entries exist from the beginning.
@@ -225,11 +236,17 @@ impl Frames {
         sequence: u32,
         flags: u8,
     ) -> Option<&'static Walk> {
+        if length != 0 && self.phase == WITHIN && self.missing == 0 && self.is_behind(sequence) {
+            await_turn(self, sequence);
+        }
         let walk = WALK.get_ptr_mut(0)?;
         // SAFETY: this processor's own, see `WALK`. No reference is held while `segment` runs, which makes its own.
         unsafe {
             (*walk).rows.clear();
             (*walk).after = *self;
+            if self.phase == WITHIN && self.is_behind(sequence) {
+                (*walk).after.missing |= AWAITED;
+            }
             if flags & SYN != 0 {
                 // The answer to our SYN. Data on it (Fast Open) is nothing that a PostgreSQL server sends.
                 (*walk).after = Self::UNKNOWN;
@@ -241,7 +258,7 @@ impl Frames {
             let repeated = self.next.wrapping_sub(sequence);
             if self.phase != UNKNOWN && repeated < length {
                 (*walk).after.next = sequence.wrapping_add(length);
-                (*walk).after.refused = 0;
+                (*walk).after.missing = 0;
                 (*walk).offset = offset.wrapping_add(repeated);
                 (*walk).length = length.wrapping_sub(repeated);
                 segment(context.skb.skb);
@@ -252,6 +269,43 @@ impl Frames {
             }
             Some(&*walk)
         }
+    }
+}
+
+/// A wait for the segment before this one.
+#[repr(C)]
+struct Turn {
+    frames: *const Frames,
+    sequence: u32,
+}
+
+/// Waits while another processor has the segment before this one in hand, some ten microseconds at most.
+///
+/// What a loopback connection's server sends is put on the queue of the processor that sends it, which is the server's for what
+/// it writes, and the client's for what its acknowledgements let out: two at a time, and now and then in the wrong order. It is waited
+/// for once; if that was in vain the segment is lost, or late, and the place of the next message with it.
+#[inline(never)]
+extern "C" fn await_turn(frames: *const Frames, sequence: u32) -> u32 {
+    let mut turn = Turn { frames, sequence };
+    // SAFETY: a map of this object, a function of the kind that the helper calls, and a value that outlives the call.
+    unsafe {
+        bpf_for_each_map_elem(
+            ptr::addr_of!(WALK_STEPS).cast_mut().cast(),
+            look as *mut c_void,
+            (&raw mut turn).cast(),
+            0,
+        );
+    }
+    0
+}
+
+/// Looks whether it is a segment's turn; 1 ends the wait.
+unsafe extern "C" fn look(_map: *mut c_void, _key: *const u32, _value: *mut u32, turn: *mut Turn) -> i64 {
+    // SAFETY: what `await_turn` handed to the helper: a value of the socket's, which another processor writes.
+    let next = unsafe { read_volatile(&raw const (*(*turn).frames).next) };
+    // SAFETY: as above. The helper takes no argument; it is what takes time here.
+    unsafe {
+        i64::from((*turn).sequence.wrapping_sub(next).cast_signed() <= 0 || bpf_ktime_get_boot_ns() == 0)
     }
 }
 
