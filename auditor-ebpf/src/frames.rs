@@ -451,12 +451,14 @@ impl Walk {
 fn load(skb: *mut c_void, from: u32, length: u32, place: &mut [u8; 4]) -> bool {
     let mut loaded = 0;
     for (index, byte) in (0..).zip(place) {
-        // SAFETY: one byte.
-        if index < length
-            && unsafe { bpf_skb_load_bytes(skb, from + index, ptr::from_mut(byte).cast(), 1) } == 0
-        {
-            loaded += 1;
+        if index >= length {
+            break;
         }
+        // SAFETY: one byte.
+        if unsafe { bpf_skb_load_bytes(skb, from + index, ptr::from_mut(byte).cast(), 1) } != 0 {
+            return false;
+        }
+        loaded += 1;
     }
     length != 0 && loaded == length
 }

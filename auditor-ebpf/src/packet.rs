@@ -120,20 +120,13 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     } else {
         None
     };
-    if parsed.transport == TCP
-        && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0)
-        && control.overload != OVERLOAD_RECORD_LOSS
-        && DIRECTION == INGRESS
-        && state.frames.refuses(parsed.sequence)
-    {
+    let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
+    let lossless = control.overload != OVERLOAD_RECORD_LOSS;
+    if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
         emit::count(SITE_PAYLOAD_INGRESS, errno::ENOSPC);
         return false;
     }
-    if parsed.transport == TCP
-        && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0)
-        && !copy::<DIRECTION>(context, state, &parsed, walk, control)
-        && control.overload != OVERLOAD_RECORD_LOSS
-    {
+    if told && !copy::<DIRECTION>(context, state, &parsed, walk, control) && lossless {
         if DIRECTION == INGRESS {
             state.frames.refuse();
         }
