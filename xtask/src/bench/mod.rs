@@ -6,6 +6,7 @@
 mod load;
 mod process;
 mod statistics;
+mod transfer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use serde::Serialize;
 
 use self::load::AGENT;
 use self::statistics::Summary;
+pub(crate) use self::transfer::{Transfer, transfer};
 use crate::build::{self, Profile};
 use crate::setup;
 
@@ -201,14 +203,18 @@ fn measure(
 }
 
 fn start(program: &Path, postgres: &Postgres, figures: &mut DaemonFigures) -> Result<Daemon> {
-    let configuration = format!(
+    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &configuration(postgres))?)?;
+    figures.ready.push(daemon.ready_after().as_secs_f64() * 1000.0);
+    Ok(daemon)
+}
+
+/// An agent that may go to this server.
+fn configuration(postgres: &Postgres) -> String {
+    format!(
         "[[agent]]\nname = \"{AGENT}\"\npolicy = \"bench\"\n\n[[policy]]\nname = \"bench\"\ndefault = \"deny\"\n\
          [[policy.rule]]\nto = [\"127.0.0.1:{}\"]\naction = \"allow\"\nprotocol = \"postgres\"\n",
         postgres.port()
-    );
-    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &configuration)?)?;
-    figures.ready.push(daemon.ready_after().as_secs_f64() * 1000.0);
-    Ok(daemon)
+    )
 }
 
 /// Takes the daemon's own account of losses and its peak memory, then stops it.
