@@ -48,6 +48,8 @@ sites! {
     SITE_SOCKOPS_FLAGS = 10, "sockops-flags";
     /// A packet was held because the daemon had not renewed its lease.
     SITE_LEASE = 11, "lease";
+    /// There is no room to remember a task's session.
+    SITE_MEMBERS = 12, "members";
 }
 
 /// Numeric values of the errno codes that the kernel programs give themselves.
@@ -66,4 +68,6 @@ pub mod errno {
     pub const EMSGSIZE: u32 = 90;
     /// Timed out.
     pub const ETIMEDOUT: u32 = 110;
+    /// Quota exceeded: a session has its share of a ring.
+    pub const EDQUOT: u32 = 122;
 }

@@ -15,8 +15,7 @@ use core::ptr::read_volatile;
 
 use auditor_common::control::{Control, OVERLOAD_RECORD_LOSS};
 use auditor_common::counter::{
-    SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, SITE_PAYLOAD_EGRESS,
-    SITE_PAYLOAD_INGRESS, errno,
+    SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, errno,
 };
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{EGRESS, HOOK_EGRESS, INGRESS, KIND_PACKET, KIND_SKIPPED, Packet, Skipped};
@@ -30,6 +29,7 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::emit::Owner;
 use crate::frames::{Rows, Walk};
 use crate::session::SocketState;
 use crate::verdict::Subject;
@@ -51,6 +51,13 @@ const BPF_TCP_LISTEN: u32 = 10;
 struct Slot<const N: usize> {
     packet: Packet,
     payload: [u8; N],
+}
+
+/// Whose packet it is, and when it was seen, CLOCK_BOOTTIME in nanoseconds: read once for all that is done with it.
+#[derive(Clone, Copy)]
+struct Stamp {
+    owner: Owner,
+    time: u64,
 }
 
 /// What the headers of a packet said.
@@ -83,7 +90,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     }
     // Not recorded for each packet: TCP sends again and again, and nobody reads the ring.
     let now = emit::now();
-    if now > control.lease {
+    let alone = now > control.lease;
+    if alone && control.fail_open == 0 {
         emit::count(SITE_LEASE, errno::ETIMEDOUT);
         return false;
     }
@@ -98,7 +106,7 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     let Some(parsed) = parse::<DIRECTION>(context) else {
         emit::count(SITE_PACKET_HEADERS, errno::EINVAL);
         if DIRECTION == EGRESS {
-            let subject = subject(context, socket, state.session, Endpoint::v6([0; 16], 0));
+            let subject = subject(context, socket, state.owner(), Endpoint::v6([0; 16], 0));
             verdict::record_refusal(&subject, &Verdict::refuse(REASON_MALFORMED));
         }
         return false;
@@ -121,12 +129,12 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         None
     };
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
-    let lossless = control.overload != OVERLOAD_RECORD_LOSS;
+    let lossless = control.overload != OVERLOAD_RECORD_LOSS && !alone;
     if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
-        emit::count(SITE_PAYLOAD_INGRESS, errno::ENOSPC);
+        emit::count_refused_behind::<DIRECTION>(state.owner());
         return false;
     }
-    if told && !copy::<DIRECTION>(context, state, &parsed, walk, control) && lossless {
+    if told && !copy::<DIRECTION>(context, state, now, &parsed, walk, control) && lossless {
         if DIRECTION == INGRESS {
             state.frames.refuse();
         }
@@ -159,7 +167,7 @@ fn may_leave(
 ) -> bool {
     // A reset may leave: it ends a connection that waits in vain for its urgent data, and carries none.
     if parsed.flags & (URG | RST) == URG {
-        let subject = subject(context, socket, state.session, parsed.remote);
+        let subject = subject(context, socket, state.owner(), parsed.remote);
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_URGENT));
         return false;
     }
@@ -174,7 +182,7 @@ fn may_leave(
     if verdict.allows() {
         return true;
     }
-    let mut subject = subject(context, socket, state.session, parsed.remote);
+    let mut subject = subject(context, socket, state.owner(), parsed.remote);
     subject.table = table;
     verdict::record_refusal(&subject, &verdict);
     false
@@ -183,16 +191,16 @@ fn may_leave(
 #[inline(always)]
 fn refuse_without_session(context: &SkBuffContext, socket: *mut bpf_sock) {
     let remote = parse::<EGRESS>(context).map_or(Endpoint::v6([0; 16], 0), |parsed| parsed.remote);
-    let subject = subject(context, socket, 0, remote);
-    verdict::record(&subject, &Verdict::refuse(REASON_NO_SESSION));
+    let subject = subject(context, socket, Owner::NOBODY, remote);
+    verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
 }
 
 #[inline(always)]
-fn subject(context: &SkBuffContext, socket: *mut bpf_sock, session: u64, remote: Endpoint) -> Subject {
+fn subject(context: &SkBuffContext, socket: *mut bpf_sock, owner: Owner, remote: Endpoint) -> Subject {
     // SAFETY: `socket` is a full socket of this context, whose fields may be read; the helper takes the context.
     unsafe {
         Subject {
-            session,
+            owner,
             cookie: bpf_get_socket_cookie(context.as_ptr()),
             remote,
             table: 0,
@@ -262,42 +270,42 @@ fn parse<const DIRECTION: u8>(context: &SkBuffContext) -> Option<Parsed> {
 fn copy<const DIRECTION: u8>(
     context: &SkBuffContext,
     state: &SocketState,
+    now: u64,
     parsed: &Parsed,
     walk: Option<&Walk>,
     control: &Control,
 ) -> bool {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
-    let session = state.session;
+    let stamp = Stamp { owner: state.owner(), time: now };
     let Some(rows) = walk.map(|walk| &walk.rows).filter(|rows| {
         rows.end >= frames::LEAST
             && (state.received as u32).wrapping_sub(state.asked) >= frames::ANSWER_BEGINS
             && frames::are_released(cookie)
     }) else {
-        return copy_whole::<DIRECTION>(context, session, cookie, parsed, control);
+        return copy_whole::<DIRECTION>(context, stamp, cookie, parsed, control);
     };
     if rows.end == parsed.length && parsed.flags & FIN == 0 {
-        return skip(session, cookie, parsed, rows, control);
+        return skip(stamp, cookie, parsed, rows, control);
     }
     let rest = parsed.length - rows.end;
     if rest > LARGEST as u32 {
         // Not in the middle of rows, where all that costs time is: simple rather than quick.
-        return copy_whole::<DIRECTION>(context, session, cookie, parsed, control);
+        return copy_whole::<DIRECTION>(context, stamp, cookie, parsed, control);
     }
     // The rows last: if they find no room, all of it comes again, and what was copied twice is told apart by its place.
-    record::<DIRECTION, LARGEST>(context, session, cookie, parsed, rows.end, rest, control)
-        && skip(session, cookie, parsed, rows, control)
+    record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, rows.end, rest, control)
+        && skip(stamp, cookie, parsed, rows, control)
 }
 
 /// Records rows that are not copied.
 #[inline(always)]
-fn skip(session: u64, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Control) -> bool {
-    let Some(mut entry) = emit::reserve_payload::<Skipped>() else {
-        emit::count(SITE_PAYLOAD_INGRESS, errno::ENOSPC);
+fn skip(stamp: Stamp, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Control) -> bool {
+    let Some(mut segment) = emit::reserve_payload::<INGRESS, Skipped>(stamp.owner, control) else {
         return false;
     };
-    entry.write(Skipped {
-        header: emit::header(KIND_SKIPPED, session),
+    segment.entry.write(Skipped {
+        header: emit::header_at(KIND_SKIPPED, stamp.owner, stamp.time),
         cookie,
         remote: parsed.remote,
         sequence: parsed.sequence,
@@ -311,7 +319,7 @@ fn skip(session: u64, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Contr
         direction: INGRESS,
         _padding: [0; 6],
     });
-    emit::submit_payload(entry, control);
+    emit::submit_payload(segment, control);
     true
 }
 
@@ -319,7 +327,7 @@ fn skip(session: u64, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Contr
 #[inline(always)]
 fn copy_whole<const DIRECTION: u8>(
     context: &SkBuffContext,
-    session: u64,
+    stamp: Stamp,
     cookie: u64,
     parsed: &Parsed,
     control: &Control,
@@ -329,19 +337,19 @@ fn copy_whole<const DIRECTION: u8>(
         if parsed.length - done <= LARGEST as u32 {
             break;
         }
-        if !record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, LARGEST as u32, control) {
+        if !record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, LARGEST as u32, control) {
             return false;
         }
         done += LARGEST as u32;
     }
     let rest = parsed.length - done;
     match rest {
-        0..=256 => record::<DIRECTION, 256>(context, session, cookie, parsed, done, rest, control),
-        257..=1024 => record::<DIRECTION, 1024>(context, session, cookie, parsed, done, rest, control),
-        1025..=2048 => record::<DIRECTION, 2048>(context, session, cookie, parsed, done, rest, control),
-        2049..=4096 => record::<DIRECTION, 4096>(context, session, cookie, parsed, done, rest, control),
-        4097..=16384 => record::<DIRECTION, 16384>(context, session, cookie, parsed, done, rest, control),
-        16385..=32768 => record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, rest, control),
+        0..=256 => record::<DIRECTION, 256>(context, stamp, cookie, parsed, done, rest, control),
+        257..=1024 => record::<DIRECTION, 1024>(context, stamp, cookie, parsed, done, rest, control),
+        1025..=2048 => record::<DIRECTION, 2048>(context, stamp, cookie, parsed, done, rest, control),
+        2049..=4096 => record::<DIRECTION, 4096>(context, stamp, cookie, parsed, done, rest, control),
+        4097..=16384 => record::<DIRECTION, 16384>(context, stamp, cookie, parsed, done, rest, control),
+        16385..=32768 => record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, rest, control),
         _ => {
             emit::count(SITE_PACKET_LENGTH, errno::EMSGSIZE);
             false
@@ -352,25 +360,21 @@ fn copy_whole<const DIRECTION: u8>(
 #[inline(always)]
 fn record<const DIRECTION: u8, const N: usize>(
     context: &SkBuffContext,
-    session: u64,
+    stamp: Stamp,
     cookie: u64,
     parsed: &Parsed,
     done: u32,
     length: u32,
     control: &Control,
 ) -> bool {
-    let Some(mut entry) = emit::reserve_payload::<Slot<N>>() else {
-        emit::count(
-            if DIRECTION == EGRESS { SITE_PAYLOAD_EGRESS } else { SITE_PAYLOAD_INGRESS },
-            errno::ENOSPC,
-        );
+    let Some(mut segment) = emit::reserve_payload::<DIRECTION, Slot<N>>(stamp.owner, control) else {
         return false;
     };
-    let slot: *mut Slot<N> = MaybeUninit::as_mut_ptr(&mut entry);
+    let slot: *mut Slot<N> = MaybeUninit::as_mut_ptr(&mut segment.entry);
     // SAFETY: the reservation is exactly one slot; the record's fields are all written here, in place.
     unsafe {
         (&raw mut (*slot).packet).write(Packet {
-            header: emit::header(KIND_PACKET, session),
+            header: emit::header_at(KIND_PACKET, stamp.owner, stamp.time),
             cookie,
             remote: parsed.remote,
             sequence: parsed.sequence.wrapping_add(done),
@@ -388,7 +392,7 @@ fn record<const DIRECTION: u8, const N: usize>(
         // SAFETY: a local variable.
         let bounded = unsafe { read_volatile(&raw const length) };
         if bounded == 0 || bounded > N as u32 {
-            entry.discard(0);
+            segment.entry.discard(0);
             return false;
         }
         // SAFETY: `bounded` is at most N, which is the room behind the pointer.
@@ -402,10 +406,10 @@ fn record<const DIRECTION: u8, const N: usize>(
         };
         if result != 0 {
             emit::count(SITE_PACKET_PAYLOAD, errno::EFAULT);
-            entry.discard(0);
+            segment.entry.discard(0);
             return false;
         }
     }
-    emit::submit_payload(entry, control);
+    emit::submit_payload(segment, control);
     true
 }

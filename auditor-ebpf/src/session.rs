@@ -12,13 +12,14 @@ use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_sk_ancestor_cgroup_id, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 
-use crate::emit;
+use crate::emit::{self, Owner};
 use crate::frames::Frames;
 
 /// Sessions by cgroup id. Written by the daemon only.
@@ -71,12 +72,14 @@ pub(crate) struct SocketState {
     /// The destination that was decided.
     pub(crate) remote: Endpoint,
     /// Whether sockops will tell of the connection's end.
-    pub(crate) watched: u32,
+    pub(crate) watched: u16,
+    /// UDP: where in `recorded` the next one goes.
+    pub(crate) next_recorded: u16,
     /// UDP: destinations of which a record was written in this generation, the last few. Only to write each once: a verdict is
     /// never taken from here.
     pub(crate) recorded: [Endpoint; DESTINATIONS],
-    /// UDP: where the next one goes.
-    pub(crate) next_recorded: u32,
+    /// The session's share of the rings.
+    pub(crate) share: u32,
     /// The lower half of [`Self::received`] when the last payload byte left: what came since answers it.
     pub(crate) asked: u32,
     /// Where the other end's messages begin.
@@ -100,11 +103,18 @@ impl SocketState {
             action: 0,
             remote: Endpoint::v6([0; 16], 0),
             watched: 0,
-            recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
             next_recorded: 0,
+            recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
+            share: session.share,
             asked: 0,
             frames: Frames::UNKNOWN,
         }
+    }
+
+    /// Whose its records are.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { session: self.session, share: self.share }
     }
 }
 
@@ -113,6 +123,21 @@ impl SocketState {
 pub(crate) struct Found {
     pub(crate) id: u64,
     pub(crate) cgroup: u64,
+    pub(crate) share: u32,
+}
+
+impl Found {
+    /// Whose its records are.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { session: self.id, share: self.share }
+    }
+}
+
+/// Whether the caller is the daemon.
+#[inline(always)]
+pub(crate) fn current_is_daemon() -> bool {
+    emit::control().is_some_and(|control| (bpf_get_current_pid_tgid() >> 32) as u32 == control.daemon)
 }
 
 /// The session of a cgroup id.
@@ -148,7 +173,7 @@ fn of_socket(socket: *mut bpf_sock) -> Option<Found> {
 fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
     // Not an Option that is set in the loop: its undefined fields are moved about before it is set, which the verifier
     // refuses ("R6 !read_ok").
-    let mut found = Found { id: 0, cgroup: 0 };
+    let mut found = Found { id: 0, cgroup: 0, share: 0 };
     // Level 0 is the root of the hierarchy, which is never a session.
     let mut level = 1;
     while level <= MAX_CGROUP_DEPTH as i32 {
@@ -157,7 +182,7 @@ fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
             break;
         }
         if let Some(session) = by_cgroup(cgroup) {
-            found = Found { id: session.id, cgroup };
+            found = Found { id: session.id, cgroup, share: session.share };
         }
         level += 1;
     }

@@ -4,7 +4,6 @@
 use core::mem::MaybeUninit;
 
 use auditor_common::control::{REFUSALS_A_SECOND, Refusals};
-use auditor_common::counter::SITE_VERDICT;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Decision, HOOK_EGRESS, KIND_DECISION};
 use auditor_common::rule::{
@@ -14,7 +13,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{LpmTrie, PerCpuHashMap};
 
-use crate::emit::{self, Wake};
+use crate::emit::{self, Owner, Sort, Wake};
 use crate::session::{self, SocketState};
 
 /// All policies' rules. Never an LRU: what is not found is decided by the policy's default. Written by the daemon only.
@@ -35,9 +34,12 @@ const SECOND: u64 = 1_000_000_000;
 #[inline(always)]
 pub(crate) fn on(state: &mut SocketState, transport: u8, remote: Endpoint) -> (Verdict, u32) {
     let Some(session) = session::by_cgroup(state.cgroup) else {
+        // Its share may be another session's by now.
+        state.share = Owner::NOBODY.share;
         return (Verdict::refuse(REASON_NO_SESSION), 0);
     };
     state.session = session.id;
+    state.share = session.share;
     let destination = remote.as_destination();
     let key = |port| Key::new(WHOLE_KEY, RuleKey::new(session.table, transport, port, destination.address()));
     let exact = RULES.get(key(destination.port()));
@@ -60,7 +62,7 @@ pub(crate) fn remember(state: &mut SocketState, verdict: &Verdict, remote: Endpo
 /// What a decision was about.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject {
-    pub(crate) session: u64,
+    pub(crate) owner: Owner,
     pub(crate) cookie: u64,
     pub(crate) remote: Endpoint,
     pub(crate) table: u32,
@@ -70,40 +72,42 @@ pub(crate) struct Subject {
     pub(crate) hook: u8,
 }
 
-/// Records a refusal, or counts it when its session has had its share of this second.
+/// Records a refusal, or counts it when its session has had its share of this second or of the ring.
 #[inline(always)]
 pub(crate) fn record_refusal(subject: &Subject, verdict: &Verdict) {
-    if let Some(refusals) = REFUSALS.get_ptr_mut(subject.session) {
-        let now = emit::now();
-        // SAFETY: this processor's value, which stays mapped while the program runs.
-        unsafe {
-            if now.wrapping_sub((*refusals).second) >= SECOND {
-                (*refusals).second = now;
-                (*refusals).recorded = 0;
-            }
-            (*refusals).recorded += 1;
-            if (*refusals).recorded > REFUSALS_A_SECOND {
-                (*refusals).folded += 1;
-                return;
-            }
+    // A session that has ended has no entry any more; what it leaves behind is nobody's.
+    let entry = REFUSALS.get_ptr_mut(subject.owner.session).or_else(
+        #[inline(always)]
+        || REFUSALS.get_ptr_mut(Owner::NOBODY.session),
+    );
+    let Some(refusals) = entry else { return };
+    let now = emit::now();
+    // SAFETY: this processor's value, which stays mapped while the program runs.
+    unsafe {
+        if now.wrapping_sub((*refusals).second) >= SECOND {
+            (*refusals).second = now;
+            (*refusals).recorded = 0;
+        }
+        (*refusals).recorded += 1;
+        if (*refusals).recorded > REFUSALS_A_SECOND || !record(subject, verdict) {
+            (*refusals).folded += 1;
         }
     }
-    // One that finds no room is counted as a failure: it was refused all the same.
-    record(subject, verdict);
 }
 
 /// Records a decision. `false`: there was no room.
 #[inline(always)]
 pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
     emit::lifecycle(
-        SITE_VERDICT,
+        Sort::Decision,
         Wake::InTime,
+        subject.owner,
         #[inline(always)]
         |place: &mut MaybeUninit<Decision>| {
             // SAFETY: every field of the record is written below before the reservation is submitted; integers and byte
             // arrays have no invalid values in the meantime.
             let decision = unsafe { place.assume_init_mut() };
-            decision.header = emit::header(KIND_DECISION, subject.session);
+            decision.header = emit::header(KIND_DECISION, subject.owner);
             decision.cookie = subject.cookie;
             if subject.hook == HOOK_EGRESS {
                 decision.task.pid = 0;

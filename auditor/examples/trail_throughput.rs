@@ -126,6 +126,7 @@ fn statement() -> Entry {
                 local: Some(SocketAddr::from(([10, 20, 0, 7], 49152))),
                 remote: Some(SocketAddr::from(([10, 20, 0, 9], 5432))),
                 inbound: false,
+                adopted: None,
                 verdict: Verdict {
                     allowed: true,
                     rule: Some("backfill#1: 10.20.0.0/16:5432".to_owned()),

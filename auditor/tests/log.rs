@@ -32,6 +32,7 @@ fn fill(trail: &Trail) {
             local: None,
             remote: Some(SocketAddr::from(([10, 0, 0, 1], 443))),
             inbound: false,
+            adopted: None,
             verdict: Verdict { allowed: false, rule: None, reason: "default", policy: Some("p".to_owned()) },
         });
         let events = [
@@ -197,6 +198,7 @@ fn fill_with_sessions(daemon: &Daemon) {
         local: None,
         remote,
         inbound: false,
+        adopted: None,
         verdict: Verdict { allowed: true, rule: None, reason: "default", policy: None },
     });
     let coverage = Coverage {

@@ -7,6 +7,7 @@ use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
 use crate::clock::Boottime;
+use crate::interned::Name;
 use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
@@ -36,11 +37,12 @@ pub(super) enum Notice {
 }
 
 /// How the application's bytes are read.
+#[derive(serde::Serialize, serde::Deserialize)]
 enum Reader {
     /// Not enough of the client's bytes are there to tell the protocol.
     Detecting(Vec<u8>),
     /// It is told.
-    Reading(Box<dyn Dissector>),
+    Reading(#[serde(with = "protocol::saved")] Box<dyn Dissector>),
     /// Both ends have gone on to TLS: what its beginning says in the clear is read.
     Tls(Box<Hello>),
     /// It cannot be told, or not be read: bytes are counted only.
@@ -48,6 +50,7 @@ enum Reader {
 }
 
 /// A TCP connection.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
     /// The session's number in the kernel; 0 while it is not known.
     pub(super) session: u64,
@@ -58,7 +61,8 @@ pub(super) struct Conversation {
     /// What it speaks.
     pub(super) application: Arc<Application>,
     /// What it must speak, by the rule that allowed it.
-    pub(super) expected: Option<&'static str>,
+    #[serde(with = "crate::interned::option")]
+    pub(super) expected: Option<Name>,
     /// Statements recorded.
     pub(super) statements: u64,
     /// Whether `connection.verdict` is what the kernel said at connect(2), or was decided again here.
@@ -74,12 +78,13 @@ pub(super) struct Conversation {
     /// Bytes of each direction that were seen and could not be read.
     opaque: Opaque,
     limits: Limits,
+    #[serde(with = "crate::source::saved")]
     closed: Option<Closed>,
     /// Whether the kernel programs have been told to count rows instead of copying them.
     counts_rows: bool,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 struct Opaque {
     client: u64,
     server: u64,
@@ -159,8 +164,8 @@ impl Conversation {
         self.feed(false, at, out, HalfStream::start_midstream);
     }
 
-    /// A segment passed a hook.
-    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], out: &mut Findings) {
+    /// A segment passed a hook. `lossy`: segments may have passed before it that were not copied.
+    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], lossy: bool, out: &mut Findings) {
         let sent = packet.direction == EGRESS;
         let at = Boottime(packet.header.time);
         let segment = Segment {
@@ -173,15 +178,25 @@ impl Conversation {
         if segment.flags & URG != 0 && self.received.counters().urgent == 0 && !sent {
             out.notices.push(Notice::Urgent);
         }
-        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
-        // The other direction up to here has arrived: what of it was not seen will not come again.
+        // The other direction up to here has arrived: what of it was not seen will not come again. First, because this segment
+        // may be the answer to it, and an answer without a question is a violation.
         if packet.flags & ACK != 0 && packet.flags & RST == 0 {
-            self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(packet.acknowledgement, deliver));
+            self.acknowledged(!sent, packet.acknowledgement, lossy && !payload.is_empty(), at, out);
+        }
+        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
+    }
+
+    /// A direction has arrived up to here. `unseen`: also what of it was never seen.
+    fn acknowledged(&mut self, sent: bool, sequence: u32, unseen: bool, at: Boottime, out: &mut Findings) {
+        if unseen {
+            self.feed(sent, at, out, |stream, deliver| stream.acknowledged_unseen(sequence, deliver));
+        } else {
+            self.feed(sent, at, out, |stream, deliver| stream.acknowledged(sequence, deliver));
         }
     }
 
-    /// Rows passed a hook and were counted instead of copied.
-    pub(super) fn skipped(&mut self, event: &Skipped, out: &mut Findings) {
+    /// Rows passed a hook and were counted instead of copied. `lossy`: as for a segment.
+    pub(super) fn skipped(&mut self, event: &Skipped, lossy: bool, out: &mut Findings) {
         let sent = event.direction == EGRESS;
         let at = Boottime(event.header.time);
         let skip = Skip {
@@ -192,8 +207,9 @@ impl Conversation {
             remaining: event.remaining,
             message: event.message,
         };
+        // First, as for a segment.
+        self.acknowledged(!sent, event.acknowledgement, lossy, at, out);
         self.feed(sent, at, out, |stream, deliver| stream.skipped(event.sequence, skip, at, deliver));
-        self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(event.acknowledgement, deliver));
     }
 
     /// Whether the kernel programs are to count the rows of long answers instead of copying them, if that has changed. Only on

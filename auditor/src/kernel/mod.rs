@@ -4,6 +4,8 @@
 //! is not an agent pays nothing.
 
 pub mod cgroup;
+mod link;
 pub mod object;
+pub mod shares;
 pub mod tables;
 pub mod tracefs;

@@ -122,7 +122,7 @@ fn measure(
     };
     let mut audited = || -> Result<f64> {
         postgres.sql("truncate loaded")?;
-        let configuration = super::configuration(postgres);
+        let configuration = super::load::configuration(postgres);
         let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &configuration)?)?;
         let before = process::cpu_time(daemon.id())?;
         let mut call = daemon.home().run(AGENT, UNPRIVILEGED, &words);

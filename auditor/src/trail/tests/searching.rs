@@ -28,6 +28,7 @@ fn sample(directory: &Path) -> String {
                 local: None,
                 remote: Some(SocketAddr::from(([10, 0, 0, 1], port))),
                 inbound: false,
+                adopted: None,
                 verdict: Verdict { allowed, rule: None, reason: "rule", policy: None },
             })
         };
