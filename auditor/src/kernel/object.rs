@@ -61,7 +61,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 11] = [
+const MAPS: [&str; 13] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -73,6 +73,8 @@ const MAPS: [&str; 11] = [
     "SHARES",
     "MEMBERS",
     "RELEASED",
+    "WALK",
+    "WALK_STEPS",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
 const TRACEPOINTS_PREFIX: &str = "tracepoints-";
