@@ -21,6 +21,9 @@ pub const KIND_EXIT: u32 = 7;
 /// [`Moved`]: a process came into a session's cgroup, or left one.
 pub const KIND_MOVED: u32 = 8;
 
+/// [`Skipped`], on the payload ring: bytes that passed and were not copied.
+pub const KIND_SKIPPED: u32 = 9;
+
 /// What every record begins with.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -181,6 +184,40 @@ pub struct Packet {
     pub _padding: [u8; 2],
 }
 crate::assert_layout!(Packet, size = 72, align = 8);
+
+/// A part of a TCP segment that holds rows of a PostgreSQL server's answer and was not copied, because the daemon has asked
+/// for that: only where its messages begin and end was looked at.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Skipped {
+    /// `kind` is [`KIND_SKIPPED`].
+    pub header: Header,
+    /// Socket cookie.
+    pub cookie: u64,
+    /// The other end.
+    pub remote: Endpoint,
+    /// Sequence number of the first byte.
+    pub sequence: u32,
+    /// Acknowledgement number.
+    pub acknowledgement: u32,
+    /// Bytes, never zero.
+    pub length: u32,
+    /// Bytes at the beginning that belong to the body of the message under way there.
+    pub first: u32,
+    /// Messages whose header lies within.
+    pub messages: u32,
+    /// Body bytes of the last of these messages, also those behind this part; 0 where there is none.
+    pub body: u32,
+    /// Body bytes of the last message that are still to come behind this part.
+    pub remaining: u32,
+    /// Type byte of all messages within, the one under way at the beginning included: `D` or `d`.
+    pub message: u8,
+    /// [`EGRESS`] or [`INGRESS`].
+    pub direction: u8,
+    /// Padding.
+    pub _padding: [u8; 6],
+}
+crate::assert_layout!(Skipped, size = 88, align = 8);
 
 /// Bytes of the path in [`Exec`], including the terminating NUL.
 pub const EXEC_PATH_BYTES: usize = 256;

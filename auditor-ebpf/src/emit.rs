@@ -252,13 +252,24 @@ pub(crate) fn reserve_payload<const DIRECTION: u8, T: 'static>(
     if admitted && let Some(entry) = PAYLOAD.reserve::<T>(0) {
         return Some(Segment { entry, written, waiting });
     }
-    // SAFETY: as above.
-    add(unsafe { &raw mut (*share).packets }, 1);
-    count(
-        if DIRECTION == EGRESS { SITE_PAYLOAD_EGRESS } else { SITE_PAYLOAD_INGRESS },
-        if admitted { errno::ENOSPC } else { errno::EDQUOT },
-    );
+    count_packet::<DIRECTION>(share, if admitted { errno::ENOSPC } else { errno::EDQUOT });
     None
+}
+
+/// Counts a segment of a session that is refused because there was no room for one before it.
+#[inline(always)]
+pub(crate) fn count_refused_behind<const DIRECTION: u8>(owner: Owner) {
+    if let Some(share) = share(owner) {
+        count_packet::<DIRECTION>(share, errno::ENOSPC);
+    }
+}
+
+/// Counts a segment that is not on the payload ring, for the host and for its session.
+#[inline(always)]
+fn count_packet<const DIRECTION: u8>(share: *mut Share, errno: u32) {
+    // SAFETY: `share` is a value of the map; only the address of its field is taken.
+    add(unsafe { &raw mut (*share).packets }, 1);
+    count(if DIRECTION == EGRESS { SITE_PAYLOAD_EGRESS } else { SITE_PAYLOAD_INGRESS }, errno);
 }
 
 /// Hands a record on the payload ring to the reader, and wakes it when the ring is filled to the mark.

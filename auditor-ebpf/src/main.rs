@@ -24,6 +24,7 @@
 mod connect;
 mod connection;
 mod emit;
+mod frames;
 mod packet;
 mod process;
 mod session;

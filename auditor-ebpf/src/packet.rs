@@ -6,6 +6,9 @@
 //!
 //! A TCP segment with payload, SYN, FIN or RST is copied to the payload ring. One that finds no room is dropped, so that
 //! TCP sends it again when there is some (`overload = "backpressure"`): nothing is ever said that was not written down.
+//!
+//! Rows of a long answer are the exception: where the daemon has released a connection for it, they are counted instead of copied
+//! (`frames`). What an agent sends is always copied.
 
 use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
@@ -15,7 +18,7 @@ use auditor_common::counter::{
     SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, errno,
 };
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{EGRESS, HOOK_EGRESS, KIND_PACKET, Packet};
+use auditor_common::event::{EGRESS, HOOK_EGRESS, INGRESS, KIND_PACKET, KIND_SKIPPED, Packet, Skipped};
 use auditor_common::packet::{
     FIN, IPV4_HEADER, Internet, RST, SYN, TCP, TCP_HEADER, UDP, UDP_HEADER, URG, ipv4, ipv6,
     is_ipv6_extension, tcp,
@@ -27,9 +30,10 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_s
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::emit::Owner;
+use crate::frames::{Rows, Walk};
 use crate::session::SocketState;
 use crate::verdict::Subject;
-use crate::{emit, session, verdict};
+use crate::{emit, frames, session, verdict};
 
 /// Largest payload of one record; longer segments become several.
 const LARGEST: usize = 32768;
@@ -119,18 +123,34 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         // to the connection.
         return parsed.length == 0;
     }
-    if parsed.transport == TCP
-        && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0)
-        && !copy::<DIRECTION>(context, Stamp { owner: state.owner(), time: now }, &parsed, control)
-        && control.overload != OVERLOAD_RECORD_LOSS
-        && !alone
-    {
+    let walk = if DIRECTION == INGRESS && parsed.transport == TCP {
+        state.frames.follow(context, parsed.offset, parsed.length, parsed.sequence, parsed.flags)
+    } else {
+        None
+    };
+    let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
+    let lossless = control.overload != OVERLOAD_RECORD_LOSS && !alone;
+    if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
+        emit::count_refused_behind::<DIRECTION>(state.owner());
+        return false;
+    }
+    if told && !copy::<DIRECTION>(context, state, now, &parsed, walk, control) && lossless {
+        if DIRECTION == INGRESS {
+            state.frames.refuse();
+        }
         return false;
     }
     if DIRECTION == EGRESS {
         state.sent += u64::from(parsed.length);
+        if parsed.length != 0 {
+            state.asked = state.received as u32;
+        }
     } else {
         state.received += u64::from(parsed.length);
+        if let Some(walk) = walk {
+            // Only now: a packet that is refused comes again.
+            state.frames.advance(&walk.after);
+        }
     }
     true
 }
@@ -244,17 +264,74 @@ fn parse<const DIRECTION: u8>(context: &SkBuffContext) -> Option<Parsed> {
     })
 }
 
-/// Copies a segment to the ring, in as many records as it needs. `false`: at least one found no room, or could not be
-/// read.
+/// Copies a segment to the ring, in as many records as it needs, without the rows that need not be copied. `false`: at least
+/// one found no room, or could not be read.
 #[inline(always)]
 fn copy<const DIRECTION: u8>(
     context: &SkBuffContext,
-    stamp: Stamp,
+    state: &SocketState,
+    now: u64,
     parsed: &Parsed,
+    walk: Option<&Walk>,
     control: &Control,
 ) -> bool {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    let stamp = Stamp { owner: state.owner(), time: now };
+    let Some(rows) = walk.map(|walk| &walk.rows).filter(|rows| {
+        rows.end >= frames::LEAST
+            && (state.received as u32).wrapping_sub(state.asked) >= frames::ANSWER_BEGINS
+            && frames::are_released(cookie)
+    }) else {
+        return copy_whole::<DIRECTION>(context, stamp, cookie, parsed, control);
+    };
+    if rows.end == parsed.length && parsed.flags & FIN == 0 {
+        return skip(stamp, cookie, parsed, rows, control);
+    }
+    let rest = parsed.length - rows.end;
+    if rest > LARGEST as u32 {
+        // Not in the middle of rows, where all that costs time is: simple rather than quick.
+        return copy_whole::<DIRECTION>(context, stamp, cookie, parsed, control);
+    }
+    // The rows last: if they find no room, all of it comes again, and what was copied twice is told apart by its place.
+    record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, rows.end, rest, control)
+        && skip(stamp, cookie, parsed, rows, control)
+}
+
+/// Records rows that are not copied.
+#[inline(always)]
+fn skip(stamp: Stamp, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Control) -> bool {
+    let Some(mut segment) = emit::reserve_payload::<INGRESS, Skipped>(stamp.owner, control) else {
+        return false;
+    };
+    segment.entry.write(Skipped {
+        header: emit::header_at(KIND_SKIPPED, stamp.owner, stamp.time),
+        cookie,
+        remote: parsed.remote,
+        sequence: parsed.sequence,
+        acknowledgement: parsed.acknowledgement,
+        length: rows.end,
+        first: rows.first,
+        messages: rows.messages,
+        body: rows.body,
+        remaining: rows.remaining,
+        message: rows.kind,
+        direction: INGRESS,
+        _padding: [0; 6],
+    });
+    emit::submit_payload(segment, control);
+    true
+}
+
+/// Copies all that a segment holds.
+#[inline(always)]
+fn copy_whole<const DIRECTION: u8>(
+    context: &SkBuffContext,
+    stamp: Stamp,
+    cookie: u64,
+    parsed: &Parsed,
+    control: &Control,
+) -> bool {
     let mut done = 0;
     for _ in 0..LARGEST_RECORDS {
         if parsed.length - done <= LARGEST as u32 {

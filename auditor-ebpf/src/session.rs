@@ -7,6 +7,7 @@
 //! made outside and handed to an agent stays outside; the hooks never see it.
 
 use core::ptr;
+use core::ptr::write_volatile;
 
 use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
@@ -20,6 +21,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 
 use crate::emit::{self, Owner};
+use crate::frames::Frames;
 
 /// Sessions by cgroup id. Written by the daemon only.
 #[map]
@@ -71,16 +73,20 @@ pub(crate) struct SocketState {
     /// The destination that was decided.
     pub(crate) remote: Endpoint,
     /// Whether sockops will tell of the connection's end.
-    pub(crate) watched: u32,
+    pub(crate) watched: u16,
+    /// UDP: where in `recorded` the next one goes.
+    pub(crate) next_recorded: u16,
     /// UDP: destinations of which a record was written in this generation, the last few. Only to write each once: a verdict is
     /// never taken from here.
     pub(crate) recorded: [Endpoint; DESTINATIONS],
-    /// UDP: where the next one goes.
-    pub(crate) next_recorded: u32,
     /// The session's share of the rings.
     pub(crate) share: u32,
+    /// The lower half of [`Self::received`] when the last payload byte left: what came since answers it.
+    pub(crate) asked: u32,
+    /// Where the other end's messages begin.
+    pub(crate) frames: Frames,
 }
-const _: () = assert!(size_of::<SocketState>() == 160);
+const _: () = assert!(size_of::<SocketState>() == 176);
 
 /// UDP destinations that a socket remembers.
 pub(crate) const DESTINATIONS: usize = 4;
@@ -98,9 +104,11 @@ impl SocketState {
             action: 0,
             remote: Endpoint::v6([0; 16], 0),
             watched: 0,
-            recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
             next_recorded: 0,
+            recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
             share: session.share,
+            asked: 0,
+            frames: Frames::UNKNOWN,
         }
     }
 
@@ -151,22 +159,22 @@ pub(crate) fn of_current() -> Option<Found> {
     )
 }
 
-/// The session of the cgroup that the socket was made in.
-#[inline(always)]
-fn of_socket(socket: *mut bpf_sock) -> Option<Found> {
-    nearest(
-        #[inline(always)]
-        // SAFETY: `socket` is a full socket that the caller holds; the helper answers 0 for a level that does not exist
-        // (Linux 5.7).
-        |level| unsafe { bpf_sk_ancestor_cgroup_id(socket.cast(), level) },
-    )
-}
-
 #[inline(always)]
 fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
     // Not an Option that is set in the loop: its undefined fields are moved about before it is set, which the verifier
     // refuses ("R6 !read_ok").
     let mut found = Found { id: 0, cgroup: 0, share: 0 };
+    each(
+        ancestor,
+        #[inline(always)]
+        |cgroup, session| found = Found { id: session.id, cgroup, share: session.share },
+    );
+    if found.id == 0 { None } else { Some(found) }
+}
+
+/// Goes through the sessions that a chain of ancestors belongs to, the nearest last.
+#[inline(always)]
+fn each(ancestor: impl Fn(i32) -> u64, mut on: impl FnMut(u64, &Session)) {
     // Level 0 is the root of the hierarchy, which is never a session.
     let mut level = 1;
     while level <= MAX_CGROUP_DEPTH as i32 {
@@ -175,11 +183,10 @@ fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
             break;
         }
         if let Some(session) = by_cgroup(cgroup) {
-            found = Found { id: session.id, cgroup, share: session.share };
+            on(cgroup, session);
         }
         level += 1;
     }
-    if found.id == 0 { None } else { Some(found) }
 }
 
 /// The state of a socket, if it has one.
@@ -203,12 +210,22 @@ pub(crate) unsafe fn state(socket: *mut bpf_sock) -> Option<&'static mut SocketS
 #[inline(always)]
 pub(crate) unsafe fn attach(socket: *mut bpf_sock, session: &Found) -> Option<&'static mut SocketState> {
     let mut initial = SocketState::of(session);
+    // SAFETY: the caller's promise is the same.
+    unsafe { make(socket, &mut initial) }
+}
+
+/// Makes the state of a socket: a copy of `initial`.
+///
+/// # Safety
+/// As for [`state`].
+#[inline(always)]
+unsafe fn make(socket: *mut bpf_sock, initial: &mut SocketState) -> Option<&'static mut SocketState> {
     // SAFETY: as in `state`; `initial` is copied by the helper.
     let made = unsafe {
         bpf_sk_storage_get(
             ptr::addr_of!(SOCKETS).cast_mut().cast(),
             socket.cast(),
-            ptr::from_mut(&mut initial).cast(),
+            ptr::from_mut(initial).cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
         )
         .cast::<SocketState>()
@@ -230,7 +247,39 @@ pub(crate) unsafe fn state_or_attach(socket: *mut bpf_sock) -> Option<&'static m
     if let Some(state) = unsafe { state(socket) } {
         return Some(state);
     }
-    let session = of_socket(socket)?;
+    // SAFETY: the caller's promise is the same; what comes back is null or a value of the map.
+    unsafe { attach_from_cgroup(socket).as_mut() }
+}
+
+/// Makes the state of a full socket from its cgroup's session; null where there is none.
+///
+/// A function of its own, so that the state that it puts together is not on the packet hooks' stack: "combined stack size of 2
+/// calls is 528. Too large".
+///
+/// # Safety
+/// As for [`state_or_attach`].
+#[inline(never)]
+unsafe extern "C" fn attach_from_cgroup(socket: *mut bpf_sock) -> *mut SocketState {
+    let mut initial = SocketState::of(&Found { id: 0, cgroup: 0, share: 0 });
+    each(
+        #[inline(always)]
+        // SAFETY: `socket` is a full socket that the caller holds; the helper answers 0 for a level that does not exist
+        // (Linux 5.7).
+        |level| unsafe { bpf_sk_ancestor_cgroup_id(socket.cast(), level) },
+        #[inline(always)]
+        |cgroup, session| {
+            // SAFETY: fields of a local variable; volatile, so that they have no second place on the stack, for which there is
+            // no room: see above.
+            unsafe {
+                write_volatile(&raw mut initial.session, session.id);
+                write_volatile(&raw mut initial.cgroup, cgroup);
+                write_volatile(&raw mut initial.share, session.share);
+            }
+        },
+    );
+    if initial.session == 0 {
+        return ptr::null_mut();
+    }
     // SAFETY: the caller's promise is the same.
-    unsafe { attach(socket, &session) }
+    unsafe { make(socket, &mut initial) }.map_or(ptr::null_mut(), ptr::from_mut)
 }

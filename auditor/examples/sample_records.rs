@@ -214,6 +214,7 @@ fn connections() -> Vec<Event> {
         opaque_sent: 0,
         opaque_received: 9,
         gaps,
+        ..Coverage::default()
     };
     let closed = |application, coverage, reason| Event::ConnectionClosed {
         connection: Arc::new(connection()),

@@ -50,7 +50,10 @@ pub fn of_trail(directory: &Path) -> Result<BTreeMap<String, Known>, Error> {
         let known = own.session.and_then(|session| sessions.get_mut(&session.id));
         if let (Some(Known { session, .. }), Some(coverage)) = (known, coverage) {
             session.bytes_moved += coverage.sent.unwrap_or(0) + coverage.received.unwrap_or(0);
-            session.bytes_audited += coverage.audited_sent + coverage.audited_received;
+            session.bytes_audited += coverage.audited_sent
+                + coverage.audited_received
+                + coverage.skipped_sent
+                + coverage.skipped_received;
         }
     })?;
     each(directory, "session-ended", |line| {
@@ -239,6 +242,10 @@ struct CoverageFields {
     received: Option<u64>,
     audited_sent: u64,
     audited_received: u64,
+    #[serde(default)]
+    skipped_sent: u64,
+    #[serde(default)]
+    skipped_received: u64,
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ pub struct Session {
     pub violations: Option<u64>,
     /// Payload bytes that the kernel moved on its connections that have closed.
     pub bytes_moved: u64,
-    /// Of these, bytes that were audited.
+    /// Of these, bytes that were audited, rows that were counted instead of copied included.
     pub bytes_audited: u64,
 }
 

@@ -3,7 +3,7 @@
 //! The owner of everything that is known about live sessions, processes and connections. Events come in one by one and in
 //! order; nothing here waits for anything but the trail.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use auditor_common::event::{
     Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Header, Moved,
-    Packet,
+    Packet, Skipped,
 };
 use auditor_common::packet::{TCP, UDP};
 
@@ -103,6 +103,8 @@ pub(super) struct Attribution {
     datagrams: ByCookie<Datagrams>,
     closing: VecDeque<(Boottime, u64)>,
     findings: Findings,
+    /// Sockets whose rows are to be counted from now on, or no longer.
+    counting: Vec<(u64, bool)>,
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
@@ -142,6 +144,7 @@ impl Attribution {
             datagrams: ByCookie::default(),
             closing: VecDeque::new(),
             findings: Findings::default(),
+            counting: Vec::new(),
             entries: Vec::new(),
             statements: 0,
             moves: Vec::new(),
@@ -293,6 +296,18 @@ impl Attribution {
         self.entries.drain(..)
     }
 
+    /// Hands over the cookies of sockets whose rows the kernel programs are to count from now on (`true`), or no longer.
+    pub(super) fn take_counting(&mut self) -> std::vec::Drain<'_, (u64, bool)> {
+        self.counting.drain(..)
+    }
+
+    /// Cookies of sockets whose rows are counted.
+    pub(super) fn counted(&self) -> BTreeSet<u64> {
+        let counted =
+            |(cookie, conversation): (&u64, &Conversation)| conversation.counts_rows().then_some(*cookie);
+        self.conversations.iter().filter_map(counted).collect()
+    }
+
     /// TCP and UDP conversations that are open.
     pub(super) fn connections(&self) -> u64 {
         (self.conversations.len() + self.datagrams.len()) as u64
@@ -307,6 +322,7 @@ impl Attribution {
     pub(super) fn on(&mut self, event: Event<'_>) {
         match event {
             Event::Packet(packet, payload) => self.packet(&packet, payload),
+            Event::Skipped(skipped) => self.skipped(&skipped),
             Event::Decision(decision) => self.decision(&decision),
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
@@ -658,8 +674,20 @@ impl Attribution {
                 conversation.midstream(at, &mut findings);
             }
             conversation.segment(packet, payload, self.policies.lossy(), &mut findings);
+            self.counting.extend(conversation.counting_changed().map(|counts| (cookie, counts)));
         }
         self.report(cookie, at, &mut findings);
+        self.findings = findings;
+    }
+
+    fn skipped(&mut self, event: &Skipped) {
+        let mut findings = mem::take(&mut self.findings);
+        // Only what is followed is counted.
+        if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
+            conversation.skipped(event, self.policies.lossy(), &mut findings);
+            self.counting.extend(conversation.counting_changed().map(|counts| (event.cookie, counts)));
+        }
+        self.report(event.cookie, Boottime(event.header.time), &mut findings);
         self.findings = findings;
     }
 
@@ -781,10 +809,16 @@ impl Attribution {
         self.report(cookie, now, &mut findings);
         self.findings = findings;
         let Some(conversation) = self.conversations.remove(&cookie) else { return };
+        if conversation.counts_rows() {
+            self.counting.push((cookie, false));
+        }
         if let Some(session) = self.sessions.get_mut(conversation.session) {
             session.open_connections = session.open_connections.saturating_sub(1);
             session.bytes_moved += coverage.sent.unwrap_or(0) + coverage.received.unwrap_or(0);
-            session.bytes_audited += coverage.audited_sent + coverage.audited_received;
+            session.bytes_audited += coverage.audited_sent
+                + coverage.audited_received
+                + coverage.skipped_sent
+                + coverage.skipped_received;
         }
         let closed = Recorded::ConnectionClosed {
             connection: conversation.connection,

@@ -54,7 +54,7 @@ pub struct SessionState {
     pub totals: crate::record::SessionTotals,
     /// Payload bytes that the kernel moved on its connections that have closed.
     pub bytes_moved: u64,
-    /// Of these, bytes that were audited.
+    /// Of these, bytes that were audited, rows that were counted instead of copied included.
     pub bytes_audited: u64,
 }
 

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use auditor_common::event::{Closed, EGRESS, Established, Packet};
+use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
 use crate::clock::Boottime;
 use crate::interned::Name;
 use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
-use crate::stream::{self, Delivery, HalfStream, Segment};
+use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
 use crate::tls::hello::Hello;
 
 /// Bytes of history and early segments that a direction may keep. Loopback and a healthy network need next to none.
@@ -80,6 +80,8 @@ pub(super) struct Conversation {
     limits: Limits,
     #[serde(with = "crate::source::saved")]
     closed: Option<Closed>,
+    /// Whether the kernel programs have been told to count rows instead of copying them.
+    counts_rows: bool,
 }
 
 #[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
@@ -123,6 +125,7 @@ impl Conversation {
             opaque: Opaque::default(),
             limits,
             closed: None,
+            counts_rows: false,
         }
     }
 
@@ -178,16 +181,49 @@ impl Conversation {
         // The other direction up to here has arrived: what of it was not seen will not come again. First, because this segment
         // may be the answer to it, and an answer without a question is a violation.
         if packet.flags & ACK != 0 && packet.flags & RST == 0 {
-            let acknowledgement = packet.acknowledgement;
-            if lossy && !payload.is_empty() {
-                self.feed(!sent, at, out, |stream, deliver| {
-                    stream.acknowledged_unseen(acknowledgement, deliver);
-                });
-            } else {
-                self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(acknowledgement, deliver));
-            }
+            self.acknowledged(!sent, packet.acknowledgement, lossy && !payload.is_empty(), at, out);
         }
         self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
+    }
+
+    /// A direction has arrived up to here. `unseen`: also what of it was never seen.
+    fn acknowledged(&mut self, sent: bool, sequence: u32, unseen: bool, at: Boottime, out: &mut Findings) {
+        if unseen {
+            self.feed(sent, at, out, |stream, deliver| stream.acknowledged_unseen(sequence, deliver));
+        } else {
+            self.feed(sent, at, out, |stream, deliver| stream.acknowledged(sequence, deliver));
+        }
+    }
+
+    /// Rows passed a hook and were counted instead of copied. `lossy`: as for a segment.
+    pub(super) fn skipped(&mut self, event: &Skipped, lossy: bool, out: &mut Findings) {
+        let sent = event.direction == EGRESS;
+        let at = Boottime(event.header.time);
+        let skip = Skip {
+            length: event.length,
+            first: event.first,
+            messages: event.messages,
+            body: event.body,
+            remaining: event.remaining,
+            message: event.message,
+        };
+        // First, as for a segment.
+        self.acknowledged(!sent, event.acknowledgement, lossy, at, out);
+        self.feed(sent, at, out, |stream, deliver| stream.skipped(event.sequence, skip, at, deliver));
+    }
+
+    /// Whether the kernel programs are to count the rows of long answers instead of copying them, if that has changed. Only on
+    /// a connection that this host has opened: they follow what comes in, and what an agent says is always copied.
+    pub(super) fn counting_changed(&mut self) -> Option<bool> {
+        let counts = !self.connection.inbound
+            && self.closed.is_none()
+            && matches!(&self.reader, Reader::Reading(dissector) if dissector.counts_rows());
+        (std::mem::replace(&mut self.counts_rows, counts) != counts).then_some(counts)
+    }
+
+    /// Whether the kernel programs have been told to count rows.
+    pub(super) const fn counts_rows(&self) -> bool {
+        self.counts_rows
     }
 
     /// The kernel has ended it. Its last segments may still be on their way out of the ring.
@@ -234,6 +270,8 @@ impl Conversation {
             audited_received: self.received.counters().delivered.saturating_sub(opaque_received),
             opaque_sent,
             opaque_received,
+            skipped_sent: self.sent.counters().skipped,
+            skipped_received: self.received.counters().skipped,
             gaps: ranges,
         };
         // The event of its establishment may have been lost; bytes that were moved prove it as well.
@@ -261,6 +299,10 @@ impl Conversation {
                     opaque.count(side, bytes.len());
                 }
             }
+            Delivery::Skipped { skip, at } => match reader {
+                Reader::Reading(_) if side == Side::Server => reader.skipped(at, &skip, out),
+                _ => reader.gap(side, at, u64::from(skip.length), application, out),
+            },
             Delivery::Gap { offset, length } => {
                 out.notices.push(Notice::Gap(GapRange { sent, offset, length }));
                 reader.gap(side, at, length, application, out);
@@ -367,6 +409,15 @@ impl Reader {
             Observation::Opaque(protocol::Opaque::Tls) => Some(Self::Tls(Box::new(Hello::new()))),
             Observation::Opaque(_) | Observation::Violation(_) => Some(Self::Blind),
             _ => None,
+        }
+    }
+
+    fn skipped(&mut self, at: Boottime, skip: &Skip, out: &mut Findings) {
+        let Self::Reading(dissector) = self else { return };
+        let before = out.observations.len();
+        dissector.skipped(at, skip, &mut out.observations);
+        if let Some(next) = out.observations[before..].iter().find_map(Self::after) {
+            *self = next;
         }
     }
 

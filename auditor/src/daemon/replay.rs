@@ -82,6 +82,8 @@ pub fn replay<R: Read>(
                 attribution.take_entries().for_each(&mut *on);
             }
         });
+        // There is no kernel that could be told.
+        attribution.take_counting();
         let mut sessions = 0;
         for (number, session) in capture.take_sessions() {
             sessions += 1;

@@ -51,6 +51,8 @@ impl Told<'_> {
     /// A frame is done: its records go to the trail, as far as they are not there yet.
     fn done(&mut self, position: Position) -> Result<(), StateLost> {
         self.attribution.forget_told();
+        // Whose rows are counted is settled when all is told: see `put_in_force`.
+        self.attribution.take_counting();
         let mut sequence = self.position.sequence;
         for entry in self.attribution.take_entries() {
             sequence += 1;
@@ -116,6 +118,7 @@ pub(super) fn put_in_force(
     attribution.policies.follow(tables)?;
     let configuration = attribution.put_in_force(loaded, tables)?;
     tables.keep_policies(&attribution.policies.tables())?;
+    tables.keep_counting(&attribution.counted())?;
     Ok(configuration)
 }
 

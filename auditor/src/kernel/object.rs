@@ -61,7 +61,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 10] = [
+const MAPS: [&str; 13] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -72,6 +72,9 @@ const MAPS: [&str; 10] = [
     "SOCKETS",
     "SHARES",
     "MEMBERS",
+    "RELEASED",
+    "WALK",
+    "WALK_STEPS",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
 const TRACEPOINTS_PREFIX: &str = "tracepoints-";
@@ -433,6 +436,7 @@ fn layout(sizes: RingSizes) -> String {
         size_of::<rule::RuleKey>(),
         size_of::<rule::RuleValue>(),
         size_of::<event::Packet>(),
+        size_of::<event::Skipped>(),
         size_of::<event::Decision>(),
         size_of::<event::Established>(),
         size_of::<event::Closed>(),

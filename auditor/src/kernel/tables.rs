@@ -80,6 +80,7 @@ pub struct Tables {
     /// Programs that are loaded later name the map by this descriptor.
     _shares_map: MapData,
     free_shares: Free,
+    released: HashMap<MapData, u64, u32>,
 }
 
 impl Tables {
@@ -102,6 +103,7 @@ impl Tables {
             shares: Arc::new(shares),
             _shares_map: shares_map,
             free_shares: Free::default(),
+            released: map("RELEASED")?.try_into().map_err(failed("RELEASED"))?,
         };
         if new {
             tables.prepare_failures()?;
@@ -291,6 +293,36 @@ impl Tables {
             Err(MapError::KeyNotFound) => Ok(()),
             result => result.map_err(failed("REFUSALS")),
         }
+    }
+
+    /// Has the rows of long answers to a socket counted instead of copied, or copied again.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn count_rows(&mut self, cookie: u64, counts: bool) -> Result<(), TableError> {
+        if counts {
+            return self.released.insert(cookie, 1, 0).map_err(failed("RELEASED"));
+        }
+        match self.released.remove(&cookie) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(failed("RELEASED")),
+        }
+    }
+
+    /// Has the rows of these sockets counted, and of no others: an earlier daemon's may be gone.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn keep_counting(&mut self, cookies: &BTreeSet<u64>) -> Result<(), TableError> {
+        let found: Result<BTreeSet<u64>, _> = self.released.keys().collect();
+        let found = found.map_err(failed("RELEASED"))?;
+        for cookie in found.difference(cookies) {
+            self.count_rows(*cookie, false)?;
+        }
+        for cookie in cookies.difference(&found) {
+            self.count_rows(*cookie, true)?;
+        }
+        Ok(())
     }
 
     /// Adds compiled rules. Either all are in the table afterwards, or none.

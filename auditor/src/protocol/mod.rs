@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::clock::Boottime;
 use crate::shared;
+use crate::stream::Skip;
 
 /// How much of the client's first bytes detection looks at.
 pub const DETECTION_BYTES: usize = 1024;
@@ -107,6 +108,18 @@ pub trait Dissector: Send {
 
     /// `length` bytes of one direction were lost here.
     fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>);
+
+    /// Rows of the server's were counted by the kernel programs instead of being copied. Only where [`Self::counts_rows`] is true;
+    /// a range for which it was not, or no longer, is a hole.
+    fn skipped(&mut self, at: Boottime, skip: &Skip, out: &mut Vec<Observation>) {
+        self.gap(Side::Server, at, u64::from(skip.length), out);
+    }
+
+    /// Whether the rows of long answers may be counted from here on instead of being copied: every later byte that matters can
+    /// be read without them. A configuration that keeps rows must make this false.
+    fn counts_rows(&self) -> bool {
+        false
+    }
 
     /// The connection has ended: whatever is under way is given out as it stands.
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>);

@@ -154,7 +154,8 @@ pub struct GapRange {
     pub length: u64,
 }
 
-/// The kernel's byte counts beside the audited ones, payload bytes, without retransmissions.
+/// The kernel's byte counts beside the audited ones, payload bytes, without retransmissions. In each direction audited, opaque and
+/// skipped bytes and gaps add up to the kernel's count.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Coverage {
     /// Moved out, by the kernel's count; `None` where the kernel did not say.
@@ -169,6 +170,10 @@ pub struct Coverage {
     pub opaque_sent: u64,
     /// Seen, but not to be read, incoming.
     pub opaque_received: u64,
+    /// Rows that passed and were counted instead of copied, outgoing. Not among the audited ones, and no loss.
+    pub skipped_sent: u64,
+    /// Rows that passed and were counted instead of copied, incoming.
+    pub skipped_received: u64,
     /// What is missing, where it is known.
     pub gaps: Vec<GapRange>,
 }

@@ -41,7 +41,7 @@ pub struct Session {
     pub open_connections: u64,
     /// Payload bytes that the kernel moved on connections that have closed.
     pub bytes_moved: u64,
-    /// Payload bytes of these that were audited.
+    /// Payload bytes of these that were audited, rows that were counted instead of copied included.
     pub bytes_audited: u64,
     /// Beginning.
     pub opened: Boottime,

@@ -21,7 +21,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use auditor_common::event::{Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Packet};
+use auditor_common::event::{
+    Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Packet, Skipped,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Event, Malformed, Source};
@@ -45,6 +47,7 @@ const READ_BYTES: usize = 1 << 20;
 const LAYOUT: u32 = layout(&[
     size_of::<EventHeader>(),
     size_of::<Packet>(),
+    size_of::<Skipped>(),
     size_of::<Decision>(),
     size_of::<Established>(),
     size_of::<Closed>(),

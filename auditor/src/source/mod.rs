@@ -9,7 +9,7 @@ pub mod ring;
 
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
-    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, Moved, Packet,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, KIND_SKIPPED, Moved, Packet, Skipped,
 };
 
 use crate::clock::Boottime;
@@ -19,6 +19,8 @@ use crate::clock::Boottime;
 pub enum Event<'a> {
     /// A segment, with the captured payload.
     Packet(Packet, &'a [u8]),
+    /// Rows of an answer that were counted instead of copied.
+    Skipped(Skipped),
     /// A destination was decided.
     Decision(Decision),
     /// A TCP connection was established.
@@ -58,6 +60,7 @@ impl<'a> Event<'a> {
                 let payload = bytes.get(size_of::<Packet>()..)?.get(..packet.captured as usize)?;
                 Some(Event::Packet(packet, payload))
             }),
+            KIND_SKIPPED => read(bytes).map(Event::Skipped),
             KIND_DECISION => read(bytes).map(Event::Decision),
             KIND_ESTABLISHED => read(bytes).map(Event::Established),
             KIND_CLOSED => read(bytes).map(Event::Closed),
@@ -77,6 +80,7 @@ impl<'a> Event<'a> {
                 out.extend_from_slice(bytes(event));
                 out.extend_from_slice(payload);
             }
+            Event::Skipped(event) => out.extend_from_slice(bytes(event)),
             Event::Decision(event) => out.extend_from_slice(bytes(event)),
             Event::Established(event) => out.extend_from_slice(bytes(event)),
             Event::Closed(event) => out.extend_from_slice(bytes(event)),
@@ -96,6 +100,7 @@ impl<'a> Event<'a> {
     pub fn header(&self) -> &Header {
         match self {
             Event::Packet(event, _) => &event.header,
+            Event::Skipped(event) => &event.header,
             Event::Decision(event) => &event.header,
             Event::Established(event) => &event.header,
             Event::Closed(event) => &event.header,
@@ -116,6 +121,8 @@ unsafe trait Record: Copy {}
 unsafe impl Record for Header {}
 // SAFETY: as above.
 unsafe impl Record for Packet {}
+// SAFETY: as above.
+unsafe impl Record for Skipped {}
 // SAFETY: as above.
 unsafe impl Record for Decision {}
 // SAFETY: as above.

@@ -4,7 +4,7 @@
 //! number that the kernel itself began with, the acknowledgements of the other direction, the kernel's byte count at the
 //! end. In-order data is handed on as the slice it came in; only what arrives early is copied.
 //!
-//! **What it promises.** Deliveries tile the direction: bytes and gaps, in order, without overlap, from offset 0 to the
+//! **What it promises.** Deliveries tile the direction: bytes, rows that were counted instead of copied, and gaps, in order, without overlap, from offset 0 to the
 //! end. A byte that was never seen is in exactly one gap. Memory is bounded by [`Limits`], whatever arrives.
 //!
 //! **Whose bytes win.** Where segments overlap, the receiving kernel's choice is followed, else a reader of the record
@@ -81,6 +81,13 @@ pub enum Delivery<'a> {
         /// When the segment that brought them passed the hook.
         at: Boottime,
     },
+    /// The next bytes passed and were not copied, because nobody needs them.
+    Skipped {
+        /// What is known of them.
+        skip: Skip,
+        /// When they passed the hook.
+        at: Boottime,
+    },
     /// The next bytes were never seen.
     Gap {
         /// Offset of the first.
@@ -96,6 +103,24 @@ pub enum Delivery<'a> {
         /// Bytes from there to the last one that differs.
         length: u64,
     },
+}
+
+/// A range of rows that the kernel programs counted instead of copying them: what they found where its messages begin and end.
+/// See [`auditor_common::event::Skipped`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Skip {
+    /// Bytes, never zero.
+    pub length: u32,
+    /// Bytes at its beginning that belong to the body of the message under way there.
+    pub first: u32,
+    /// Messages whose header lies within.
+    pub messages: u32,
+    /// Body bytes of the last of them, also those behind the range.
+    pub body: u32,
+    /// Body bytes of the last message that come behind the range.
+    pub remaining: u32,
+    /// Type byte of all of its messages, the one under way at its beginning included.
+    pub message: u8,
 }
 
 /// A range of a direction that was never seen.
@@ -132,6 +157,8 @@ impl Default for Limits {
 pub struct Counters {
     /// Bytes delivered.
     pub delivered: u64,
+    /// Bytes counted instead of copied.
+    pub skipped: u64,
     /// Bytes in gaps.
     pub gap_bytes: u64,
     /// Gaps announced.
@@ -282,6 +309,30 @@ impl HalfStream {
         } else {
             self.in_order(start, end, segment, deliver);
         }
+    }
+
+    /// Rows passed the hook and were counted instead of copied. Anywhere but next in order that count is of no use to a reader, and
+    /// the bytes become a gap.
+    pub fn skipped(
+        &mut self,
+        sequence: u32,
+        skip: Skip,
+        at: Boottime,
+        deliver: &mut dyn FnMut(Delivery<'_>),
+    ) {
+        let start = self.position(sequence);
+        if self.origin == Origin::Unknown || start != self.next {
+            let segment = Segment { sequence, flags: 0, payload: &[], length: skip.length, at };
+            return self.segment(&segment, deliver);
+        }
+        let end = start.saturating_add(u64::from(skip.length));
+        self.highest = self.highest.max(end);
+        deliver(Delivery::Skipped { skip, at });
+        self.counters.skipped += u64::from(skip.length);
+        self.next = end;
+        self.passed = self.passed.max(end);
+        self.history.clear();
+        self.drain(deliver);
     }
 
     /// The other end has acknowledged everything before `sequence`: those bytes will not be sent again, so a hole among

@@ -9,6 +9,7 @@ use super::*;
 struct Collector {
     stream: Vec<Option<u8>>,
     gaps: Vec<(u64, u64)>,
+    skipped: Vec<(u64, u64)>,
     conflicts: Vec<(u64, u64)>,
 }
 
@@ -18,6 +19,11 @@ impl Collector {
             Delivery::Bytes { bytes, .. } => {
                 assert!(!bytes.is_empty());
                 self.stream.extend(bytes.iter().copied().map(Some));
+            }
+            Delivery::Skipped { skip, .. } => {
+                assert!(skip.length > 0);
+                self.skipped.push((self.stream.len() as u64, u64::from(skip.length)));
+                self.stream.resize(self.stream.len() + skip.length as usize, None);
             }
             Delivery::Gap { offset, length } => {
                 assert!(length > 0);
@@ -467,6 +473,7 @@ proptest! {
         let mut sink = |delivery: Delivery<'_>| match delivery {
             Delivery::Bytes { bytes, .. } => offset += bytes.len() as u64,
             Delivery::Gap { length, .. } => offset += length,
+            Delivery::Skipped { skip, .. } => offset += u64::from(skip.length),
             Delivery::Conflict { .. } => {}
         };
         for (action, number, flags, payload, length) in script {

@@ -8,6 +8,7 @@ pub(crate) mod decode;
 mod load;
 mod process;
 mod statistics;
+mod transfer;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ use serde::Serialize;
 
 use self::load::AGENT;
 use self::statistics::Summary;
+pub(crate) use self::transfer::{Transfer, transfer};
 use crate::build::{self, Profile};
 use crate::setup;
 

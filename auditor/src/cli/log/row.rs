@@ -129,16 +129,17 @@ fn what(record: &Value, own: &Value) -> Option<String> {
 /// The kernel's byte counts, and what of them was audited where it is less.
 fn totals(connection: &Value) -> String {
     let coverage = &connection["coverage"];
-    let direction = |name: &str, moved: &Value, audited: &Value| {
-        let audited = audited.as_u64().unwrap_or(0);
+    let direction = |name: &str| {
+        let (moved, audited) = (&coverage[name], coverage[format!("audited_{name}")].as_u64().unwrap_or(0));
+        // Rows that were counted instead of copied: nothing is missing.
+        let skipped = coverage[format!("skipped_{name}")].as_u64().unwrap_or(0);
         match moved.as_u64() {
             None => format!("{name} ? ({audited} audited)"),
-            Some(moved) if moved == audited => format!("{name} {moved}"),
+            Some(moved) if moved == audited + skipped => format!("{name} {moved}"),
             Some(moved) => format!("{name} {moved} ({audited} audited)"),
         }
     };
-    let sent = direction("sent", &coverage["sent"], &coverage["audited_sent"]);
-    let received = direction("received", &coverage["received"], &coverage["audited_received"]);
+    let (sent, received) = (direction("sent"), direction("received"));
     match connection["opaque"].as_str() {
         Some(opaque) => format!("{sent}, {received}, unreadable: {opaque}"),
         None => format!("{sent}, {received}"),

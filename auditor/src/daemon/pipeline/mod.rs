@@ -281,6 +281,7 @@ impl Pipeline {
                     self.parts.commit()?;
                 }
             }
+            self.parts.count_rows();
             self.renew_lease();
             if !self.trail_takes() {
                 break;

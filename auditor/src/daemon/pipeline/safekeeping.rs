@@ -82,8 +82,19 @@ impl Parts {
         }
         write(&mut self.attribution, &self.trail)?;
         self.rings.release();
+        self.count_rows();
         self.turn_journal();
         Ok(())
+    }
+
+    /// Tells the kernel programs whose rows to count. Where that fails they are copied, which is no loss.
+    pub(super) fn count_rows(&mut self) {
+        let Self { attribution, tables, .. } = self;
+        for (cookie, counts) in attribution.take_counting() {
+            if let Err(error) = tables.count_rows(cookie, counts) {
+                tracing::warn!(%error, counts, "count rows instead of copying them");
+            }
+        }
     }
 
     /// Behind all that was taken in, and the records that come of it.

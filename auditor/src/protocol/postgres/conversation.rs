@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 
-use super::frame::Head;
+use super::frame::{Ended, Head};
 use super::names::{Name, Names};
 use super::record::{Subject, Unit, add_notice};
 use super::request::{Request, Target};
@@ -207,6 +207,30 @@ impl Conversation {
             _ if !self.ready || self.skipping.is_some() => Err(out_of_turn(response)),
             _ => self.answer(response, at, out),
         }
+    }
+
+    /// Takes rows that nobody has looked at, as if they had come one by one.
+    pub(super) fn rows(
+        &mut self,
+        ended: Ended,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        let Some(further) = ended.messages.checked_sub(1) else { return Ok(()) };
+        // The first decides whether there may be any here; no row changes that.
+        let head = Head { kind: ended.kind, body: 0, started: at };
+        let first = Response { head, body: &[], hole: false };
+        self.response(first, at, out)?;
+        self.unit.response_bytes += ended.bytes.saturating_sub(head.size());
+        if ended.kind == b'D' {
+            self.unit.rows += further;
+        }
+        Ok(())
+    }
+
+    /// Whether answers are read: the session has begun, and the place of the next message is known.
+    pub(super) fn follows_answers(&self) -> bool {
+        self.ready && self.deaf.is_none()
     }
 
     fn authentication(

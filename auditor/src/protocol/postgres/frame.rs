@@ -5,6 +5,7 @@
 //! would read. A hole inside a body leaves the framing intact, because its length is known; any other hole loses it.
 
 use crate::clock::Boottime;
+use crate::stream::Skip;
 
 /// The longest message that PostgreSQL accepts or sends: its allocator's limit of one gibibyte.
 const MAX_LENGTH: u32 = 0x3fff_ffff;
@@ -52,6 +53,17 @@ pub(super) enum Hole {
     InBody,
     /// The next message may begin anywhere.
     Lost,
+}
+
+/// Messages of one kind that came to their end without being looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Ended {
+    /// Their type byte.
+    pub(super) kind: u8,
+    /// How many.
+    pub(super) messages: u64,
+    /// Their bytes, headers included.
+    pub(super) bytes: u64,
 }
 
 /// The framing of one direction.
@@ -104,6 +116,54 @@ impl Framer {
             }
             _ => Hole::Lost,
         }
+    }
+
+    /// Accounts for messages that were counted elsewhere. `None`: the count does not continue what was read up to here; the
+    /// framer must not be used any more.
+    pub(super) fn skip(&mut self, skip: &Skip, at: Boottime) -> Option<Ended> {
+        if self.filled != 0 {
+            return None;
+        }
+        let mut ended = Ended { kind: skip.message, messages: 0, bytes: 0 };
+        let begun = skip.length.checked_sub(skip.first)?;
+        match &mut self.body {
+            Some(body) => {
+                let head = body.head;
+                let left = body.remaining.checked_sub(skip.first)?;
+                if head.kind != skip.message
+                    || (begun == 0 && left != skip.remaining)
+                    || (begun != 0 && left != 0)
+                {
+                    return None;
+                }
+                body.remaining = left;
+                if left == 0 {
+                    ended = Ended { messages: 1, bytes: head.size(), ..ended };
+                    self.body = None;
+                }
+            }
+            None if skip.first != 0 => return None,
+            None => {}
+        }
+        if begun == 0 || skip.messages == 0 {
+            return (begun == 0 && skip.messages == 0).then_some(ended);
+        }
+        // All headers, and what is there of the last body.
+        let (begun, messages) = (u64::from(begun), u64::from(skip.messages));
+        let last = u64::from(skip.body.checked_sub(skip.remaining)?);
+        if skip.body > MAX_LENGTH - 4 || begun < messages * 5 + last {
+            return None;
+        }
+        if skip.remaining == 0 {
+            ended.messages += messages;
+            ended.bytes += begun;
+        } else {
+            ended.messages += messages - 1;
+            ended.bytes += begun - last - 5;
+            let head = Head { kind: skip.message, body: skip.body, started: at };
+            self.body = Some(Body { head, remaining: skip.remaining });
+        }
+        Some(ended)
     }
 
     fn header<'a>(&mut self, input: &mut &'a [u8], at: Boottime) -> Option<Step<'a>> {

@@ -15,6 +15,9 @@
 //! a hole in the server's bytes statements are still told, but without outcomes: any pattern that might mark the next
 //! message can also be somebody's data, so there is no place at which reading on could be proven right. After such a hole
 //! in the client's bytes nothing is told, for the same reason. A hole within the body of one message does no such harm.
+//!
+//! Rows that the kernel programs counted instead of copying them ([`Skip`]) are no hole: the count says where the messages end,
+//! and it must continue what was read before it, else it is taken for one.
 
 #![forbid(unsafe_code)]
 
@@ -41,6 +44,8 @@ use record::{Subject, Unit};
 use request::{Request, RequestReader};
 use response::ResponseReader;
 use startup::{MAX_PACKET, Packet, Replication, StartupReader};
+
+use crate::stream::Skip;
 
 use super::{Dissector, Limits, Login, Observation, Opaque, Outcome, Side, StatementKind};
 use crate::clock::Boottime;
@@ -244,6 +249,19 @@ impl Dissector for Postgres {
         }
     }
 
+    fn skipped(&mut self, at: Boottime, skip: &Skip, out: &mut Vec<Observation>) {
+        if let Phase::Session(session) = &mut self.phase {
+            let result = session.skipped(skip, at, out);
+            self.settle(result, at, out);
+        } else {
+            self.gap(Side::Server, at, u64::from(skip.length), out);
+        }
+    }
+
+    fn counts_rows(&self) -> bool {
+        matches!(&self.phase, Phase::Session(session) if session.conversation.follows_answers())
+    }
+
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         if let Phase::Session(session) = &mut self.phase {
             session.close(at, out);
@@ -354,6 +372,23 @@ impl Session {
             }
         }
         Ok(Hole::InBody)
+    }
+
+    /// Rows that were counted elsewhere.
+    fn skipped(&mut self, skip: &Skip, at: Boottime, out: &mut Vec<Observation>) -> Result<(), Violation> {
+        if self.conversation.deaf.is_some() {
+            return Ok(());
+        }
+        let Some(ended) = self.server.skip(skip, at) else {
+            self.conversation.deafen(at, out);
+            return Ok(());
+        };
+        if let Some(head) = self.server.under_way()
+            && !self.responses.start(head)
+        {
+            return Err(unknown("server", head.kind));
+        }
+        self.conversation.rows(ended, at, out)
     }
 
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {

@@ -319,6 +319,8 @@ struct CoverageFields<'a> {
     audited_received: u64,
     opaque_sent: u64,
     opaque_received: u64,
+    skipped_sent: u64,
+    skipped_received: u64,
     gaps: Gaps<'a>,
 }
 
@@ -331,6 +333,8 @@ impl<'a> CoverageFields<'a> {
             audited_received: coverage.audited_received,
             opaque_sent: coverage.opaque_sent,
             opaque_received: coverage.opaque_received,
+            skipped_sent: coverage.skipped_sent,
+            skipped_received: coverage.skipped_received,
             gaps: Gaps(&coverage.gaps),
         }
     }

@@ -246,6 +246,8 @@ fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connectio
                 audited_received: 20,
                 opaque_sent: 1,
                 opaque_received: 3,
+                skipped_sent: 0,
+                skipped_received: 7,
                 gaps: vec![GapRange { sent: true, offset: 4, length: 6 }],
             },
             reason: CloseReason::Ended,
@@ -263,6 +265,7 @@ fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connectio
             json!({
                 "sent": 10, "received": null, "audited_sent": 4, "audited_received": 20,
                 "opaque_sent": 1, "opaque_received": 3,
+                "skipped_sent": 0, "skipped_received": 7,
                 "gaps": [{"direction": "sent", "offset": 4, "length": 6}]
             })
         );

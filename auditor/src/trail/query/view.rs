@@ -231,6 +231,12 @@ pub struct Coverage {
     /// Seen, but not to be read, incoming.
     #[serde(default)]
     pub opaque_received: u64,
+    /// Rows that were counted instead of copied, outgoing.
+    #[serde(default)]
+    pub skipped_sent: u64,
+    /// Rows that were counted instead of copied, incoming.
+    #[serde(default)]
+    pub skipped_received: u64,
 }
 
 /// `unmapped.auditor.statement`.

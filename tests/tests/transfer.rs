@@ -1,0 +1,207 @@
+//! Large results are counted instead of copied, and everything said of them is still right: rows and outcomes by the client's and
+//! the server's account, bytes by the kernel's.
+#![allow(clippy::unwrap_used, reason = "a test panics")]
+
+use std::ffi::OsString;
+
+use auditor_tests::daemon::Daemon;
+use auditor_tests::postgres::{Options, Postgres};
+use auditor_tests::{UNPRIVILEGED, oracle, require_root};
+use serde_json::Value;
+
+const AGENT: &str = "transfer-agent";
+
+fn configuration(postgres: &Postgres) -> String {
+    format!(
+        "[[agent]]\nname = \"{AGENT}\"\npolicy = \"database\"\n\n[[policy]]\nname = \"database\"\ndefault = \"deny\"\n\
+         [[policy.rule]]\nto = [\"127.0.0.1:{}\"]\naction = \"allow\"\nprotocol = \"postgres\"\n",
+        postgres.port()
+    )
+}
+
+/// A session of psql that runs these commands one after the other; what it prints goes to `/dev/null`.
+fn run(daemon: &Daemon, postgres: &Postgres, commands: &[&str]) {
+    let port = postgres.port().to_string();
+    let mut words = vec![postgres.program("psql").into_os_string()];
+    words.extend(
+        ["-X", "-q", "-A", "-t", "-o", "/dev/null", "-h", "127.0.0.1", "-p", &port].map(OsString::from),
+    );
+    words.extend(["-U", "postgres", "-d", "postgres", "-v", "FETCH_COUNT=0"].map(OsString::from));
+    for command in commands {
+        words.extend(["-c", command].map(OsString::from));
+    }
+    let output = daemon.run(AGENT, UNPRIVILEGED, &words).unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // A statement that fails ends psql's call with 1, as the commands here want it.
+    assert!(output.status.code().is_some_and(|code| code <= 1), "{}\n{stderr}", output.status);
+}
+
+/// What the trail says, once the server's log has the same statements with the same outcomes.
+fn records(daemon: &Daemon, postgres: &Postgres) -> Vec<Value> {
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    let report = oracle::compare(&postgres.log().unwrap(), &records).unwrap();
+    assert!(report.is_equal(), "{report}\ndaemon: {}", daemon.said());
+    let status = daemon.status().unwrap();
+    let full = |failure: &Value| {
+        // A full ring holds TCP back, and is no loss.
+        !matches!(failure["site"].as_str(), Some("payload-egress" | "payload-ingress"))
+    };
+    let failures: Vec<&Value> =
+        status["failures"].as_array().unwrap().iter().filter(|failure| full(failure)).collect();
+    eprintln!("transfer: failures {}", status["failures"]);
+    assert!(failures.is_empty(), "{failures:?}");
+    records
+}
+
+/// Rows, outcome and completeness of the statements that begin so, in order.
+fn statements<'a>(records: &'a [Value], beginning: &str) -> Vec<&'a Value> {
+    let begins = |record: &&Value| {
+        oracle::is_statement(record)
+            && record["query_info"]["query_string"].as_str().is_some_and(|text| text.starts_with(beginning))
+    };
+    records.iter().filter(begins).map(|record| &record["unmapped"]["auditor"]["statement"]).collect()
+}
+
+fn check(statement: &Value, outcome: &str, rows: Option<u64>) {
+    assert_eq!(statement["outcome"], outcome, "{statement}");
+    assert_eq!(statement["rows"].as_u64(), rows, "{statement}");
+    assert_ne!(statement["incomplete"], true, "{statement}");
+}
+
+/// Each connection's audited and skipped bytes are exactly what the kernel moved; answers how many were skipped, and moved.
+fn check_coverage(records: &[Value]) -> (u64, u64) {
+    let (mut skipped, mut moved) = (0, 0);
+    for record in records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == "connection-closed")
+    {
+        let coverage = &record["unmapped"]["auditor"]["connection"]["coverage"];
+        let count = |name: &str| coverage[name].as_u64().unwrap();
+        assert_eq!(count("sent"), count("audited_sent"), "what is sent is always copied: {coverage}");
+        assert_eq!(count("received"), count("audited_received") + count("skipped_received"), "{coverage}");
+        assert_eq!((count("skipped_sent"), count("opaque_received")), (0, 0), "{coverage}");
+        assert_eq!(coverage["gaps"].as_array().map(Vec::len), Some(0), "{coverage}");
+        skipped += count("skipped_received");
+        moved += count("received");
+    }
+    eprintln!("transfer: {skipped} of {moved} bytes skipped");
+    (skipped, moved)
+}
+
+#[test]
+fn a_gigabyte_of_rows_is_counted() {
+    require_root().unwrap();
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    let daemon = Daemon::start(&configuration(&postgres)).unwrap();
+    let select = "select g, repeat('x', 900 + g % 200) from generate_series(1, 500000) g";
+    let copy = format!("copy ({select}) to stdout");
+    let binary = format!("copy ({select}) to stdout (format binary)");
+    // Small statements between them, which also give the daemon its turn.
+    run(
+        &daemon,
+        &postgres,
+        &[
+            "select pg_sleep(0.2)",
+            &copy,
+            "select 1 as small",
+            &binary,
+            "select 2 as small",
+            "values (1), (2)",
+        ],
+    );
+    let records = records(&daemon, &postgres);
+    let copies = statements(&records, "copy");
+    assert_eq!(copies.len(), 2);
+    for copy in copies {
+        check(copy, "completed", Some(500_000));
+        assert_eq!(copy["kind"], "copy", "{copy}");
+    }
+    for small in statements(&records, "select 1").into_iter().chain(statements(&records, "select 2")) {
+        check(small, "completed", Some(1));
+    }
+    check(statements(&records, "values")[0], "completed", Some(2));
+    let (skipped, moved) = check_coverage(&records);
+    // Nearly all of it, unless this machine is so busy that segments overtake each other: then the rest is copied.
+    assert!(moved > 1_000_000_000 && skipped > moved / 100, "{skipped} of {moved}");
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn an_error_and_several_statements_amid_many_rows_are_told() {
+    require_root().unwrap();
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    let daemon = Daemon::start(&configuration(&postgres)).unwrap();
+    let failing = "select g, repeat('y', 100), 1 / (300000 - g) from generate_series(1, 400000) g";
+    let several = "select repeat('a', 30) from generate_series(1, 100000); select 7 as seven; \
+                   copy (select repeat('b', 5000) from generate_series(1, 20000)) to stdout; \
+                   select from generate_series(1, 50000); select 1 / 0; select 8";
+    let cursor = "begin; declare many cursor for select repeat('c', 200) from generate_series(1, 200000); \
+                  fetch 150000 from many; fetch all from many; commit";
+    run(
+        &daemon,
+        &postgres,
+        &["select pg_sleep(0.2)", failing, "select 1 as small", several, cursor, "select 2 as small"],
+    );
+    let records = records(&daemon, &postgres);
+    let failed = statements(&records, failing)[0];
+    check(failed, "failed", None);
+    assert_eq!(failed["error_code"], "22012", "{failed}");
+    let failed = statements(&records, several)[0];
+    check(failed, "failed", Some(100_000 + 1 + 20_000 + 50_000));
+    assert_eq!(failed["error_code"], "22012", "{failed}");
+    check(statements(&records, cursor)[0], "completed", Some(200_000));
+    for (text, rows) in [("select 1 as", 1), ("select 2 as", 1)] {
+        check(statements(&records, text)[0], "completed", Some(rows));
+    }
+    let (skipped, moved) = check_coverage(&records);
+    assert!(skipped > moved / 100, "{skipped} of {moved}");
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn rows_that_imitate_the_end_of_an_answer_are_rows() {
+    require_root().unwrap();
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    let daemon = Daemon::start(&configuration(&postgres)).unwrap();
+    // CommandComplete "DELETE 0" and ReadyForQuery, over and over, at every distance from a segment's end; text has no zero byte,
+    // so that it takes the binary form.
+    let end = "43 0000000d 44454c455445203000 5a 00000005 49".replace(' ', "");
+    let forged = format!(
+        "copy (select repeat('x', g % 37)::bytea || decode(repeat('{end}', 1 + g % 300), 'hex') \
+         from generate_series(1, 60000) g) to stdout (format binary)"
+    );
+    run(
+        &daemon,
+        &postgres,
+        &["select pg_sleep(0.2)", &forged, "select 1 as small", &forged, "select 2 as small"],
+    );
+    let records = records(&daemon, &postgres);
+    let copies = statements(&records, "copy");
+    assert_eq!(copies.len(), 2);
+    for copy in copies {
+        check(copy, "completed", Some(60_000));
+        assert_eq!(copy["verbs"], serde_json::json!(["copy"]), "{copy}");
+    }
+    for text in ["select 1 as", "select 2 as"] {
+        check(statements(&records, text)[0], "completed", Some(1));
+    }
+    let (skipped, moved) = check_coverage(&records);
+    assert!(skipped > moved / 100, "{skipped} of {moved}");
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn what_is_sent_is_copied_whole() {
+    require_root().unwrap();
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    postgres.sql("create unlogged table loaded (line text)").unwrap();
+    let daemon = Daemon::start(&configuration(&postgres)).unwrap();
+    let copy = "\\copy loaded from program 'yes 0123456789012345678901234567890123456789012345678901234567890123 | head -n 4600000'";
+    run(&daemon, &postgres, &["select pg_sleep(0.2)", copy, "select count(*) from loaded"]);
+    assert_eq!(postgres.sql("select count(*) from loaded").unwrap().trim(), "4600000");
+    let records = records(&daemon, &postgres);
+    check(statements(&records, "COPY")[0], "completed", Some(4_600_000));
+    let sent = statements(&records, "COPY")[0]["request_bytes"].as_u64().unwrap();
+    assert!(sent > 4_600_000 * 65, "{sent}");
+    check_coverage(&records);
+    daemon.stop().unwrap();
+}
