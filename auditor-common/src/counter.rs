@@ -48,6 +48,8 @@ sites! {
     SITE_SOCKOPS_FLAGS = 10, "sockops-flags";
     /// A packet was held because the daemon had not renewed its lease.
     SITE_LEASE = 11, "lease";
+    /// The name of a unix socket, or the caller's root directory, could not be read: refused.
+    SITE_UNIX_NAME = 20, "unix-name";
 }
 
 /// Numeric values of the errno codes that the kernel programs give themselves.

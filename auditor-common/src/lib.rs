@@ -13,6 +13,7 @@ pub mod endpoint;
 pub mod event;
 pub mod packet;
 pub mod rule;
+pub mod unix;
 
 /// Asserts the size of a shared type at compile time.
 macro_rules! assert_layout {

@@ -73,23 +73,30 @@ pub(crate) struct Subject {
 /// Records a refusal, or counts it when its session has had its share of this second.
 #[inline(always)]
 pub(crate) fn record_refusal(subject: &Subject, verdict: &Verdict) {
-    if let Some(refusals) = REFUSALS.get_ptr_mut(subject.session) {
-        let now = emit::now();
-        // SAFETY: this processor's value, which stays mapped while the program runs.
-        unsafe {
-            if now.wrapping_sub((*refusals).second) >= SECOND {
-                (*refusals).second = now;
-                (*refusals).recorded = 0;
-            }
-            (*refusals).recorded += 1;
-            if (*refusals).recorded > REFUSALS_A_SECOND {
-                (*refusals).folded += 1;
-                return;
-            }
+    if !is_folded(subject.session) {
+        // One that finds no room is counted as a failure: it was refused all the same.
+        record(subject, verdict);
+    }
+}
+
+/// Whether a session has had its share of refusals for this second; this one is counted then, and not to be recorded.
+#[inline(always)]
+pub(crate) fn is_folded(session: u64) -> bool {
+    let Some(refusals) = REFUSALS.get_ptr_mut(session) else { return false };
+    let now = emit::now();
+    // SAFETY: this processor's value, which stays mapped while the program runs.
+    unsafe {
+        if now.wrapping_sub((*refusals).second) >= SECOND {
+            (*refusals).second = now;
+            (*refusals).recorded = 0;
+        }
+        (*refusals).recorded += 1;
+        if (*refusals).recorded > REFUSALS_A_SECOND {
+            (*refusals).folded += 1;
+            return true;
         }
     }
-    // One that finds no room is counted as a failure: it was refused all the same.
-    record(subject, verdict);
+    false
 }
 
 /// Records a decision. `false`: there was no room.

@@ -31,6 +31,7 @@ fn fill(trail: &Trail) {
             transport: Transport::Tcp,
             local: None,
             remote: Some(SocketAddr::from(([10, 0, 0, 1], 443))),
+            socket: None,
             inbound: false,
             verdict: Verdict { allowed: false, rule: None, reason: "default", policy: Some("p".to_owned()) },
         });
@@ -196,6 +197,7 @@ fn fill_with_sessions(daemon: &Daemon) {
         transport: Transport::Tcp,
         local: None,
         remote,
+        socket: None,
         inbound: false,
         verdict: Verdict { allowed: true, rule: None, reason: "default", policy: None },
     });

@@ -13,6 +13,7 @@ use auditor_common::event::{
     Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Packet,
 };
 use auditor_common::packet::{TCP, UDP};
+use auditor_common::unix::UnixDecision;
 
 use super::conversation::{Conversation, Findings, Notice};
 use super::policies::Policies;
@@ -110,6 +111,7 @@ impl Attribution {
         match event {
             Event::Packet(packet, payload) => self.packet(&packet, payload),
             Event::Decision(decision) => self.decision(&decision),
+            Event::UnixDecision(decision) => self.unix_decision(&decision),
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
             Event::Exec(exec) => {
@@ -167,6 +169,7 @@ impl Attribution {
             transport,
             local: None,
             remote: (decision.hook != HOOK_SOCKET).then(|| decision.remote.socket_address()),
+            socket: None,
             inbound: false,
             verdict,
         };
@@ -188,6 +191,38 @@ impl Attribution {
         } else {
             self.datagram(decision.cookie, number, connection, process, at);
         }
+    }
+
+    /// A unix socket's end is told by nobody, so that a connection is recorded when it is allowed, and not followed.
+    fn unix_decision(&mut self, event: &UnixDecision) {
+        let decision = &event.decision;
+        let at = Boottime(decision.header.time);
+        let number = decision.header.session;
+        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task));
+        let name = event.name.get(..event.length as usize).unwrap_or(&event.name);
+        let policy = self.policies.by_table(decision.table);
+        let connection = Arc::new(Connection {
+            id: self.connection_id(decision.cookie),
+            transport: Transport::Unix,
+            local: None,
+            remote: None,
+            socket: (!name.is_empty()).then(|| policy::show_socket(name)),
+            inbound: false,
+            verdict: policy::render_socket(policy, &decision.verdict, name),
+        });
+        let allowed = decision.verdict.allows();
+        if let Some(session) = self.sessions.get_mut(number) {
+            let total =
+                if allowed { &mut session.totals.connections } else { &mut session.totals.violations };
+            *total += 1;
+        }
+        let event = if allowed {
+            Recorded::ConnectionOpened { connection }
+        } else {
+            let call = if decision.hook == HOOK_SENDMSG { "sendmsg" } else { "connect" };
+            Recorded::ConnectionRefused { connection, call }
+        };
+        self.enter(number, process, at, event);
     }
 
     fn connect(
@@ -299,6 +334,7 @@ impl Attribution {
             transport: Transport::Tcp,
             local: None,
             remote: Some(remote),
+            socket: None,
             inbound,
             verdict,
         };

@@ -164,7 +164,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     tracefs::ensure_mounted(Path::new(tracefs::MOUNT)).map_err(KernelError::from)?;
     prepare_pins(&options.pin_dir)?;
     make_directory(&options.state_dir)?;
-    let degraded = degraded(loaded.settings.daemon.fail_mode);
+    let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -175,6 +175,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let trail_dir = options.state_dir.join("trail");
     let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
     let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
+    if let Some(error) = object.unix_unsupported() {
+        if loaded.settings.names_unix_sockets() {
+            return Err(KernelError::UnixRules(error.to_string()).into());
+        }
+        degraded.push(format!("unix sockets are neither decided nor recorded: {error}"));
+    }
+    degraded.extend(posture::paths::doubts(&loaded.settings));
     let clock = Clock::read();
     let policies = Policies::install(&loaded.settings, &mut tables, &clock, RINGS)?;
     let parent = hierarchy.make(&parent_name)?;
@@ -452,7 +459,7 @@ fn prepare_pins(directory: &Path) -> Result<(), StartError> {
 fn degraded(fail_mode: FailMode) -> Vec<String> {
     let mut sentences = vec![
         "what is said under TLS is not read".to_owned(),
-        "unix sockets are neither decided nor recorded".to_owned(),
+        "what is said on unix sockets is not read, and their end is not recorded".to_owned(),
         "a socket that was made outside of a session and handed to an agent is neither decided nor recorded"
             .to_owned(),
     ];

@@ -13,7 +13,7 @@ use auditor_common::control::{Control, OVERLOAD_BACKPRESSURE, OVERLOAD_RECORD_LO
 use crate::clock::Clock;
 use crate::config::{Overload, Settings};
 use crate::kernel::object::RingSizes;
-use crate::kernel::tables::{CompiledRule, TableError, Tables};
+use crate::kernel::tables::{CompiledName, CompiledRule, TableError, Tables};
 use crate::policy::{Action, Policy};
 
 /// The part of a ring that is filled when its reader is woken: a quarter.
@@ -28,6 +28,7 @@ pub(super) struct Installed {
     pub(super) table: u32,
     pub(super) policy: Arc<Policy>,
     rules: Vec<CompiledRule>,
+    names: Vec<CompiledName>,
 }
 
 /// All of them.
@@ -38,6 +39,7 @@ pub(super) struct Policies {
     retired: HashMap<u32, Arc<Policy>>,
     /// Their rules, which go when no program can still be deciding by them.
     leaving: Vec<CompiledRule>,
+    leaving_names: Vec<CompiledName>,
     next_table: u32,
     control: Control,
 }
@@ -54,6 +56,7 @@ impl Policies {
             by_name: HashMap::new(),
             retired: HashMap::new(),
             leaving: Vec::new(),
+            leaving_names: Vec::new(),
             next_table: 1,
             control: Control {
                 generation: 0,
@@ -88,21 +91,26 @@ impl Policies {
         }
         self.advance(settings, tables)?;
         self.retired = old.values().map(|old| (old.table, Arc::clone(&old.policy))).collect();
-        self.leaving.extend(old.into_values().flat_map(|old| old.rules));
+        for old in old.into_values() {
+            self.leaving.extend(old.rules);
+            self.leaving_names.extend(old.names);
+        }
         Ok(())
     }
 
     /// Removes the rules of generations that are over. To be called a turn after [`Self::replace`]: programs that have read a
     /// session's entry before it was switched have ended by then.
     pub(super) fn sweep(&mut self, tables: &mut Tables) {
-        if self.leaving.is_empty() {
+        if self.leaving.is_empty() && self.leaving_names.is_empty() {
             return;
         }
-        if let Err(error) = tables.remove_rules(&self.leaving) {
+        let removed = tables.remove_rules(&self.leaving).and(tables.remove_names(&self.leaving_names));
+        if let Err(error) = removed {
             // They only take room: no session refers to them.
             tracing::warn!(%error, "rules of an earlier policy stay in the kernel's table");
         }
         self.leaving.clear();
+        self.leaving_names.clear();
     }
 
     fn compile(
@@ -120,15 +128,25 @@ impl Policies {
                 .into_iter()
                 .map(|entry| (entry.prefix_length, entry.key, entry.value))
                 .collect();
-            if let Err(error) = tables.add_rules(&rules) {
-                for earlier in installed.values() {
+            let names = policy.compile_sockets(table, clock);
+            let added = tables.add_rules(&rules).and_then(|()| {
+                tables.add_names(&names).inspect_err(|_| {
                     // Nothing refers to these; what could not be removed only takes room.
+                    let _ = tables.remove_rules(&rules);
+                })
+            });
+            if let Err(error) = added {
+                for earlier in installed.values() {
+                    // As above.
                     let _ = tables.remove_rules(&earlier.rules);
+                    let _ = tables.remove_names(&earlier.names);
                 }
                 return Err(error);
             }
-            installed
-                .insert(policy.name.clone(), Installed { table, policy: Arc::new(policy.clone()), rules });
+            installed.insert(
+                policy.name.clone(),
+                Installed { table, policy: Arc::new(policy.clone()), rules, names },
+            );
         }
         Ok(installed)
     }

@@ -3,7 +3,9 @@
 //! Attach to each session's cgroup or to the parent of the sessions' cgroups, never to the root of the hierarchy: whoever
 //! is not an agent pays nothing.
 
+pub mod btf;
 pub mod cgroup;
 pub mod object;
 pub mod tables;
 pub mod tracefs;
+pub mod unix;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{MapData, MapError, RingBuf};
@@ -16,6 +17,7 @@ use nix::mount::{MsFlags, mount};
 use super::cgroup::Cgroup;
 use super::tables::{TableError, Tables};
 use super::tracefs::{self, Offsets, TracefsError};
+use super::{btf, unix};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -75,6 +77,11 @@ pub enum KernelError {
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The configuration has rules about unix sockets, and this host cannot decide them.
+    #[error(
+        "the configuration has rules for unix sockets, which cannot be decided here: {0}; boot a kernel of 6.7 or later, or remove them"
+    )]
+    UnixRules(String),
     /// A ring could not be mapped.
     #[error("ring {name}: {error}")]
     Ring {
@@ -116,6 +123,7 @@ pub struct RingSizes {
 #[derive(Debug)]
 pub struct Attachment {
     links: Vec<(&'static str, FdLink)>,
+    unix: unix::Links,
     pins: Option<PathBuf>,
 }
 
@@ -140,7 +148,13 @@ impl Attachment {
             }
         }
         self.links = pinned.into_iter().map(|(name, link)| (name, FdLink::from(link))).collect();
+        let pinned = self.unix.pin(directory);
         self.pins = Some(directory.to_owned());
+        if let Err((name, error)) = pinned {
+            // The error at hand matters more than one more of the same kind.
+            let _ = remove_pins(directory);
+            return Err(KernelError::Pin { name, path: directory.join(name), error: error.to_string() });
+        }
         Ok(self)
     }
 
@@ -157,7 +171,7 @@ impl Attachment {
 
     /// Names of the programs.
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
-        self.links.iter().map(|(name, _)| *name)
+        self.links.iter().map(|(name, _)| *name).chain(self.unix.programs())
     }
 }
 
@@ -172,6 +186,7 @@ pub fn remove_pins(directory: &Path) -> io::Result<()> {
             _ => {}
         }
     }
+    unix::remove_pins(directory)?;
     match fs::remove_dir(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -182,6 +197,7 @@ pub fn remove_pins(directory: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
+    unix: Result<unix::Programs, unix::Unsupported>,
     _tracepoints: Vec<FdLink>,
 }
 
@@ -206,7 +222,12 @@ impl Object {
     pub fn load(sizes: RingSizes) -> Result<Loaded, KernelError> {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
         let btf = Btf::from_sys_fs().ok();
-        let mut ebpf = EbpfLoader::new()
+        let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
+        let mut loader = EbpfLoader::new();
+        for (name, value) in unix.iter().flatten() {
+            loader.override_global(name, value, true);
+        }
+        let mut ebpf = loader
             .btf(btf.as_ref())
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
@@ -215,6 +236,7 @@ impl Object {
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true)
             .load(OBJECT)
             .map_err(KernelError::Object)?;
+        let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
@@ -231,7 +253,7 @@ impl Object {
         let tables = Tables::take(&mut ebpf)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        Ok(Loaded { object: Self { ebpf, _tracepoints: tracepoints }, tables, payload, lifecycle })
+        Ok(Loaded { object: Self { ebpf, unix, _tracepoints: tracepoints }, tables, payload, lifecycle })
     }
 
     /// Attaches all cgroup programs to a cgroup.
@@ -248,7 +270,18 @@ impl Object {
                 attach(program, &directory).map_err(|error| KernelError::Program { name, kernel, error })?;
             links.push((name, link));
         }
-        Ok(Attachment { links, pins: None })
+        let unix = match &self.unix {
+            Ok(programs) => programs.attach(directory.as_fd()).map_err(|(name, error)| {
+                KernelError::Program { name, kernel: "6.7", error: ProgramError::IOError(error) }
+            })?,
+            Err(_) => unix::Links::default(),
+        };
+        Ok(Attachment { links, unix, pins: None })
+    }
+
+    /// Why unix sockets are not decided on this host; `None` where they are.
+    pub fn unix_unsupported(&self) -> Option<&unix::Unsupported> {
+        self.unix.as_ref().err()
     }
 
     /// Names of the programs that are attached to tracepoints.

@@ -63,6 +63,8 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+    /// A unix socket.
+    Unix,
     /// Any other, by its IP protocol number.
     Other(u32),
 }
@@ -78,6 +80,8 @@ pub struct Connection {
     pub local: Option<SocketAddr>,
     /// The other end; `None` for a socket that was refused before it had one.
     pub remote: Option<SocketAddr>,
+    /// Name of the unix socket at the other end, as rules write it.
+    pub socket: Option<String>,
     /// The other end connected to this one.
     pub inbound: bool,
     /// What was decided about it.
@@ -91,7 +95,8 @@ pub struct Verdict {
     pub allowed: bool,
     /// The rule as `policy#number: text`, `None` where the policy's default decided.
     pub rule: Option<String>,
-    /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`.
+    /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`,
+    /// `other-root`, `unreadable-name`.
     pub reason: &'static str,
     /// Name of the policy that decided.
     pub policy: Option<String>,

@@ -9,6 +9,7 @@ use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
     KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_PACKET, Packet,
 };
+use auditor_common::unix::{KIND_UNIX, UnixDecision};
 
 use crate::clock::Boottime;
 
@@ -19,6 +20,8 @@ pub enum Event<'a> {
     Packet(Packet, &'a [u8]),
     /// A destination was decided.
     Decision(Decision),
+    /// A unix socket's destination was decided.
+    UnixDecision(UnixDecision),
     /// A TCP connection was established.
     Established(Established),
     /// A connection has ended.
@@ -55,6 +58,7 @@ impl<'a> Event<'a> {
                 Some(Event::Packet(packet, payload))
             }),
             KIND_DECISION => read(bytes).map(Event::Decision),
+            KIND_UNIX => read(bytes).map(Event::UnixDecision),
             KIND_ESTABLISHED => read(bytes).map(Event::Established),
             KIND_CLOSED => read(bytes).map(Event::Closed),
             KIND_EXEC => read(bytes).map(Event::Exec),
@@ -70,6 +74,7 @@ impl<'a> Event<'a> {
         let header = match self {
             Event::Packet(event, _) => &event.header,
             Event::Decision(event) => &event.header,
+            Event::UnixDecision(event) => &event.decision.header,
             Event::Established(event) => &event.header,
             Event::Closed(event) => &event.header,
             Event::Exec(event) => &event.header,
@@ -91,6 +96,8 @@ unsafe impl Record for Header {}
 unsafe impl Record for Packet {}
 // SAFETY: as above.
 unsafe impl Record for Decision {}
+// SAFETY: as above.
+unsafe impl Record for UnixDecision {}
 // SAFETY: as above.
 unsafe impl Record for Established {}
 // SAFETY: as above.

@@ -129,7 +129,8 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
     let postgres = Postgres::start(&Options { log_statements: false, settings: Vec::new() })?;
     fill(&postgres)?;
     let mut figures = DaemonFigures::default();
-    let mut measured: Vec<(Setting, Vec<Pair>)> = options.settings.iter().map(|setting| (*setting, Vec::new())).collect();
+    let mut measured: Vec<(Setting, Vec<Pair>)> =
+        options.settings.iter().map(|setting| (*setting, Vec::new())).collect();
     for round in 0..options.pairs {
         for (setting, pairs) in &mut measured {
             let mut run = |setting| measure(setting, options, &postgres, &program, &mut figures);
