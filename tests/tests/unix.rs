@@ -11,17 +11,22 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
+use auditor_tests::agent::Agent;
 use auditor_tests::child::{self, Child};
 use auditor_tests::daemon::{Daemon, Home};
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::{UNPRIVILEGED, clients, place, python, require_root};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 const AGENT: &str = "unix-agent";
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long what agents ask for may pass without a daemon, and a moment.
+const LEASE: Duration = Duration::from_millis(2500);
 
 fn configuration(default: &str, rules: &str) -> String {
     format!(
@@ -424,4 +429,23 @@ fn a_server_is_reached_by_its_socket_only_where_policy_names_it() {
     assert_eq!(about(&records, "connection-refused", &socket).len(), 1);
     assert_eq!(about(&records, "connection-opened", &socket).len(), 2);
     daemon.stop().unwrap();
+}
+
+#[test]
+fn a_daemon_that_is_killed_leaves_no_unix_socket_open() {
+    require_root().unwrap();
+    let folder = open_folder();
+    let (allowed, denied) = (Far::at(&folder.path().join("allowed")), Far::at(&folder.path().join("denied")));
+    let order = |name: &str| format!("unix {}", path(folder.path(), name));
+    let daemon = Daemon::start(&allow(&[format!("unix:{}", path(folder.path(), "allowed"))])).unwrap();
+    let mut agent = Agent::run(daemon.home(), AGENT, UNPRIVILEGED).unwrap();
+    assert_eq!(agent.tell(&order("allowed")).unwrap(), "ok");
+    assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM");
+    kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGKILL).unwrap();
+    assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM", "at once");
+    thread::sleep(LEASE);
+    assert_eq!(agent.tell(&order("allowed")).unwrap(), "EPERM", "nobody writes it down");
+    assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM");
+    assert_eq!((allowed.heard().len(), denied.heard().len()), (1, 0));
+    agent.end().unwrap();
 }
