@@ -127,7 +127,7 @@ fn names(rule: &RuleValue, key: &NameKey) -> bool {
         return true;
     }
     let mut index = 0;
-    while index < NAME_SPACE {
+    while index < NAME_BYTES {
         let byte = key.name[index];
         if byte == 0 {
             break;

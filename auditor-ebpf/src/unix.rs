@@ -5,8 +5,8 @@
 //! of the address: a context is passed to bpf_probe_read_kernel as the plain pointer that it is. The daemon takes the offsets
 //! from the kernel's BTF and sets them before it loads the programs (Linux 6.7).
 
-use core::mem::MaybeUninit;
-use core::ptr::{addr_of, read_volatile};
+use core::mem::{MaybeUninit, offset_of};
+use core::ptr::{self, addr_of, read_volatile};
 
 use auditor_common::control::OVERLOAD_RECORD_LOSS;
 use auditor_common::counter::{SITE_UNIX_NAME, SITE_VERDICT, errno};
@@ -45,7 +45,7 @@ struct LastRecorded {
     session: u64,
     generation: u32,
     length: u32,
-    name: [u8; NAME_SPACE],
+    name: [u32; NAME_WORDS],
 }
 
 /// `uaddr` of struct bpf_sock_addr_kern.
@@ -123,18 +123,10 @@ fn follow(from: *const u8, offset: u32) -> Option<*const u8> {
     (address != 0).then_some(address as *const u8)
 }
 
-/// The name that the caller gave, as a key; and its length.
+/// A key without a name.
 #[inline(always)]
-fn name(context: &SockAddrContext, table: u32) -> Option<(NameLookup, u32)> {
-    let kernel = context.as_ptr().cast::<u8>().cast_const();
-    let address = follow(kernel, setting(&UNIX_ADDRESS_OFFSET))?;
-    let length = read::<u32>(kernel, setting(&UNIX_LENGTH_OFFSET))?;
-    // The kernel has checked both ends (unix_validate_addr).
-    let length = length.wrapping_sub(NAME_OFFSET);
-    if length == 0 || length > NAME_BYTES as u32 {
-        return None;
-    }
-    let mut lookup = NameLookup {
+fn no_name(table: u32) -> NameLookup {
+    NameLookup {
         prefix: NAME_KEY_BITS,
         key: NameKey {
             table: table.to_be_bytes(),
@@ -143,7 +135,20 @@ fn name(context: &SockAddrContext, table: u32) -> Option<(NameLookup, u32)> {
             _padding: [0; 2],
             name: [0; NAME_SPACE],
         },
-    };
+    }
+}
+
+/// Fills in the name that the caller gave; answers its length.
+#[inline(always)]
+fn read_name(context: &SockAddrContext, lookup: &mut NameLookup) -> Option<u32> {
+    let kernel = context.as_ptr().cast::<u8>().cast_const();
+    let address = follow(kernel, setting(&UNIX_ADDRESS_OFFSET))?;
+    let length = read::<u32>(kernel, setting(&UNIX_LENGTH_OFFSET))?;
+    // The kernel has checked both ends (unix_validate_addr).
+    let length = length.wrapping_sub(NAME_OFFSET);
+    if length == 0 || length > NAME_BYTES as u32 {
+        return None;
+    }
     // The compiler knows the bounds, and so leaves out or moves what would prove them to the verifier ("R2 min value is negative").
     // SAFETY: a local that was written.
     let bounded = unsafe { read_volatile(&raw const length) } & (NAME_SPACE as u32 - 1);
@@ -162,7 +167,7 @@ fn name(context: &SockAddrContext, table: u32) -> Option<(NameLookup, u32)> {
         lookup.key.kind = ABSTRACT;
         lookup.key.length = length as u8;
     }
-    Some((lookup, length))
+    Some(length)
 }
 
 /// Whether the calling task resolves absolute paths as the host does, and has nobody beside it who could change that in
@@ -216,43 +221,63 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         }
         None => None,
     };
-    let table = match session {
+    subject.table = match session {
         Some(session) => session.table,
         None => 0,
     };
-    subject.table = table;
-    let Some((lookup, length)) = name(context, table) else {
-        emit::count(SITE_UNIX_NAME, errno::EFAULT);
-        refuse(
-            &subject,
-            &Verdict::refuse(REASON_UNREADABLE_NAME),
-            &NameLookup {
-                prefix: 0,
-                key: NameKey { table: [0; 4], kind: 0, length: 0, _padding: [0; 2], name: [0; NAME_SPACE] },
-            },
-        );
-        return false;
+    let mut lookup = no_name(subject.table);
+    subject.length = match read_name(context, &mut lookup) {
+        Some(length) => length,
+        None => {
+            emit::count(SITE_UNIX_NAME, errno::EFAULT);
+            0
+        }
     };
-    subject.length = length;
-    let Some(session) = session else {
-        refuse(&subject, &Verdict::refuse(REASON_NO_SESSION), &lookup);
-        return false;
+    // One way for all refusals and one place that records: each further one would be another copy for the verifier to walk through.
+    let verdict = match session {
+        _ if subject.length == 0 => Verdict::refuse(REASON_UNREADABLE_NAME),
+        None => Verdict::refuse(REASON_NO_SESSION),
+        Some(_) if emit::now() > control.lease => Verdict::refuse(REASON_LEASE),
+        Some(session) => on(&lookup, session.default_action),
     };
-    if emit::now() > control.lease {
-        refuse(&subject, &Verdict::refuse(REASON_LEASE), &lookup);
+    // What is allowed without a record would be a connection that nobody knows of.
+    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS;
+    if !verdict.allows() {
+        if verdict::is_folded(subject.session) {
+            return false;
+        }
+    } else {
+        if hook == HOOK_SENDMSG && was_recorded(context, &subject, control.generation, &lookup) {
+            return true;
+        }
+        if must_be_recorded && !emit::has_room(SITE_VERDICT, control) {
+            return false;
+        }
+    }
+    let recorded = record(&subject, &verdict, &lookup);
+    if !verdict.allows() || (must_be_recorded && !recorded) {
         return false;
     }
+    if hook == HOOK_SENDMSG {
+        mark_recorded(context, &subject, control.generation, &lookup);
+    }
+    true
+}
+
+/// The verdict on a name in a session.
+#[inline(always)]
+fn on(lookup: &NameLookup, default_action: u32) -> Verdict {
     // SAFETY: the map is of this key's layout (Key is the prefix length and the key); its values are RuleValue, which the daemon
     // replaces whole.
     let found = unsafe {
-        bpf_map_lookup_elem(addr_of!(NAMES).cast_mut().cast(), (&raw const lookup).cast())
+        bpf_map_lookup_elem(addr_of!(NAMES).cast_mut().cast(), ptr::from_ref(lookup).cast())
             .cast::<RuleValue>()
             .as_ref()
     };
-    let verdict = decide_name(
+    decide_name(
         found,
         &lookup.key,
-        session.default_action,
+        default_action,
         emit::now(),
         #[inline(always)]
         || {
@@ -262,26 +287,7 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
             }
             home == Some(true)
         },
-    );
-    if !verdict.allows() {
-        refuse(&subject, &verdict, &lookup);
-        return false;
-    }
-    if hook == HOOK_SENDMSG && was_recorded(context, &subject, control.generation, &lookup) {
-        return true;
-    }
-    // What is allowed without a record would be a connection that nobody knows of.
-    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS;
-    if must_be_recorded && !emit::has_room(SITE_VERDICT, control) {
-        return false;
-    }
-    if !record(&subject, &verdict, &lookup) && must_be_recorded {
-        return false;
-    }
-    if hook == HOOK_SENDMSG {
-        mark_recorded(context, &subject, control.generation, &lookup);
-    }
-    true
+    )
 }
 const _: () = assert!(size_of::<NameLookup>() == size_of::<Key<NameKey>>());
 
@@ -295,14 +301,23 @@ fn was_recorded(context: &SockAddrContext, subject: &Subject, generation: u32, l
         return false;
     }
     let mut index = 0;
-    while index < NAME_SPACE {
-        if last.name[index] != lookup.key.name[index] {
+    while index < NAME_WORDS {
+        if last.name[index] != word(lookup, index) {
             return false;
         }
         index += 1;
     }
     true
 }
+
+/// Four bytes of the name. Byte by byte it would be four times as much for the verifier.
+#[inline(always)]
+fn word(lookup: &NameLookup, index: usize) -> u32 {
+    // SAFETY: all callers count to NAME_WORDS; the structure is aligned to four bytes, and the name stands at a multiple of four.
+    unsafe { ptr::from_ref(&lookup.key.name).cast::<u32>().add(index).read() }
+}
+const NAME_WORDS: usize = NAME_SPACE / 4;
+const _: () = assert!(offset_of!(NameLookup, key) + offset_of!(NameKey, name) == 12);
 
 #[inline(always)]
 fn mark_recorded(context: &SockAddrContext, subject: &Subject, generation: u32, lookup: &NameLookup) {
@@ -312,13 +327,10 @@ fn mark_recorded(context: &SockAddrContext, subject: &Subject, generation: u32, 
     last.session = subject.session;
     last.generation = generation;
     last.length = subject.length;
-    last.name = lookup.key.name;
-}
-
-#[inline(always)]
-fn refuse(subject: &Subject, verdict: &Verdict, lookup: &NameLookup) {
-    if !verdict::is_folded(subject.session) {
-        record(subject, verdict, lookup);
+    let mut index = 0;
+    while index < NAME_WORDS {
+        last.name[index] = word(lookup, index);
+        index += 1;
     }
 }
 
@@ -347,7 +359,13 @@ fn record(subject: &Subject, verdict: &Verdict, lookup: &NameLookup) -> bool {
             decision._padding = [0; 3];
             record.length = subject.length;
             record._padding = 0;
-            record.name = lookup.key.name;
+            let name = (&raw mut record.name).cast::<u32>();
+            let mut index = 0;
+            while index < NAME_WORDS {
+                // SAFETY: within the name, which stands at a multiple of four in a record that is aligned to eight.
+                unsafe { name.add(index).write(word(lookup, index)) };
+                index += 1;
+            }
         },
     )
 }

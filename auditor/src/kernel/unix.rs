@@ -380,3 +380,36 @@ fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     // SAFETY: the path outlives the call.
     unsafe { bpf(BPF_OBJ_PIN, &mut attributes) }.map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::btf::tests::kernel;
+
+    #[test]
+    fn a_kernel_that_cannot_decide_unix_sockets_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        let types = directory.path().join("vmlinux");
+        let why = || globals(&types, Path::new("/proc")).unwrap_err();
+        assert!(matches!(why(), Unsupported::NoTypes { .. }), "{}", why());
+        fs::write(&types, "not BTF").unwrap();
+        assert!(matches!(why(), Unsupported::Types(_)), "{}", why());
+        fs::write(&types, kernel("BPF_CGROUP_SYSCTL")).unwrap();
+        assert!(why().to_string().contains("Linux 6.7"), "{}", why());
+        fs::write(&types, kernel(HOOK_WORD)).unwrap();
+        assert!(matches!(why(), Unsupported::NoField { structure: "fs_struct", field: "root" }), "{}", why());
+    }
+
+    #[test]
+    fn the_root_is_that_of_process_1_or_else_our_own() {
+        let own = mount_id(Path::new("/proc/self/root")).unwrap();
+        let proc = tempfile::tempdir().unwrap();
+        fs::create_dir_all(proc.path().join("self")).unwrap();
+        std::os::unix::fs::symlink("/", proc.path().join("self/root")).unwrap();
+        assert_eq!(host_mount(proc.path()).unwrap(), own);
+        // A directory that is not the root of a mount says nothing about others.
+        fs::create_dir_all(proc.path().join("1/root")).unwrap();
+        assert_eq!(host_mount(proc.path()).unwrap(), own);
+        assert!(matches!(mount_id(&proc.path().join("1/root")), Err(Unsupported::Root { .. })));
+    }
+}
