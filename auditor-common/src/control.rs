@@ -14,6 +14,10 @@ pub struct Control {
     pub generation: u32,
     /// One of the `OVERLOAD_*` constants.
     pub overload: u32,
+    /// Bytes of the payload ring.
+    pub payload_size: u64,
+    /// Bytes of the lifecycle ring.
+    pub lifecycle_size: u64,
     /// Bytes in the payload ring from which on its reader is woken at once.
     pub payload_wake: u64,
     /// The same for the lifecycle ring.
@@ -21,8 +25,12 @@ pub struct Control {
     /// Until when the daemon is known to be at work, CLOCK_BOOTTIME in nanoseconds. Later, nothing leaves: there is nobody to
     /// write it down.
     pub lease: u64,
+    /// 1: what agents do goes on after the lease, under the same verdicts; what does not fit into the rings then is lost, and counted.
+    pub fail_open: u32,
+    /// Process id of the daemon in the initial PID namespace: the tasks that it moves between cgroups have not escaped.
+    pub daemon: u32,
 }
-crate::assert_layout!(Control, size = 32, align = 8);
+crate::assert_layout!(Control, size = 56, align = 8);
 
 /// A session as the kernel knows it, keyed by the id of its cgroup.
 #[repr(C)]
@@ -34,8 +42,12 @@ pub struct Session {
     pub table: u32,
     /// What happens to destinations that no rule names.
     pub default_action: u32,
+    /// Its entry in the table of [`crate::share::Share`]s.
+    pub share: u32,
+    /// Padding.
+    pub _padding: u32,
 }
-crate::assert_layout!(Session, size = 16, align = 8);
+crate::assert_layout!(Session, size = 24, align = 8);
 
 /// A session's refused attempts on one processor, keyed by the session's number. A flood of them is not written down one by one, so that it
 /// cannot crowd out the records of others; what was not written is counted.
@@ -53,6 +65,17 @@ crate::assert_layout!(Refusals, size = 24, align = 8);
 
 /// Refusals that a session may have recorded one by one within a second, on each processor.
 pub const REFUSALS_A_SECOND: u64 = 200;
+
+/// Which session a task is in, keyed by its id in the initial PID namespace: what it is moved out of is not told when it is moved.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Member {
+    /// [`Session::id`].
+    pub session: u64,
+    /// Id of the session's cgroup.
+    pub cgroup: u64,
+}
+crate::assert_layout!(Member, size = 16, align = 8);
 
 /// How deep below the root of the hierarchy a session's cgroup may lie.
 pub const MAX_CGROUP_DEPTH: u32 = 16;

@@ -48,6 +48,8 @@ sites! {
     SITE_SOCKOPS_FLAGS = 10, "sockops-flags";
     /// A packet was held because the daemon had not renewed its lease.
     SITE_LEASE = 11, "lease";
+    /// There is no room to remember a task's session.
+    SITE_MEMBERS = 12, "members";
     /// The name of a unix socket, or the caller's root directory, could not be read: refused.
     SITE_UNIX_NAME = 20, "unix-name";
 }
@@ -68,4 +70,6 @@ pub mod errno {
     pub const EMSGSIZE: u32 = 90;
     /// Timed out.
     pub const ETIMEDOUT: u32 = 110;
+    /// Quota exceeded: a session has its share of a ring.
+    pub const EDQUOT: u32 = 122;
 }

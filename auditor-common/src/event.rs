@@ -18,14 +18,17 @@ pub const KIND_FORK: u32 = 6;
 /// [`Exit`]: a process ended.
 pub const KIND_EXIT: u32 = 7;
 
+/// [`Moved`]: a process came into a session's cgroup, or left one.
+pub const KIND_MOVED: u32 = 8;
+
 /// What every record begins with.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Header {
     /// One of the `KIND_*` constants.
     pub kind: u32,
-    /// Padding.
-    pub _padding: u32,
+    /// Entry of [`crate::share::Share`] that the record's bytes are charged to.
+    pub share: u32,
     /// CLOCK_BOOTTIME in nanoseconds.
     pub time: u64,
     /// [`crate::control::Session::id`]; 0 where the kernel knew none.
@@ -220,3 +223,27 @@ pub struct Exit {
     pub task: Task,
 }
 crate::assert_layout!(Exit, size = 56, align = 8);
+
+/// Bytes of the path in [`Moved`], including the terminating NUL.
+pub const CGROUP_PATH_BYTES: usize = 256;
+
+/// A process was moved into a session's cgroup, or out of one (tracepoint cgroup/cgroup_attach_task).
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Moved {
+    /// `kind` is [`KIND_MOVED`]. `session` is the one that it left; where there is none, the one that it came into.
+    pub header: Header,
+    /// Who moved it.
+    pub task: Task,
+    /// The session that it belonged to; 0: none.
+    pub from: u64,
+    /// The session whose cgroup it is in now; 0: the cgroup is none's, though it may lie below one that is.
+    pub to: u64,
+    /// Task id in the initial PID namespace of what was moved: of a whole process, its leader's.
+    pub moved: u32,
+    /// Padding.
+    pub _padding: u32,
+    /// Where it is now: path in the cgroup2 hierarchy, NUL-terminated, cut at the end.
+    pub path: [u8; CGROUP_PATH_BYTES],
+}
+crate::assert_layout!(Moved, size = 80 + CGROUP_PATH_BYTES, align = 8);

@@ -69,6 +69,11 @@ impl NameKey {
         }
         key
     }
+
+    /// The compiled policy.
+    pub fn table(&self) -> u32 {
+        u32::from_be_bytes(self.table)
+    }
 }
 
 /// A key as the table wants it for a look-up.

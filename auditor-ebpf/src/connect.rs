@@ -1,7 +1,6 @@
 //! connect(2) and sendmsg(2) with a destination: the verdict in the context of the task that asks.
 
 use auditor_common::control::OVERLOAD_RECORD_LOSS;
-use auditor_common::counter::SITE_VERDICT;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG};
 use auditor_common::packet::{TCP, UDP};
@@ -11,6 +10,7 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockAddrContext;
 
+use crate::emit::Owner;
 use crate::session::{DESTINATIONS, SocketState};
 use crate::verdict::Subject;
 use crate::{emit, session, verdict};
@@ -69,7 +69,8 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         unsafe { ((*address).__bindgen_anon_1.sk, (*address).family, (*address).type_, (*address).protocol) };
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
-    let mut subject = Subject { session: 0, cookie, remote, table: 0, family, socket_type, protocol, hook };
+    let mut subject =
+        Subject { owner: Owner::NOBODY, cookie, remote, table: 0, family, socket_type, protocol, hook };
     let Some(control) = emit::control() else { return false };
     if socket.is_null() {
         return false;
@@ -85,17 +86,18 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
         return false;
     };
-    subject.session = state.session;
+    subject.owner = state.owner();
     if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
         return false;
     }
-    if emit::now() > control.lease {
+    let alone = emit::now() > control.lease;
+    if alone && control.fail_open == 0 {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_LEASE));
         return false;
     }
     let (verdict, table) = verdict::on(state, protocol as u8, remote);
-    subject.session = state.session;
+    subject.owner = state.owner();
     subject.table = table;
     if !verdict.allows() {
         if protocol == u32::from(TCP) {
@@ -108,12 +110,12 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         return true;
     }
     // What is allowed without a record would be a connection that nobody knows of.
-    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS;
-    if must_be_recorded && !emit::has_room(SITE_VERDICT, control) {
-        return false;
-    }
-    if !verdict::record(&subject, &verdict) && must_be_recorded {
-        return false;
+    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS && !alone;
+    if !verdict::record(&subject, &verdict) {
+        emit::count_attempt(subject.owner);
+        if must_be_recorded {
+            return false;
+        }
     }
     if protocol == u32::from(TCP) {
         verdict::remember(state, &verdict, remote, control.generation);

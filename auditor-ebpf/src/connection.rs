@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
-use auditor_common::counter::{SITE_CONNECTION, SITE_SOCKOPS_FLAGS};
+use auditor_common::counter::SITE_SOCKOPS_FLAGS;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Closed, Established, KIND_CLOSED, KIND_ESTABLISHED};
 use auditor_common::packet::TCP;
@@ -16,7 +16,7 @@ use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 use aya_ebpf::programs::SockOpsContext;
 
 use crate::connect::from_words;
-use crate::emit::{self, Wake};
+use crate::emit::{self, Owner, Sort, Wake};
 use crate::session::{self, SocketState};
 
 const AF_INET: u32 = 2;
@@ -98,7 +98,7 @@ fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
 #[inline(always)]
 fn established(context: &SockOpsContext, passive: u32) {
     let ops = context.ops;
-    let session = state(ops).map_or(0, |state| state.session);
+    let owner = state(ops).map_or(Owner::NOBODY, |state| state.owner());
     // SAFETY: the helper takes the context; the fields may be read by programs of this type.
     let (cookie, send_next, receive_next, bytes_acked, bytes_received) = unsafe {
         (
@@ -110,12 +110,13 @@ fn established(context: &SockOpsContext, passive: u32) {
         )
     };
     emit::lifecycle(
-        SITE_CONNECTION,
+        Sort::Connection,
         Wake::InTime,
+        owner,
         #[inline(always)]
         |place: &mut MaybeUninit<Established>| {
             place.write(Established {
-                header: emit::header(KIND_ESTABLISHED, session),
+                header: emit::header(KIND_ESTABLISHED, owner),
                 cookie,
                 local: local(ops),
                 remote: remote(ops),
@@ -137,8 +138,8 @@ fn closed(context: &SockOpsContext) {
     if old_state == BPF_TCP_LISTEN {
         return;
     }
-    let (session, sent, received) =
-        state(ops).map_or((0, 0, 0), |state| (state.session, state.sent, state.received));
+    let (owner, sent, received) =
+        state(ops).map_or((Owner::NOBODY, 0, 0), |state| (state.owner(), state.sent, state.received));
     // SAFETY: the helper takes the context; the fields may be read by programs of this type.
     let (cookie, bytes_acked, bytes_received, round_trip, retransmits) = unsafe {
         (
@@ -151,12 +152,13 @@ fn closed(context: &SockOpsContext) {
         )
     };
     emit::lifecycle(
-        SITE_CONNECTION,
+        Sort::Connection,
         Wake::InTime,
+        owner,
         #[inline(always)]
         |place: &mut MaybeUninit<Closed>| {
             place.write(Closed {
-                header: emit::header(KIND_CLOSED, session),
+                header: emit::header(KIND_CLOSED, owner),
                 cookie,
                 local: local(ops),
                 remote: remote(ops),

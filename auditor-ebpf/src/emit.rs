@@ -3,12 +3,19 @@
 //! Payload and lifecycle have a ring each, so that a flood of bytes cannot crowd out the verdict that matters. A record is
 //! built in its reservation, never on the stack. Writes do not wake the reader, which drains on a timer; it is woken when
 //! the ring is filled to the mark that the daemon has set, or when a record says that it cannot wait.
+//!
+//! Each record is charged to its session's share of the ring (`auditor_common::share`), whose place in an array travels with
+//! the socket: for a session that is quiet that is two loads and an addition. A session that has had its share is told no, or
+//! counted.
 
 use core::mem::MaybeUninit;
 
 use auditor_common::control::Control;
-use auditor_common::counter::{Failure, errno};
-use auditor_common::event::{Header, Task};
+use auditor_common::counter::{
+    Failure, SITE_CONNECTION, SITE_PAYLOAD_EGRESS, SITE_PAYLOAD_INGRESS, SITE_PROCESS, SITE_VERDICT, errno,
+};
+use auditor_common::event::{EGRESS, Header, Task};
+use auditor_common::share::{SHARES as SHARE_ENTRIES, Share, Weight, admits, between, occupied_by};
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_ktime_get_boot_ns};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::macros::map;
@@ -27,10 +34,15 @@ static LIFECYCLE: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
 
+/// What each session has of the rings. The daemon has it mapped.
+#[map]
+static SHARES: Array<Share> = Array::with_max_entries(SHARE_ENTRIES, BPF_F_MMAPABLE);
+
 /// Failures by site and errno.
 #[map]
 static FAILURES: PerCpuHashMap<Failure, u64> = PerCpuHashMap::with_max_entries(64, 0);
 
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
@@ -57,10 +69,30 @@ pub(crate) fn now() -> u64 {
     unsafe { bpf_ktime_get_boot_ns() }
 }
 
+/// Whose a record is.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner {
+    /// The session's number; 0: none is known.
+    pub(crate) session: u64,
+    /// The session's entry in [`SHARES`].
+    pub(crate) share: u32,
+}
+
+impl Owner {
+    /// No session.
+    pub(crate) const NOBODY: Self = Self { session: 0, share: 0 };
+}
+
 /// The header of a record that is being written now.
 #[inline(always)]
-pub(crate) fn header(kind: u32, session: u64) -> Header {
-    Header { kind, _padding: 0, time: now(), session }
+pub(crate) fn header(kind: u32, owner: Owner) -> Header {
+    header_at(kind, owner, now())
+}
+
+/// The header of a record of `time`, CLOCK_BOOTTIME in nanoseconds.
+#[inline(always)]
+pub(crate) fn header_at(kind: u32, owner: Owner, time: u64) -> Header {
+    Header { kind, share: owner.share, time, session: owner.session }
 }
 
 /// Fills in the calling task, field by field, in the place where it is to stand.
@@ -78,43 +110,165 @@ pub(crate) fn current_task(place: &mut Task) {
     unsafe { bpf_get_current_comm(place.comm.as_mut_ptr().cast(), 16) };
 }
 
-/// Writes a record of fixed size on the lifecycle ring: `fill` builds it in place, and must write every field. `false`: there
-/// was no room, which has been counted.
+/// Sorts of records on the lifecycle ring.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(crate) enum Sort {
+    /// Attempts that are allowed, or refused.
+    Decision,
+    /// Beginnings and ends of connections.
+    Connection,
+    /// Executions, births and ends of processes.
+    Process,
+    /// Processes that change their session. A flood of the others' kind must not hide one.
+    Move,
+}
+
+impl Sort {
+    #[inline(always)]
+    const fn site(self) -> u32 {
+        match self {
+            Self::Decision => SITE_VERDICT,
+            Self::Connection => SITE_CONNECTION,
+            Self::Process | Self::Move => SITE_PROCESS,
+        }
+    }
+
+    #[inline(always)]
+    const fn weight(self) -> Weight {
+        match self {
+            Self::Decision => Weight::DECISION,
+            Self::Connection | Self::Move => Weight::CONNECTION,
+            Self::Process => Weight::RECORD,
+        }
+    }
+}
+
+/// An entry of the table of shares. `None`: the number is not one of the daemon's, which cannot happen.
 #[inline(always)]
-pub(crate) fn lifecycle<T: 'static>(site: u32, wake: Wake, fill: impl FnOnce(&mut MaybeUninit<T>)) -> bool {
+fn share(owner: Owner) -> Option<*mut Share> {
+    SHARES.get_ptr_mut(owner.share)
+}
+
+/// Adds to a count that other processors add to at the same time.
+#[inline(always)]
+fn add(count: *mut u64, more: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: callers give a field of a map's value: aligned, and valid as long as the program runs. The target has no
+    // compare-and-swap, without which `core` gives no AtomicU64::fetch_add; the addition is one instruction.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(count, more);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: as above.
+    unsafe {
+        core::sync::atomic::AtomicU64::from_ptr(count).fetch_add(more, core::sync::atomic::Ordering::Relaxed)
+    };
+}
+
+/// A count that others change.
+#[inline(always)]
+fn load(count: *const u64) -> u64 {
+    // SAFETY: callers give a field of a map's value: aligned, and valid as long as the program runs. Loads of this size are
+    // not torn on 64-bit machines, which are the only ones with these programs.
+    unsafe { core::ptr::read_volatile(count) }
+}
+
+/// Writes a record of fixed size on the lifecycle ring: `fill` builds it in place, and must write every field. `false`: there
+/// was no room, or none for this session, which has been counted.
+#[inline(always)]
+pub(crate) fn lifecycle<T: 'static>(
+    sort: Sort,
+    wake: Wake,
+    owner: Owner,
+    fill: impl FnOnce(&mut MaybeUninit<T>),
+) -> bool {
+    let (Some(control), Some(share)) = (control(), share(owner)) else { return false };
+    let length = occupied_by(size_of::<T>() as u64);
+    let waiting = LIFECYCLE.query(BPF_RB_AVAIL_DATA);
+    // SAFETY: `share` is a value of the map; only addresses of its fields are taken.
+    let (written, read) =
+        unsafe { (&raw mut (*share).lifecycle_written, &raw const (*share).lifecycle_read) };
+    let free = control.lifecycle_size.saturating_sub(waiting);
+    if !admits(sort.weight(), between(load(written), load(read)), length, free) {
+        not_written(sort, share, errno::EDQUOT);
+        return false;
+    }
     let Some(mut entry) = LIFECYCLE.reserve::<T>(0) else {
-        count(site, errno::ENOSPC);
+        not_written(sort, share, errno::ENOSPC);
         return false;
     };
     fill(&mut entry);
-    let full = control().is_some_and(|control| LIFECYCLE.query(BPF_RB_AVAIL_DATA) >= control.lifecycle_wake);
+    // Before the reader can see the record: what it has read must not be more than what was written.
+    add(written, length);
+    let full = waiting + length >= control.lifecycle_wake;
     entry.submit(if full || wake == Wake::Now { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
     true
 }
 
-/// Whether the lifecycle ring has room for a record of what can be refused; that it has not is counted. The ring's last quarter
-/// is for what cannot: ends of connections, and processes.
+/// Counts a record that is not on the lifecycle ring: for the host by site and errno, for its session by what it was. A decision is
+/// for its caller to count, who knows what became of it.
 #[inline(always)]
-pub(crate) fn has_room(site: u32, control: &Control) -> bool {
-    // The mark is at a quarter.
-    let room = LIFECYCLE.query(BPF_RB_AVAIL_DATA) < control.lifecycle_wake * 3;
-    if !room {
-        count(site, errno::ENOSPC);
+fn not_written(sort: Sort, share: *mut Share, errno: u32) {
+    count(sort.site(), errno);
+    // SAFETY: `share` is a value of the map; only addresses of its fields are taken.
+    unsafe {
+        match sort {
+            Sort::Decision => {}
+            Sort::Connection => add(&raw mut (*share).connections, 1),
+            Sort::Process | Sort::Move => add(&raw mut (*share).processes, 1),
+        }
     }
-    room
 }
 
-/// Takes room for a record on the payload ring.
+/// Counts an attempt that policy allows and that could not be recorded.
 #[inline(always)]
-pub(crate) fn reserve_payload<T: 'static>() -> Option<RingBufEntry<T>> {
-    PAYLOAD.reserve::<T>(0)
+pub(crate) fn count_attempt(owner: Owner) {
+    if let Some(share) = share(owner) {
+        // SAFETY: `share` is a value of the map; only the address of its field is taken.
+        add(unsafe { &raw mut (*share).attempts }, 1);
+    }
+}
+
+/// A record on the payload ring that is being built.
+pub(crate) struct Segment<T: 'static> {
+    pub(crate) entry: RingBufEntry<T>,
+    written: *mut u64,
+    waiting: u64,
+}
+
+/// Takes room for a record on the payload ring. `None`: there was none, or none for this session, which has been counted.
+#[inline(always)]
+pub(crate) fn reserve_payload<const DIRECTION: u8, T: 'static>(
+    owner: Owner,
+    control: &Control,
+) -> Option<Segment<T>> {
+    let share = share(owner)?;
+    let waiting = PAYLOAD.query(BPF_RB_AVAIL_DATA);
+    // SAFETY: `share` is a value of the map; only addresses of its fields are taken.
+    let (written, read) = unsafe { (&raw mut (*share).payload_written, &raw const (*share).payload_read) };
+    let free = control.payload_size.saturating_sub(waiting);
+    let length = occupied_by(size_of::<T>() as u64);
+    let admitted = admits(Weight::SEGMENT, between(load(written), load(read)), length, free);
+    if admitted && let Some(entry) = PAYLOAD.reserve::<T>(0) {
+        return Some(Segment { entry, written, waiting });
+    }
+    // SAFETY: as above.
+    add(unsafe { &raw mut (*share).packets }, 1);
+    count(
+        if DIRECTION == EGRESS { SITE_PAYLOAD_EGRESS } else { SITE_PAYLOAD_INGRESS },
+        if admitted { errno::ENOSPC } else { errno::EDQUOT },
+    );
+    None
 }
 
 /// Hands a record on the payload ring to the reader, and wakes it when the ring is filled to the mark.
 #[inline(always)]
-pub(crate) fn submit_payload<T: 'static>(entry: RingBufEntry<T>, control: &Control) {
-    let full = PAYLOAD.query(BPF_RB_AVAIL_DATA) >= control.payload_wake;
-    entry.submit(if full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
+pub(crate) fn submit_payload<T: 'static>(segment: Segment<T>, control: &Control) {
+    let length = occupied_by(size_of::<T>() as u64);
+    // Before the reader can see the record: see `lifecycle`.
+    add(segment.written, length);
+    let full = segment.waiting + length >= control.payload_wake;
+    segment.entry.submit(if full { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
 }
 
 /// Counts a failure.

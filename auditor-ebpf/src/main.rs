@@ -7,6 +7,14 @@
 //! The crate also compiles for the host, so that the compiler and clippy see it there; it does nothing there.
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        internal_features,
+        reason = "an atomic addition has no other name for this target: see `emit::add`"
+    )
+)]
 #![expect(
     missing_docs,
     reason = "the attribute macros make a public function around each entry point without its comment"
@@ -24,8 +32,10 @@ mod unix;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, sock_ops, tracepoint};
-use aya_ebpf::programs::{SkBuffContext, SockAddrContext, SockContext, SockOpsContext, TracePointContext};
+use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops, tracepoint};
+use aya_ebpf::programs::{
+    SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TracePointContext,
+};
 
 /// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
 const REFUSE: i32 = 0;
@@ -85,6 +95,12 @@ pub fn sock_release(context: SockContext) -> i32 {
     PASS
 }
 
+/// BPF_CGROUP_GETSOCKOPT, Linux 5.3. Attached for the length of a question only: see `socket::is_asked_for`.
+#[cgroup_sockopt(getsockopt)]
+pub fn membership(context: SockoptContext) -> i32 {
+    answer(!socket::is_asked_for(&context))
+}
+
 /// BPF_CGROUP_SOCK_OPS, Linux 4.13. The answer is a reply to some operations, to none of those used here.
 #[sock_ops]
 pub fn sock_operation(context: SockOpsContext) -> u32 {
@@ -122,6 +138,14 @@ pub fn sched_process_fork(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn sched_process_exit(context: TracePointContext) -> u32 {
     process::exited(&context);
+    0
+}
+
+/// TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup), in the context of whoever moves
+/// the task, when it has been moved, Linux 4.13.
+#[tracepoint]
+pub fn cgroup_attach_task(context: TracePointContext) -> u32 {
+    process::moved(&context);
     0
 }
 

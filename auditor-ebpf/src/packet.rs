@@ -12,8 +12,7 @@ use core::ptr::read_volatile;
 
 use auditor_common::control::{Control, OVERLOAD_RECORD_LOSS};
 use auditor_common::counter::{
-    SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, SITE_PAYLOAD_EGRESS,
-    SITE_PAYLOAD_INGRESS, errno,
+    SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, errno,
 };
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{EGRESS, HOOK_EGRESS, KIND_PACKET, Packet};
@@ -27,6 +26,7 @@ use aya_ebpf::bindings::bpf_sock;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes};
 use aya_ebpf::programs::SkBuffContext;
 
+use crate::emit::Owner;
 use crate::session::SocketState;
 use crate::verdict::Subject;
 use crate::{emit, session, verdict};
@@ -47,6 +47,13 @@ const BPF_TCP_LISTEN: u32 = 10;
 struct Slot<const N: usize> {
     packet: Packet,
     payload: [u8; N],
+}
+
+/// Whose packet it is, and when it was seen, CLOCK_BOOTTIME in nanoseconds: read once for all that is done with it.
+#[derive(Clone, Copy)]
+struct Stamp {
+    owner: Owner,
+    time: u64,
 }
 
 /// What the headers of a packet said.
@@ -79,7 +86,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     }
     // Not recorded for each packet: TCP sends again and again, and nobody reads the ring.
     let now = emit::now();
-    if now > control.lease {
+    let alone = now > control.lease;
+    if alone && control.fail_open == 0 {
         emit::count(SITE_LEASE, errno::ETIMEDOUT);
         return false;
     }
@@ -94,7 +102,7 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     let Some(parsed) = parse::<DIRECTION>(context) else {
         emit::count(SITE_PACKET_HEADERS, errno::EINVAL);
         if DIRECTION == EGRESS {
-            let subject = subject(context, socket, state.session, Endpoint::v6([0; 16], 0));
+            let subject = subject(context, socket, state.owner(), Endpoint::v6([0; 16], 0));
             verdict::record_refusal(&subject, &Verdict::refuse(REASON_MALFORMED));
         }
         return false;
@@ -113,8 +121,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     }
     if parsed.transport == TCP
         && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0)
-        && !copy::<DIRECTION>(context, state.session, &parsed, control)
+        && !copy::<DIRECTION>(context, Stamp { owner: state.owner(), time: now }, &parsed, control)
         && control.overload != OVERLOAD_RECORD_LOSS
+        && !alone
     {
         return false;
     }
@@ -138,7 +147,7 @@ fn may_leave(
 ) -> bool {
     // A reset may leave: it ends a connection that waits in vain for its urgent data, and carries none.
     if parsed.flags & (URG | RST) == URG {
-        let subject = subject(context, socket, state.session, parsed.remote);
+        let subject = subject(context, socket, state.owner(), parsed.remote);
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_URGENT));
         return false;
     }
@@ -153,7 +162,7 @@ fn may_leave(
     if verdict.allows() {
         return true;
     }
-    let mut subject = subject(context, socket, state.session, parsed.remote);
+    let mut subject = subject(context, socket, state.owner(), parsed.remote);
     subject.table = table;
     verdict::record_refusal(&subject, &verdict);
     false
@@ -162,16 +171,16 @@ fn may_leave(
 #[inline(always)]
 fn refuse_without_session(context: &SkBuffContext, socket: *mut bpf_sock) {
     let remote = parse::<EGRESS>(context).map_or(Endpoint::v6([0; 16], 0), |parsed| parsed.remote);
-    let subject = subject(context, socket, 0, remote);
-    verdict::record(&subject, &Verdict::refuse(REASON_NO_SESSION));
+    let subject = subject(context, socket, Owner::NOBODY, remote);
+    verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
 }
 
 #[inline(always)]
-fn subject(context: &SkBuffContext, socket: *mut bpf_sock, session: u64, remote: Endpoint) -> Subject {
+fn subject(context: &SkBuffContext, socket: *mut bpf_sock, owner: Owner, remote: Endpoint) -> Subject {
     // SAFETY: `socket` is a full socket of this context, whose fields may be read; the helper takes the context.
     unsafe {
         Subject {
-            session,
+            owner,
             cookie: bpf_get_socket_cookie(context.as_ptr()),
             remote,
             table: 0,
@@ -240,7 +249,7 @@ fn parse<const DIRECTION: u8>(context: &SkBuffContext) -> Option<Parsed> {
 #[inline(always)]
 fn copy<const DIRECTION: u8>(
     context: &SkBuffContext,
-    session: u64,
+    stamp: Stamp,
     parsed: &Parsed,
     control: &Control,
 ) -> bool {
@@ -251,19 +260,19 @@ fn copy<const DIRECTION: u8>(
         if parsed.length - done <= LARGEST as u32 {
             break;
         }
-        if !record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, LARGEST as u32, control) {
+        if !record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, LARGEST as u32, control) {
             return false;
         }
         done += LARGEST as u32;
     }
     let rest = parsed.length - done;
     match rest {
-        0..=256 => record::<DIRECTION, 256>(context, session, cookie, parsed, done, rest, control),
-        257..=1024 => record::<DIRECTION, 1024>(context, session, cookie, parsed, done, rest, control),
-        1025..=2048 => record::<DIRECTION, 2048>(context, session, cookie, parsed, done, rest, control),
-        2049..=4096 => record::<DIRECTION, 4096>(context, session, cookie, parsed, done, rest, control),
-        4097..=16384 => record::<DIRECTION, 16384>(context, session, cookie, parsed, done, rest, control),
-        16385..=32768 => record::<DIRECTION, LARGEST>(context, session, cookie, parsed, done, rest, control),
+        0..=256 => record::<DIRECTION, 256>(context, stamp, cookie, parsed, done, rest, control),
+        257..=1024 => record::<DIRECTION, 1024>(context, stamp, cookie, parsed, done, rest, control),
+        1025..=2048 => record::<DIRECTION, 2048>(context, stamp, cookie, parsed, done, rest, control),
+        2049..=4096 => record::<DIRECTION, 4096>(context, stamp, cookie, parsed, done, rest, control),
+        4097..=16384 => record::<DIRECTION, 16384>(context, stamp, cookie, parsed, done, rest, control),
+        16385..=32768 => record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, rest, control),
         _ => {
             emit::count(SITE_PACKET_LENGTH, errno::EMSGSIZE);
             false
@@ -274,25 +283,21 @@ fn copy<const DIRECTION: u8>(
 #[inline(always)]
 fn record<const DIRECTION: u8, const N: usize>(
     context: &SkBuffContext,
-    session: u64,
+    stamp: Stamp,
     cookie: u64,
     parsed: &Parsed,
     done: u32,
     length: u32,
     control: &Control,
 ) -> bool {
-    let Some(mut entry) = emit::reserve_payload::<Slot<N>>() else {
-        emit::count(
-            if DIRECTION == EGRESS { SITE_PAYLOAD_EGRESS } else { SITE_PAYLOAD_INGRESS },
-            errno::ENOSPC,
-        );
+    let Some(mut segment) = emit::reserve_payload::<DIRECTION, Slot<N>>(stamp.owner, control) else {
         return false;
     };
-    let slot: *mut Slot<N> = MaybeUninit::as_mut_ptr(&mut entry);
+    let slot: *mut Slot<N> = MaybeUninit::as_mut_ptr(&mut segment.entry);
     // SAFETY: the reservation is exactly one slot; the record's fields are all written here, in place.
     unsafe {
         (&raw mut (*slot).packet).write(Packet {
-            header: emit::header(KIND_PACKET, session),
+            header: emit::header_at(KIND_PACKET, stamp.owner, stamp.time),
             cookie,
             remote: parsed.remote,
             sequence: parsed.sequence.wrapping_add(done),
@@ -310,7 +315,7 @@ fn record<const DIRECTION: u8, const N: usize>(
         // SAFETY: a local variable.
         let bounded = unsafe { read_volatile(&raw const length) };
         if bounded == 0 || bounded > N as u32 {
-            entry.discard(0);
+            segment.entry.discard(0);
             return false;
         }
         // SAFETY: `bounded` is at most N, which is the room behind the pointer.
@@ -324,10 +329,10 @@ fn record<const DIRECTION: u8, const N: usize>(
         };
         if result != 0 {
             emit::count(SITE_PACKET_PAYLOAD, errno::EFAULT);
-            entry.discard(0);
+            segment.entry.discard(0);
             return false;
         }
     }
-    emit::submit_payload(entry, control);
+    emit::submit_payload(segment, control);
     true
 }

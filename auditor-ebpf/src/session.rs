@@ -12,13 +12,14 @@ use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
     bpf_get_current_ancestor_cgroup_id, bpf_sk_ancestor_cgroup_id, bpf_sk_storage_get,
 };
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 
-use crate::emit;
+use crate::emit::{self, Owner};
 
 /// Sessions by cgroup id. Written by the daemon only.
 #[map]
@@ -76,8 +77,8 @@ pub(crate) struct SocketState {
     pub(crate) recorded: [Endpoint; DESTINATIONS],
     /// UDP: where the next one goes.
     pub(crate) next_recorded: u32,
-    /// Padding.
-    pub(crate) _padding: u32,
+    /// The session's share of the rings.
+    pub(crate) share: u32,
 }
 const _: () = assert!(size_of::<SocketState>() == 160);
 
@@ -99,8 +100,14 @@ impl SocketState {
             watched: 0,
             recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
             next_recorded: 0,
-            _padding: 0,
+            share: session.share,
         }
+    }
+
+    /// Whose its records are.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { session: self.session, share: self.share }
     }
 }
 
@@ -109,6 +116,21 @@ impl SocketState {
 pub(crate) struct Found {
     pub(crate) id: u64,
     pub(crate) cgroup: u64,
+    pub(crate) share: u32,
+}
+
+impl Found {
+    /// Whose its records are.
+    #[inline(always)]
+    pub(crate) fn owner(&self) -> Owner {
+        Owner { session: self.id, share: self.share }
+    }
+}
+
+/// Whether the caller is the daemon.
+#[inline(always)]
+pub(crate) fn current_is_daemon() -> bool {
+    emit::control().is_some_and(|control| (bpf_get_current_pid_tgid() >> 32) as u32 == control.daemon)
 }
 
 /// The session of a cgroup id.
@@ -144,7 +166,7 @@ fn of_socket(socket: *mut bpf_sock) -> Option<Found> {
 fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
     // Not an Option that is set in the loop: its undefined fields are moved about before it is set, which the verifier
     // refuses ("R6 !read_ok").
-    let mut found = Found { id: 0, cgroup: 0 };
+    let mut found = Found { id: 0, cgroup: 0, share: 0 };
     // Level 0 is the root of the hierarchy, which is never a session.
     let mut level = 1;
     while level <= MAX_CGROUP_DEPTH as i32 {
@@ -153,7 +175,7 @@ fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
             break;
         }
         if let Some(session) = by_cgroup(cgroup) {
-            found = Found { id: session.id, cgroup };
+            found = Found { id: session.id, cgroup, share: session.share };
         }
         level += 1;
     }

@@ -5,19 +5,20 @@
 
 use core::mem::MaybeUninit;
 
-use auditor_common::counter::SITE_CONNECTION;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Closed, HOOK_SOCKET, KIND_CLOSED};
 use auditor_common::packet::{TCP, UDP};
 use auditor_common::rule::{REASON_NO_SESSION, REASON_SOCKET_TYPE, Verdict};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
-use aya_ebpf::programs::SockContext;
+use aya_ebpf::programs::{SockContext, SockoptContext};
 
-use crate::emit::{self, Wake};
+use crate::emit::{self, Owner, Sort, Wake};
 use crate::verdict::Subject;
 use crate::{session, verdict};
 
+const SOL_SOCKET: i32 = 1;
+const SO_PROTOCOL: i32 = 38;
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 
@@ -28,7 +29,7 @@ pub(crate) fn created(context: &SockContext) -> bool {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     let mut subject = Subject {
-        session: 0,
+        owner: Owner::NOBODY,
         cookie,
         remote: Endpoint::v6([0; 16], 0),
         table: 0,
@@ -41,7 +42,7 @@ pub(crate) fn created(context: &SockContext) -> bool {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
         return false;
     };
-    subject.session = found.id;
+    subject.owner = found.owner();
     let auditable = (socket_type == SOCK_STREAM && protocol == u32::from(TCP))
         || (socket_type == SOCK_DGRAM && protocol == u32::from(UDP));
     if !auditable {
@@ -50,6 +51,15 @@ pub(crate) fn created(context: &SockContext) -> bool {
     }
     // SAFETY: the context is a socket.
     unsafe { session::attach(socket, &found) }.is_some()
+}
+
+/// Whether the daemon asks with getsockopt(2), on a descriptor that it holds for that, if a socket was made in the cgroup that this
+/// program is attached to, or below it. Programs of this type run by the socket's cgroup, so that they run is the answer; it is
+/// given as EPERM, in place of the protocol.
+pub(crate) fn is_asked_for(context: &SockoptContext) -> bool {
+    // SAFETY: the kernel gives a valid context; both fields may be read by programs of this type.
+    let (level, name) = unsafe { ((*context.sockopt).level, (*context.sockopt).optname) };
+    level == SOL_SOCKET && name == SO_PROTOCOL && session::current_is_daemon()
 }
 
 /// The end of a socket, where nobody else tells of it: UDP, and TCP whose connection failed before it began (no free local
@@ -67,12 +77,13 @@ pub(crate) fn released(context: &SockContext) {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     emit::lifecycle(
-        SITE_CONNECTION,
+        Sort::Connection,
         Wake::InTime,
+        state.owner(),
         #[inline(always)]
         |place: &mut MaybeUninit<Closed>| {
             place.write(Closed {
-                header: emit::header(KIND_CLOSED, state.session),
+                header: emit::header(KIND_CLOSED, state.owner()),
                 cookie,
                 local: Endpoint::v6([0; 16], 0),
                 remote: state.remote,

@@ -9,7 +9,7 @@ use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{self, addr_of, read_volatile};
 
 use auditor_common::control::OVERLOAD_RECORD_LOSS;
-use auditor_common::counter::{SITE_UNIX_NAME, SITE_VERDICT, errno};
+use auditor_common::counter::{SITE_UNIX_NAME, errno};
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG};
 use auditor_common::rule::{REASON_LEASE, REASON_NO_SESSION, REASON_UNREADABLE_NAME, RuleValue, Verdict};
@@ -27,7 +27,7 @@ use aya_ebpf::maps::LpmTrie;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SockAddrContext;
 
-use crate::emit::{self, Wake};
+use crate::emit::{self, Owner, Sort, Wake};
 use crate::{session, verdict};
 
 /// All policies' rules about unix sockets. Never an LRU; written by the daemon only.
@@ -191,8 +191,8 @@ fn at_home() -> Option<bool> {
 
 /// What is decided about.
 struct Subject {
+    owner: Owner,
     cookie: u64,
-    session: u64,
     table: u32,
     socket_type: u32,
     length: u32,
@@ -206,7 +206,7 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
     let mut subject = Subject {
         // SAFETY: the helper takes the context.
         cookie: unsafe { bpf_get_socket_cookie(context.as_ptr()) },
-        session: 0,
+        owner: Owner::NOBODY,
         table: 0,
         // SAFETY: the kernel gives a valid context; the field may be read by programs of this type.
         socket_type: unsafe { (*address).type_ },
@@ -215,16 +215,13 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
     };
     // The socket was made in a cgroup of ours, but whoever uses it now need not be there.
     let session = match session::of_current() {
-        Some(found) => {
-            subject.session = found.id;
-            session::by_cgroup(found.cgroup)
-        }
+        Some(found) => session::by_cgroup(found.cgroup),
         None => None,
     };
-    subject.table = match session {
-        Some(session) => session.table,
-        None => 0,
-    };
+    if let Some(session) = session {
+        subject.owner = Owner { session: session.id, share: session.share };
+        subject.table = session.table;
+    }
     let mut lookup = no_name(subject.table);
     subject.length = match read_name(context, &mut lookup) {
         Some(length) => length,
@@ -233,30 +230,34 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
             0
         }
     };
+    let alone = emit::now() > control.lease;
     // One way for all refusals and one place that records: each further one would be another copy for the verifier to walk through.
     let verdict = match session {
         _ if subject.length == 0 => Verdict::refuse(REASON_UNREADABLE_NAME),
         None => Verdict::refuse(REASON_NO_SESSION),
-        Some(_) if emit::now() > control.lease => Verdict::refuse(REASON_LEASE),
+        Some(_) if alone && control.fail_open == 0 => Verdict::refuse(REASON_LEASE),
         Some(session) => on(&lookup, session.default_action),
     };
-    // What is allowed without a record would be a connection that nobody knows of.
-    let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS;
     if !verdict.allows() {
-        if verdict::is_folded(subject.session) {
+        if verdict::is_folded(subject.owner.session) {
             return false;
         }
-    } else {
-        if hook == HOOK_SENDMSG && was_recorded(context, &subject, control.generation, &lookup) {
-            return true;
-        }
-        if must_be_recorded && !emit::has_room(SITE_VERDICT, control) {
-            return false;
-        }
+    } else if hook == HOOK_SENDMSG && was_recorded(context, &subject, control.generation, &lookup) {
+        return true;
     }
     let recorded = record(&subject, &verdict, &lookup);
-    if !verdict.allows() || (must_be_recorded && !recorded) {
+    if !verdict.allows() {
+        if !recorded {
+            verdict::fold(subject.owner.session);
+        }
         return false;
+    }
+    if !recorded {
+        emit::count_attempt(subject.owner);
+        // What is allowed without a record would be a connection that nobody knows of.
+        if control.overload != OVERLOAD_RECORD_LOSS && !alone {
+            return false;
+        }
     }
     if hook == HOOK_SENDMSG {
         mark_recorded(context, &subject, control.generation, &lookup);
@@ -297,7 +298,8 @@ fn was_recorded(context: &SockAddrContext, subject: &Subject, generation: u32, l
     // SAFETY: the storage is this program's type's; a null initial value means zeros.
     let last = unsafe { UNIX_SOCKETS.get_ptr_mut(context).as_ref() };
     let Some(last) = last else { return false };
-    if last.session != subject.session || last.generation != generation || last.length != subject.length {
+    if last.session != subject.owner.session || last.generation != generation || last.length != subject.length
+    {
         return false;
     }
     let mut index = 0;
@@ -324,7 +326,7 @@ fn mark_recorded(context: &SockAddrContext, subject: &Subject, generation: u32, 
     // SAFETY: as above. Without memory it is recorded again next time.
     let last = unsafe { UNIX_SOCKETS.get_or_insert_ptr_mut(context, None).as_mut() };
     let Some(last) = last else { return };
-    last.session = subject.session;
+    last.session = subject.owner.session;
     last.generation = generation;
     last.length = subject.length;
     let mut index = 0;
@@ -338,15 +340,16 @@ fn mark_recorded(context: &SockAddrContext, subject: &Subject, generation: u32, 
 #[inline(always)]
 fn record(subject: &Subject, verdict: &Verdict, lookup: &NameLookup) -> bool {
     emit::lifecycle(
-        SITE_VERDICT,
+        Sort::Decision,
         Wake::InTime,
+        subject.owner,
         #[inline(always)]
         |place: &mut MaybeUninit<UnixDecision>| {
             // SAFETY: every field of the record is written below before the reservation is submitted; integers and byte
             // arrays have no invalid values in the meantime.
             let record = unsafe { place.assume_init_mut() };
             let decision = &mut record.decision;
-            decision.header = emit::header(KIND_UNIX, subject.session);
+            decision.header = emit::header(KIND_UNIX, subject.owner);
             decision.cookie = subject.cookie;
             emit::current_task(&mut decision.task);
             decision.verdict = *verdict;

@@ -4,7 +4,6 @@
 use core::mem::MaybeUninit;
 
 use auditor_common::control::{REFUSALS_A_SECOND, Refusals};
-use auditor_common::counter::SITE_VERDICT;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Decision, HOOK_EGRESS, KIND_DECISION};
 use auditor_common::rule::{
@@ -14,7 +13,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{LpmTrie, PerCpuHashMap};
 
-use crate::emit::{self, Wake};
+use crate::emit::{self, Owner, Sort, Wake};
 use crate::session::{self, SocketState};
 
 /// All policies' rules. Never an LRU: what is not found is decided by the policy's default. Written by the daemon only.
@@ -35,9 +34,12 @@ const SECOND: u64 = 1_000_000_000;
 #[inline(always)]
 pub(crate) fn on(state: &mut SocketState, transport: u8, remote: Endpoint) -> (Verdict, u32) {
     let Some(session) = session::by_cgroup(state.cgroup) else {
+        // Its share may be another session's by now.
+        state.share = Owner::NOBODY.share;
         return (Verdict::refuse(REASON_NO_SESSION), 0);
     };
     state.session = session.id;
+    state.share = session.share;
     let destination = remote.as_destination();
     let key = |port| Key::new(WHOLE_KEY, RuleKey::new(session.table, transport, port, destination.address()));
     let exact = RULES.get(key(destination.port()));
@@ -60,7 +62,7 @@ pub(crate) fn remember(state: &mut SocketState, verdict: &Verdict, remote: Endpo
 /// What a decision was about.
 #[derive(Clone, Copy)]
 pub(crate) struct Subject {
-    pub(crate) session: u64,
+    pub(crate) owner: Owner,
     pub(crate) cookie: u64,
     pub(crate) remote: Endpoint,
     pub(crate) table: u32,
@@ -70,19 +72,37 @@ pub(crate) struct Subject {
     pub(crate) hook: u8,
 }
 
-/// Records a refusal, or counts it when its session has had its share of this second.
+/// Records a refusal, or counts it when its session has had its share of this second or of the ring.
 #[inline(always)]
 pub(crate) fn record_refusal(subject: &Subject, verdict: &Verdict) {
-    if !is_folded(subject.session) {
-        // One that finds no room is counted as a failure: it was refused all the same.
-        record(subject, verdict);
+    let session = subject.owner.session;
+    if !is_folded(session) && !record(subject, verdict) {
+        fold(session);
+    }
+}
+
+/// What is counted of a session's refusals. One that has ended has no entry any more; what it leaves behind is nobody's.
+#[inline(always)]
+fn refusals(session: u64) -> Option<*mut Refusals> {
+    REFUSALS.get_ptr_mut(session).or_else(
+        #[inline(always)]
+        || REFUSALS.get_ptr_mut(Owner::NOBODY.session),
+    )
+}
+
+/// Counts a refusal that is not recorded.
+#[inline(always)]
+pub(crate) fn fold(session: u64) {
+    if let Some(refusals) = refusals(session) {
+        // SAFETY: this processor's value, which stays mapped while the program runs.
+        unsafe { (*refusals).folded += 1 };
     }
 }
 
 /// Whether a session has had its share of refusals for this second; this one is counted then, and not to be recorded.
 #[inline(always)]
 pub(crate) fn is_folded(session: u64) -> bool {
-    let Some(refusals) = REFUSALS.get_ptr_mut(session) else { return false };
+    let Some(refusals) = refusals(session) else { return true };
     let now = emit::now();
     // SAFETY: this processor's value, which stays mapped while the program runs.
     unsafe {
@@ -103,14 +123,15 @@ pub(crate) fn is_folded(session: u64) -> bool {
 #[inline(always)]
 pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
     emit::lifecycle(
-        SITE_VERDICT,
+        Sort::Decision,
         Wake::InTime,
+        subject.owner,
         #[inline(always)]
         |place: &mut MaybeUninit<Decision>| {
             // SAFETY: every field of the record is written below before the reservation is submitted; integers and byte
             // arrays have no invalid values in the meantime.
             let decision = unsafe { place.assume_init_mut() };
-            decision.header = emit::header(KIND_DECISION, subject.session);
+            decision.header = emit::header(KIND_DECISION, subject.owner);
             decision.cookie = subject.cookie;
             if subject.hook == HOOK_EGRESS {
                 decision.task.pid = 0;

@@ -90,6 +90,7 @@ fn connection() -> Connection {
         remote: Some(SocketAddr::from(([10, 20, 0, 9], 5432))),
         socket: None,
         inbound: false,
+        adopted: None,
         verdict: Verdict {
             allowed: true,
             rule: Some("backfill#1: 10.20.0.0/16:5432".to_owned()),
@@ -281,6 +282,7 @@ fn others() -> Vec<Event> {
             kernel: "6.12.9".to_owned(),
         },
         Event::DaemonStopped,
+        Event::DaemonTookOver { without_ms: 1_250, sessions: 2, connections: 5 },
         Event::DaemonReloaded { configuration: "cd".repeat(32) },
         Event::Gap {
             connection: Arc::new(connection()),

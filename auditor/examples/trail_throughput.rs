@@ -127,6 +127,7 @@ fn statement() -> Entry {
                 remote: Some(SocketAddr::from(([10, 20, 0, 9], 5432))),
                 socket: None,
                 inbound: false,
+                adopted: None,
                 verdict: Verdict {
                     allowed: true,
                     rule: Some("backfill#1: 10.20.0.0/16:5432".to_owned()),

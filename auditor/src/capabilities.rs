@@ -17,6 +17,18 @@ pub mod number {
     pub const CAP_BPF: u32 = 39;
 }
 
+/// Name of one of [`number`]'s.
+pub fn name(capability: u32) -> String {
+    match capability {
+        number::CAP_DAC_OVERRIDE => "CAP_DAC_OVERRIDE".to_owned(),
+        number::CAP_NET_ADMIN => "CAP_NET_ADMIN".to_owned(),
+        number::CAP_SYS_PTRACE => "CAP_SYS_PTRACE".to_owned(),
+        number::CAP_PERFMON => "CAP_PERFMON".to_owned(),
+        number::CAP_BPF => "CAP_BPF".to_owned(),
+        other => format!("capability {other}"),
+    }
+}
+
 /// `_LINUX_CAPABILITY_VERSION_3`.
 const VERSION_3: u32 = 0x2008_0522;
 /// More capabilities than any kernel has; the kernel says EINVAL after its last one.
@@ -73,6 +85,33 @@ pub fn drop_bounding() -> io::Result<()> {
     Ok(())
 }
 
+/// The sets of the calling thread: low and high 32 capabilities.
+fn held() -> io::Result<[Data; 2]> {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut held = [Data::default(); 2];
+    // SAFETY: capget(2) of version 3 reads one header and writes two data elements; both outlive the call and have the
+    // kernel's layout (`repr(C)`, 32-bit fields only).
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, held.as_mut_ptr()) };
+    if result == 0 { Ok(held) } else { Err(io::Error::last_os_error()) }
+}
+
+const fn place(capability: u32) -> (usize, u32) {
+    ((capability / 32) as usize, 1 << (capability % 32))
+}
+
+/// Those of `needed` that this thread is not permitted: root in a container, or under a unit that bounds it, may lack some.
+///
+/// # Errors
+/// capget(2) failed.
+pub fn lacking(needed: &[u32]) -> io::Result<Vec<u32>> {
+    let held = held()?;
+    let permitted = |capability: &&u32| {
+        let (word, bit) = place(**capability);
+        held[word].permitted & bit != 0
+    };
+    Ok(needed.iter().filter(|capability| !permitted(capability)).copied().collect())
+}
+
 /// Leaves this thread what it has of `kept`, permitted and effective; its inheritable and ambient sets are empty then.
 ///
 /// # Errors
@@ -83,21 +122,15 @@ pub fn keep_only(kept: &[u32]) -> io::Result<()> {
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut header = Header { version: VERSION_3, pid: 0 };
-    let mut have = [Data::default(); 2];
-    // SAFETY: capget(2) of version 3 reads one header and writes two data elements; both outlive the call and have the
-    // kernel's layout (`repr(C)`, 32-bit fields only).
-    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, have.as_mut_ptr()) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    let have = held()?;
     let mut sets = [Data::default(); 2];
     for &capability in kept {
-        let (word, bit) = ((capability / 32) as usize, 1 << (capability % 32));
+        let (word, bit) = place(capability);
         // In a container there may be less than all.
         sets[word].permitted |= have[word].permitted & bit;
         sets[word].effective |= have[word].permitted & bit;
     }
+    let mut header = Header { version: VERSION_3, pid: 0 };
     // SAFETY: as for capget(2); capset(2) reads both.
     let result = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, sets.as_ptr()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

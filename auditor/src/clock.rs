@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 /// A point on CLOCK_BOOTTIME, in nanoseconds: monotonic, and it goes on in suspend.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize,
+)]
 pub struct Boottime(pub u64);
 
 impl Boottime {
@@ -14,7 +16,9 @@ impl Boottime {
 }
 
 /// UTC, in nanoseconds since 1970-01-01.
-#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(
+    Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd, serde::Serialize, serde::Deserialize,
+)]
 pub struct Utc(pub u64);
 
 impl Utc {
@@ -25,7 +29,7 @@ impl Utc {
 }
 
 /// Reads the host's clocks. A value, so that a replayed capture brings its own.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Clock {
     boottime_at_epoch: i128,
 }
@@ -34,6 +38,11 @@ impl Clock {
     /// Takes the offset between CLOCK_REALTIME and CLOCK_BOOTTIME now. Call again to follow a step of the wall clock.
     pub fn read() -> Self {
         Self { boottime_at_epoch: i128::from(Self::now_utc().0) - i128::from(Self::now().0) }
+    }
+
+    /// The offset in nanoseconds, for [`Self::fixed`].
+    pub const fn offset(&self) -> i128 {
+        self.boottime_at_epoch
     }
 
     /// A clock with a fixed offset in nanoseconds from boot time to UTC.

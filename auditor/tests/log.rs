@@ -33,6 +33,7 @@ fn fill(trail: &Trail) {
             remote: Some(SocketAddr::from(([10, 0, 0, 1], 443))),
             socket: None,
             inbound: false,
+            adopted: None,
             verdict: Verdict { allowed: false, rule: None, reason: "default", policy: Some("p".to_owned()) },
         });
         let events = [
@@ -199,6 +200,7 @@ fn fill_with_sessions(daemon: &Daemon) {
         remote,
         socket: None,
         inbound: false,
+        adopted: None,
         verdict: Verdict { allowed: true, rule: None, reason: "default", policy: None },
     });
     let coverage = Coverage {

@@ -5,6 +5,7 @@
 //! after its runtime directory, because other daemons may be at work on this host.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -30,6 +31,8 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 /// How long a command of the auditor may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+/// The same for one that prints the whole trail of a long test.
+const LOG_LIMIT: Duration = Duration::from_secs(600);
 
 /// Where a daemon keeps its things.
 #[derive(Debug)]
@@ -41,6 +44,10 @@ pub struct Home {
     pub runtime: PathBuf,
     /// `--pin-dir`
     pub pins: PathBuf,
+    /// Further arguments of `auditor daemon`.
+    pub daemon_arguments: Vec<OsString>,
+    /// `--replace`
+    pub replace: bool,
     program: PathBuf,
 }
 
@@ -57,6 +64,8 @@ impl Home {
             state: folder.path().join("state"),
             runtime: folder.path().join("run"),
             pins: PathBuf::from(format!("/sys/fs/bpf/auditor-test-{}-{number}", std::process::id())),
+            daemon_arguments: Vec::new(),
+            replace: false,
             folder,
             program,
         };
@@ -99,7 +108,10 @@ impl Home {
         let mut command = Command::new(&self.program);
         command.arg("daemon").arg("--config").arg(self.configuration());
         command.arg("--state-dir").arg(&self.state).arg("--runtime-dir").arg(&self.runtime);
-        command.arg("--pin-dir").arg(&self.pins).env_remove("NOTIFY_SOCKET");
+        command.arg("--pin-dir").arg(&self.pins).args(&self.daemon_arguments).env_remove("NOTIFY_SOCKET");
+        if self.replace {
+            command.arg("--replace");
+        }
         command
     }
 
@@ -181,6 +193,14 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Waits for it to end by itself.
+    ///
+    /// # Errors
+    /// It has not within `limit`.
+    pub fn wait(&mut self, limit: Duration) -> Result<std::process::ExitStatus> {
+        self.child.wait(limit)
+    }
+
     /// Where it keeps its things.
     pub fn home(&self) -> &Home {
         &self.home
@@ -219,7 +239,8 @@ impl Daemon {
     /// # Errors
     /// `auditor log` failed or printed something that is not JSON.
     pub fn records(&self) -> Result<Vec<Value>> {
-        let text = self.ask(&["log", "--json"])?;
+        let text = child::succeed(&mut self.home.client(&["log", "--json"]), LOG_LIMIT)
+            .with_context(|| format!("the daemon said: {}", self.said()))?;
         text.lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("a record: {line}")))
             .collect()

@@ -11,12 +11,15 @@ pub mod agent;
 pub mod child;
 pub mod clients;
 pub mod daemon;
+pub mod namespace;
 pub mod network;
 pub mod oracle;
 pub mod pgbouncer;
 pub mod place;
 pub mod postgres;
 pub mod python;
+pub mod shaper;
+pub mod workload;
 
 use anyhow::{Result, bail};
 

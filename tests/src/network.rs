@@ -72,6 +72,16 @@ impl FarEnd {
         Ok(end)
     }
 
+    /// Its name for `ip netns` and for [`crate::namespace::within`].
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The interface at this end of the wire.
+    pub fn interface(&self) -> &str {
+        &self.interface
+    }
+
     /// A command that runs on this host.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

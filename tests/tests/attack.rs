@@ -156,7 +156,7 @@ fn a_flood_of_refusals_does_not_crowd_out_an_honest_agent() {
     let own = configuration(&[format!("127.0.0.1:{}", postgres.port())]);
     let daemon =
         Daemon::start(&format!("{own}\n[[agent]]\nname = \"honest\"\npolicy = \"narrow\"\n")).unwrap();
-    let flood = words(&daemon, &["flood", &denied_port, "3"]);
+    let flood = words(&daemon, &["flood", &denied_port, "6"]);
     let python = Python::new(daemon.home().folder()).unwrap();
     let script = daemon.home().folder().join("attack.py");
     let target = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", postgres.port());
@@ -164,7 +164,9 @@ fn a_flood_of_refusals_does_not_crowd_out_an_honest_agent() {
     let (flooded, honest) = thread::scope(|scope| {
         let flood = scope.spawn(|| daemon.run(AGENT, UNPRIVILEGED, &flood).unwrap());
         thread::sleep(Duration::from_millis(500));
+        let start = Instant::now();
         let honest = daemon.run("honest", UNPRIVILEGED, &statements).unwrap();
+        eprintln!("the honest agent took {:?}", start.elapsed());
         assert!(!flood.is_finished(), "the flood was over before the honest agent was");
         (flood.join().unwrap(), honest)
     });

@@ -97,6 +97,48 @@ fn a_daemon_that_is_not_root_says_so() {
     nothing_left(&home);
 }
 
+/// The daemon, started by `wrapper` (a program that changes the surroundings and executes the rest of its words).
+fn wrapped(wrapper: &[&str], home: &Home) -> Command {
+    let daemon = home.daemon();
+    let mut command = Command::new(wrapper[0]);
+    command.args(&wrapper[1..]).arg(daemon.get_program()).args(daemon.get_args());
+    command.env_remove("NOTIFY_SOCKET");
+    command
+}
+
+#[test]
+fn a_host_without_cgroup2_is_told_how_to_mount_one() {
+    require_root().unwrap();
+    let home = home(GOOD);
+    let without = "umount --all --lazy --types cgroup2 && exec \"$@\"";
+    let wrapper = ["unshare", "--mount", "--propagation", "private", "sh", "-c", without, "sh"];
+    let said = refused(&child::output(&mut wrapped(&wrapper, &home), LIMIT).unwrap(), 4);
+    assert!(said.contains("mount -t cgroup2"), "{said}");
+    nothing_left(&home);
+}
+
+#[test]
+fn a_daemon_without_a_capability_names_it() {
+    require_root().unwrap();
+    let home = home(GOOD);
+    // As in a container: root, but without the right to load programs.
+    let wrapper = ["setpriv", "--bounding-set", "-bpf,-sys_admin", "--"];
+    let said = refused(&child::output(&mut wrapped(&wrapper, &home), LIMIT).unwrap(), 4);
+    assert!(said.contains("lacks CAP_BPF"), "{said}");
+    nothing_left(&home);
+}
+
+#[test]
+fn what_the_kernel_answers_is_quoted() {
+    require_root().unwrap();
+    let home = home(GOOD);
+    // Stands in for whatever reason the kernel has: too few descriptors for the tables.
+    let wrapper = ["prlimit", "--nofile=12:12", "--"];
+    let said = refused(&child::output(&mut wrapped(&wrapper, &home), LIMIT).unwrap(), 4);
+    assert!(said.contains("Too many open files"), "{said}");
+    nothing_left(&home);
+}
+
 #[test]
 fn a_socket_in_use_is_left_to_its_owner() {
     let first = Daemon::start(GOOD).unwrap();

@@ -60,6 +60,8 @@ enum Task {
 enum Bench {
     /// Throughput of a database client with the auditor, and with what else is usual, against none
     Overhead(bench::Overhead),
+    /// Statements and bytes a second that one core decodes, from captures of real clients
+    Decode(bench::decode::Decode),
 }
 
 fn main() -> ExitCode {
@@ -82,6 +84,7 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Demo => demo::demo(),
         Task::Bench(Bench::Overhead(options)) => bench::overhead(&options),
+        Task::Bench(Bench::Decode(options)) => bench::decode::decode(&options),
         Task::Test { advisories } => test::test(advisories),
         Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
     }

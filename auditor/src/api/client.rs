@@ -151,6 +151,15 @@ impl Client {
         self.whole(response).await.map(drop)
     }
 
+    /// Has the daemon write down everything for the next one, and end.
+    ///
+    /// # Errors
+    /// Refused, or the conversation broke off.
+    pub async fn hand_over(&mut self) -> Result<(), ClientError> {
+        let response = self.request(Method::POST, "/v1/hand-over", None::<&()>).await?;
+        self.whole(response).await.map(drop)
+    }
+
     async fn exchange<T: DeserializeOwned>(
         &mut self,
         method: Method,

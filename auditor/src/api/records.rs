@@ -48,6 +48,7 @@ const KINDS: &[&str] = &[
     "daemon-started",
     "daemon-stopped",
     "daemon-reloaded",
+    "daemon-took-over",
     "heartbeat",
     "trail-recovered",
     "api-access",

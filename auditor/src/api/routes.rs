@@ -52,6 +52,7 @@ fn described() -> OpenApiRouter<Context> {
         .routes(routes!(show_records))
         .routes(routes!(status))
         .routes(routes!(reload))
+        .routes(routes!(hand_over))
         .routes(routes!(describe))
 }
 
@@ -297,6 +298,22 @@ async fn status(State(context): State<Context>) -> Result<Json<Status>, ApiError
 ))]
 async fn reload(State(context): State<Context>) -> Result<StatusCode, ApiError> {
     context.commander.ask(Command::Reload).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Write down everything for the next daemon, and end. Sessions and connections live on, under the same verdicts; what happens
+/// until the next daemon is there waits in the kernel.
+#[utoipa::path(post, path = "/v1/hand-over", tag = "daemon", responses(
+    (status = 204, description = "The daemon is about to end."),
+    (status = 403, description = "The caller is an agent, or not root.", body = ErrorBody),
+    (status = 500, description = "The daemon goes on.", body = ErrorBody),
+))]
+async fn hand_over(
+    State(context): State<Context>,
+    Extension(connected): Extension<Connected>,
+) -> Result<StatusCode, ApiError> {
+    require_root(&connected, "taking over from the daemon")?;
+    context.commander.ask(Command::HandOver).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

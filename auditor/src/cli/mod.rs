@@ -12,6 +12,7 @@ mod log;
 mod openapi;
 mod policy;
 mod reload;
+mod replay_capture;
 mod run;
 mod sessions;
 mod status;
@@ -90,7 +91,7 @@ impl Places {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Watch and decide, in the foreground
-    Daemon,
+    Daemon(daemon::Daemon),
     /// Open a session and run a command in it
     Run(run::Run),
     /// Open a session for something that is running already
@@ -117,6 +118,9 @@ enum Command {
     /// Print the description of the API
     #[command(hide = true)]
     Openapi,
+    /// Replay what `daemon --record-capture` kept, and print the records
+    #[command(hide = true)]
+    ReplayCapture(replay_capture::ReplayCapture),
     #[command(flatten)]
     Absent(absent::Absent),
 }
@@ -128,7 +132,7 @@ pub(crate) fn main() -> ExitCode {
         Err(error) => return failure::of_usage(&error),
     };
     let done = match command {
-        Command::Daemon => return daemon::execute(places),
+        Command::Daemon(daemon) => return daemon.execute(places),
         // Its exit status is the command's own.
         Command::Run(run) => return run.execute(&places),
         Command::Tag(tag) => tag.execute(&places),
@@ -142,6 +146,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Doctor(doctor) => doctor.execute(),
         Command::Reload => reload::execute(&places),
         Command::Openapi => openapi::execute(),
+        Command::ReplayCapture(replay) => replay.execute(),
         Command::Absent(absent) => absent.execute(),
     };
     match done {

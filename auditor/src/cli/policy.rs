@@ -89,7 +89,7 @@ impl Policy {
 }
 
 fn check(file: PathBuf) -> Result<(), Failure> {
-    let Loaded { settings, warnings, digest } =
+    let Loaded { settings, warnings, digest, .. } =
         config::load(&file).map_err(|error| Failure::configuration(&error))?;
     let mut out = stdout().lock();
     for warning in &warnings {

@@ -12,11 +12,14 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Report, quoted};
 use super::document::{At, Section, Word, nearest};
 use super::overlap::{self, Spans};
-use super::{Agent, Capture, Daemon, FailMode, Overload, Results, Settings, expiry};
+use super::{Agent, Capture, Daemon, ExistingSockets, FailMode, Overload, Results, Settings, expiry};
 use crate::clock::Utc;
 use crate::policy::{Action, Destination, Policy, Rule, SCHEME, SocketName};
 use crate::protocol::Protocol;
 
+/// Bounds on `ring_bytes`. The least holds a largest segment of the loopback device (64 KiB) several times over: one that never
+/// finds room never leaves.
+const RING_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=1 << 30;
 /// Bounds on `max_statement_bytes`.
 const STATEMENT_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=8 << 20;
 
@@ -75,7 +78,7 @@ pub(super) fn settings(text: &str, now: Utc) -> (Option<Settings>, Vec<Diagnosti
 }
 
 fn daemon(section: &Section<'_>, report: &mut Report<'_>) -> Daemon {
-    section.check_keys(&["fail_mode", "overload"], &[], report);
+    section.check_keys(&["fail_mode", "overload", "ring_bytes"], &[], report);
     let fail_mode = [("closed", Word::Means(FailMode::Closed)), ("open", Word::Means(FailMode::Open))];
     let overload = [
         ("backpressure", Word::Means(Overload::Backpressure)),
@@ -85,7 +88,20 @@ fn daemon(section: &Section<'_>, report: &mut Report<'_>) -> Daemon {
     Daemon {
         fail_mode: section.choice("fail_mode", &fail_mode, report).unwrap_or(default.fail_mode),
         overload: section.choice("overload", &overload, report).unwrap_or(default.overload),
+        ring_bytes: ring_bytes(section, report).unwrap_or(default.ring_bytes),
     }
+}
+
+/// The kernel takes only powers of two as the size of a ring.
+fn ring_bytes(section: &Section<'_>, report: &mut Report<'_>) -> Option<u32> {
+    let bytes = section.integer("ring_bytes", RING_BYTES, report)?;
+    if !bytes.is_power_of_two() {
+        let span = section.value("ring_bytes").map_or(0..0, |value| value.span());
+        let (below, above) = (bytes.next_power_of_two() / 2, bytes.next_power_of_two());
+        report.error(span, format!("`ring_bytes` must be a power of two, such as {below} or {above}"));
+        return None;
+    }
+    u32::try_from(bytes).ok()
 }
 
 fn capture(section: &Section<'_>, report: &mut Report<'_>) -> Capture {
@@ -123,20 +139,27 @@ struct NamedAgent<'a> {
     /// Empty where there was none.
     name: At<&'a str>,
     policy: Option<At<&'a str>>,
+    existing_sockets: Option<ExistingSockets>,
 }
 
 impl NamedAgent<'_> {
     fn complete(self) -> Option<Agent> {
         let policy = self.policy?.value.to_owned();
-        Some(Agent { name: self.name.value.to_owned(), policy })
+        let existing_sockets = self.existing_sockets.unwrap_or_default();
+        Some(Agent { name: self.name.value.to_owned(), policy, existing_sockets })
     }
 }
 
 fn agent<'a>(section: &Section<'a>, report: &mut Report<'_>) -> NamedAgent<'a> {
-    section.check_keys(&["name", "policy"], &[("match", NOT_YET_MATCH)], report);
+    section.check_keys(&["name", "policy", "existing_sockets"], &[("match", NOT_YET_MATCH)], report);
     let name = name(section, report);
     let policy = section.required("policy", "\"NAME\"", report);
-    NamedAgent { name, policy }
+    let existing_sockets = section.choice(
+        "existing_sockets",
+        &[("destroy", Word::Means(ExistingSockets::Destroy)), ("adopt", Word::Means(ExistingSockets::Adopt))],
+        report,
+    );
+    NamedAgent { name, policy, existing_sockets }
 }
 
 /// The valid name of a section; empty, and reported, where there is none.

@@ -41,6 +41,7 @@ const VALID: &str = r#"
 [daemon]
 fail_mode = "open"
 overload = "record-loss"
+ring_bytes = 262_144
 
 [capture]
 results = "none"
@@ -50,6 +51,7 @@ max_statement_bytes = 65_536
 [[agent]]
 name = "agent-backfill"
 policy = "backfill"
+existing_sockets = "adopt"
 
 [[policy]]
 name = "backfill"
@@ -68,21 +70,41 @@ default = "deny"
 "#;
 
 #[test]
+fn existing_sockets_are_destroyed_or_adopted() {
+    let text = |word: &str| {
+        format!(
+            "agent = [{{ name = \"a\", policy = \"p\"{word} }}]\n[[policy]]\nname = \"p\"\n\
+             [[policy.rule]]\nto = [\"10.0.0.0/8\"]\naction = \"allow\"\n"
+        )
+    };
+    reports(
+        &text(", existing_sockets = \"keep\""),
+        "f:1:57: error: `existing_sockets` = \"keep\" is not known: write \"destroy\" or \"adopt\"\n",
+    );
+    let (settings, _) = parse_at(&text(""), NOW);
+    assert_eq!(settings.unwrap().agent("a").unwrap().existing_sockets, ExistingSockets::Destroy);
+}
+
+#[test]
 fn a_valid_file_becomes_settings() {
     let (settings, diagnostics) = parse_at(VALID, NOW);
     let [only] = diagnostics.as_slice() else { panic!("{diagnostics:?}") };
     assert!(only.severity == Severity::Warning && only.message.contains("the longer prefix wins"));
     let settings = settings.unwrap();
-    assert_eq!(settings.daemon, Daemon { fail_mode: FailMode::Open, overload: Overload::RecordLoss });
+    assert_eq!(
+        settings.daemon,
+        Daemon { fail_mode: FailMode::Open, overload: Overload::RecordLoss, ring_bytes: 1 << 18 }
+    );
     assert_eq!(settings.capture.limits().max_statement_bytes, 65_536);
     assert!(!settings.capture.limits().columns && !settings.capture.limits().parameters);
     assert_eq!(settings.agent("agent-backfill").unwrap().policy, "backfill");
+    assert_eq!(settings.agent("agent-backfill").unwrap().existing_sockets, ExistingSockets::Adopt);
     let policy = settings.policy("backfill").unwrap();
     assert_eq!(policy.default, Action::Deny);
     assert_eq!(policy.rules.iter().map(|rule| rule.number).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(policy.rules[0].protocol, Some(Protocol::Postgres));
     assert_eq!(policy.rules[2].expires, Some(Utc(1_796_083_200 * 1_000_000_000)));
-    assert_eq!(policy.rules[1].place.line, 22);
+    assert_eq!(policy.rules[1].place.line, 23);
 }
 
 #[test]
@@ -126,6 +148,19 @@ fn an_empty_file_is_the_defaults_and_a_warning() {
         r#"f:1:1: warning: no agent is declared, so nothing is audited: add an [[agent]] section
 "#,
     );
+}
+
+#[test]
+fn a_ring_has_a_size_that_the_kernel_takes() {
+    let reported = |bytes: &str, expected: &str| {
+        let text = format!("[daemon]\nring_bytes = {bytes}\n");
+        let warning =
+            "f:1:1: warning: no agent is declared, so nothing is audited: add an [[agent]] section\n";
+        reports(&text, &format!("{warning}f:2:14: error: `ring_bytes` must be {expected}\n"));
+    };
+    reported("131072", "from 262144 to 1073741824");
+    reported("2147483648", "from 262144 to 1073741824");
+    reported("300000", "a power of two, such as 262144 or 524288");
 }
 
 #[test]
@@ -424,7 +459,7 @@ fn a_file_that_cannot_be_used_says_what_to_do() {
         format!(
             "{file}:1:1: error: unknown key \"a\": known are daemon, capture, agent, policy\n\
              {file}:1:1: warning: no agent is declared, so nothing is audited: add an [[agent]] section\n\
-             {file}:3:1: error: unknown key \"b\" in [daemon]: known are fail_mode, overload"
+             {file}:3:1: error: unknown key \"b\" in [daemon]: known are fail_mode, overload, ring_bytes"
         )
     );
     std::fs::write(&path, b"\n# \xff").unwrap();

@@ -4,22 +4,29 @@
 //! order; nothing here waits for anything but the trail.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use auditor_common::event::{
-    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Packet,
+    Closed, Decision, Established, HOOK_CONNECT, HOOK_EGRESS, HOOK_SENDMSG, HOOK_SOCKET, Header, Moved,
+    Packet,
 };
 use auditor_common::packet::{TCP, UDP};
+use auditor_common::rule::REASON_DEFAULT;
 use auditor_common::unix::UnixDecision;
 
 use super::conversation::{Conversation, Findings, Notice};
+use super::journal::{AdoptedSocket, Configuration, Item, Reported};
 use super::policies::Policies;
-use crate::clock::{Boottime, Clock};
+use crate::clock::{Boottime, Clock, Utc};
+use crate::config;
+use crate::kernel::shares::Shares;
+use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
-use crate::process::Processes;
+use crate::process::{Known, Occasion, Processes};
 use crate::protocol::{Limits, Observation, Protocol};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
@@ -37,12 +44,50 @@ const DATAGRAMS: usize = 65_536;
 /// before that word; a few turns are ample.
 const LAST_SEGMENTS: Duration = Duration::from_millis(20);
 
+/// What is known of sockets, by cookie. Cookies are the kernel's counter, not a number that anybody chooses, so a hash need
+/// not be secret: it is asked for several times a segment.
+pub(super) type ByCookie<T> = HashMap<u64, T, BuildHasherDefault<CookieHasher>>;
+
+/// Fibonacci hashing: a multiplication spreads neighbours over the whole range, and the upper bits are the good ones.
+#[derive(Default)]
+pub(super) struct CookieHasher(u64);
+
+impl Hasher for CookieHasher {
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Not for cookies, which come as one number: correct for all, fast for none.
+        bytes.iter().for_each(|byte| self.write_u64(self.0 ^ u64::from(*byte)));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// A UDP socket with the last destination that it was allowed.
-struct Datagrams {
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct Datagrams {
     session: u64,
     connection: Arc<Connection>,
     process: Option<Arc<Process>>,
     began: Boottime,
+}
+
+/// A process that changed its session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Move {
+    /// It is none's any more.
+    Left(u32),
+    /// It came from elsewhere, and has sockets that may be older than that.
+    Joined {
+        /// Into which.
+        session: u64,
+        /// Its process id.
+        pid: u32,
+    },
 }
 
 /// See the module.
@@ -53,14 +98,29 @@ pub(super) struct Attribution {
     clock: Clock,
     boot_id: String,
     processes: Processes,
-    conversations: HashMap<u64, Conversation>,
-    datagrams: HashMap<u64, Datagrams>,
+    shares: Arc<Shares>,
+    /// By share of the rings: how many records of processes were not written, and when that was last found to have changed.
+    missed: HashMap<u32, (u64, Boottime)>,
+    conversations: ByCookie<Conversation>,
+    datagrams: ByCookie<Datagrams>,
     closing: VecDeque<(Boottime, u64)>,
     findings: Findings,
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
+    moves: Vec<Move>,
+    /// Failures of the kernel programs that were reported.
+    pub(super) reported: Reported,
+    /// Refusals of what belongs to no session that are known to have been counted and not recorded.
+    pub(super) folded_of_nobody: u64,
 }
+
+/// What [`Attribution::saved`] writes, read back.
+pub(super) type Saved = (
+    (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
+    (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
+    (HashMap<u32, (u64, Boottime)>, u64),
+);
 
 impl Attribution {
     pub(super) fn new(
@@ -68,6 +128,7 @@ impl Attribution {
         clock: Clock,
         policies: Policies,
         processes: Processes,
+        shares: Arc<Shares>,
         limits: Limits,
     ) -> Self {
         Self {
@@ -77,18 +138,156 @@ impl Attribution {
             clock,
             boot_id,
             processes,
-            conversations: HashMap::new(),
-            datagrams: HashMap::new(),
+            shares,
+            missed: HashMap::new(),
+            conversations: ByCookie::default(),
+            datagrams: ByCookie::default(),
             closing: VecDeque::new(),
             findings: Findings::default(),
             entries: Vec::new(),
             statements: 0,
+            moves: Vec::new(),
+            reported: Reported::new(),
+            folded_of_nobody: 0,
         }
     }
 
-    /// Follows a step of the wall clock.
-    pub(super) fn set_clock(&mut self, clock: Clock) {
-        self.clock = clock;
+    /// Something beside the kernel's events. Whoever calls this has written it into the journal, or read it there.
+    pub(super) fn apply(&mut self, item: Item) -> Result<(), String> {
+        match item {
+            Item::Entered(session, at, event) => self.enter(session, None, at, event),
+            Item::Made(entry) => self.entries.push(entry),
+            Item::Settled(now) => self.settle(now),
+            Item::Opened(session) => self.sessions.insert(*session),
+            Item::Ended { number, at, utc, reason } => self.end_session(number, at, utc, reason),
+            Item::Folded(number, count, at) => self.folded(number, count, at),
+            Item::Adopted { number, cookie, socket, at } => self.adopt(number, cookie, *socket, at),
+            Item::Overrun { number, unwritten, message, at } => {
+                if let Some(session) = self.sessions.get_mut(number) {
+                    session.unwritten = unwritten;
+                    session.totals.violations += 1;
+                }
+                self.enter(
+                    number,
+                    None,
+                    at,
+                    Recorded::Finding { kind: "ring-overrun", message, connection: None },
+                );
+            }
+            Item::Violations(number, more) => {
+                if let Some(session) = self.sessions.get_mut(number) {
+                    session.totals.violations += more;
+                }
+            }
+            Item::Forgotten(pid) => self.processes.forget(pid),
+            Item::Clock(offset) => self.clock = Clock::fixed(offset),
+            Item::Looked(process) => self.processes.tell(process),
+            Item::Reported(reported) => self.reported = reported,
+            Item::Reloaded(configuration) => {
+                let settings = self.policies.recall(configuration, &self.clock)?;
+                self.limits = settings.capture.limits();
+            }
+        }
+        Ok(())
+    }
+
+    fn end_session(&mut self, number: u64, at: Boottime, utc: Utc, reason: &'static str) {
+        self.finish_session(Some(number), at);
+        let Some(session) = self.sessions.remove(number) else { return };
+        let totals = session.totals;
+        let duration_us = u64::try_from(at.since(session.opened).as_micros()).unwrap_or(u64::MAX);
+        self.sessions.remember(number, session.state(Some(utc)));
+        self.enter(number, None, at, Recorded::SessionEnded { reason, totals, duration_us });
+    }
+
+    /// Tells of refusals that were too many to be recorded one by one.
+    fn folded(&mut self, number: u64, count: u64, at: Boottime) {
+        let more = match self.sessions.get_mut(number) {
+            Some(session) => {
+                let more = count.saturating_sub(session.folded_refusals);
+                session.folded_refusals = count;
+                session.totals.violations += more;
+                more
+            }
+            None if number == 0 => count.saturating_sub(mem::replace(&mut self.folded_of_nobody, count)),
+            None => return,
+        };
+        let finding = Recorded::Finding {
+            kind: "refusals-folded",
+            message: format!("{more} further attempts were refused, too many to be recorded one by one"),
+            connection: None,
+        };
+        self.enter(number, None, at, finding);
+    }
+
+    /// Everything that is known, for [`Self::restore`].
+    pub(super) fn saved(&self) -> impl serde::Serialize + '_ {
+        (
+            (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
+            (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
+            (&self.missed, self.folded_of_nobody),
+        )
+    }
+
+    /// Goes on with what an earlier daemon knew.
+    ///
+    /// # Errors
+    /// A configuration of that time cannot be read.
+    pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
+        let ((sessions, (known, parents), configurations, reported), connections, uncounted) = saved;
+        (self.missed, self.folded_of_nobody) = uncounted;
+        (self.sessions, self.reported) = (sessions, reported);
+        self.processes.restore(known, parents);
+        let offset;
+        (self.conversations, self.datagrams, self.closing, self.statements, offset) = connections;
+        self.clock = Clock::fixed(offset);
+        for configuration in configurations {
+            self.apply(Item::Reloaded(configuration))?;
+        }
+        Ok(())
+    }
+
+    /// A process that lives, as far as it can be known.
+    pub(super) fn living(&mut self, pid: u32) -> Option<Process> {
+        self.processes.living(pid).map(|process| Process::clone(&process))
+    }
+
+    /// What procfs said since this was last called.
+    pub(super) fn take_looked(&mut self) -> std::vec::Drain<'_, Process> {
+        self.processes.take_looked()
+    }
+
+    /// What is told from here on happens for the first time.
+    pub(super) fn forget_told(&mut self) {
+        self.processes.forget_told();
+    }
+
+    /// Puts a configuration in force, for the open sessions too. Answers what the journal needs to know of it.
+    pub(super) fn put_in_force(
+        &mut self,
+        loaded: &config::Loaded,
+        tables: &mut Tables,
+    ) -> Result<Configuration, TableError> {
+        let sessions: Vec<_> = self
+            .sessions
+            .iter()
+            .map(|session| {
+                // The agent's policy may be another one by now.
+                let agent = loaded.settings.agent(&session.record.agent.name);
+                let policy = agent.map_or(String::new(), |agent| agent.policy.clone());
+                (session.cgroup.id(), session.number, session.share, policy)
+            })
+            .collect();
+        let configuration = self.policies.replace(
+            (&loaded.settings, &loaded.text),
+            tables,
+            &Clock::read(),
+            sessions
+                .iter()
+                .map(|(cgroup, number, share, policy)| (*cgroup, *number, *share, policy.as_str())),
+        )?;
+        self.limits = loaded.settings.capture.limits();
+        Ok(configuration)
     }
 
     /// Hands over what is to be written.
@@ -115,7 +314,8 @@ impl Attribution {
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
             Event::Exec(exec) => {
-                let process = self.processes.executed(&exec);
+                let occasion = self.occasion(&exec.header);
+                let process = self.processes.executed(&exec, occasion);
                 self.enter(
                     exec.header.session,
                     Some(process),
@@ -123,9 +323,14 @@ impl Attribution {
                     Recorded::ProcessStarted,
                 );
             }
-            Event::Fork(fork) => self.processes.forked(fork.task.pid, fork.child),
+            Event::Fork(fork) => {
+                let occasion = self.occasion(&fork.header);
+                self.processes.forked(fork.task.pid, fork.child, occasion);
+            }
+            Event::Moved(moved) => self.moved(&moved),
             Event::Exit(exit) => {
-                let process = self.processes.exited(&exit.task);
+                let occasion = self.occasion(&exit.header);
+                let process = self.processes.exited(&exit.task, occasion);
                 if let Some(session) = self.sessions.get_mut(exit.header.session) {
                     session.lost_a_process = true;
                 }
@@ -137,6 +342,64 @@ impl Attribution {
                 );
             }
         }
+    }
+
+    /// A process changed its cgroup, and with it its session.
+    fn moved(&mut self, event: &Moved) {
+        let at = Boottime(event.header.time);
+        let pid = event.moved;
+        let path = event.path.split(|byte| *byte == 0).next().unwrap_or_default();
+        let to = String::from_utf8_lossy(path);
+        let by = event.task.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+        let by = format!("process {} ({})", event.task.pid, String::from_utf8_lossy(by));
+        let process = self.processes.known(pid).or_else(|| self.processes.living(pid));
+        if let Some(session) = self.sessions.get_mut(event.from) {
+            let from = session.cgroup.name().to_owned();
+            if event.to == 0 && to.strip_prefix(&*from).is_some_and(|rest| rest.starts_with('/')) {
+                // Below the session's own cgroup it is in the session.
+                return;
+            }
+            session.lost_a_process = true;
+            session.totals.violations += 1;
+            let whither = match self.sessions.record(event.to) {
+                Some(other) => format!("{to}, which is session {} of {}", other.id, other.agent.name),
+                None => to.to_string(),
+            };
+            let kind = if event.to == 0 { "cgroup-escape" } else { "session-change" };
+            let message =
+                format!("process {pid} was moved out of the session's cgroup {from} to {whither}, by {by}");
+            let finding = Recorded::Finding { kind, message, connection: None };
+            self.enter(event.from, process.clone(), at, finding);
+        }
+        // What was learnt of it in one session is not believed in another.
+        self.processes.forget(pid);
+        if event.to == 0 {
+            self.moves.push(Move::Left(pid));
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(event.to) {
+            session.totals.violations += 1;
+        }
+        let message = format!("process {pid} was moved into the session's cgroup {to}, by {by}");
+        let finding = Recorded::Finding { kind: "cgroup-joined", message, connection: None };
+        self.enter(event.to, process, at, finding);
+        self.moves.push(Move::Joined { session: event.to, pid });
+    }
+
+    /// Moves of processes that something is to be done about.
+    pub(super) fn take_moves(&mut self) -> Vec<Move> {
+        mem::take(&mut self.moves)
+    }
+
+    /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later
+    /// one is read; but it may have been missed any time since the last look, so all that is older than this one is in doubt.
+    fn occasion(&mut self, header: &Header) -> Occasion {
+        let count = self.shares.processes(header.share);
+        let (known, complete_since) = self.missed.entry(header.share).or_default();
+        if *known != count {
+            (*known, *complete_since) = (count, Clock::now());
+        }
+        Occasion { at: Boottime(header.time), session: header.session, complete_since: *complete_since }
     }
 
     fn enter(&mut self, session: u64, process: Option<Arc<Process>>, at: Boottime, event: Recorded) {
@@ -151,7 +414,8 @@ impl Attribution {
     fn decision(&mut self, decision: &Decision) {
         let at = Boottime(decision.header.time);
         let number = decision.header.session;
-        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task));
+        let occasion = self.occasion(&decision.header);
+        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task, occasion));
         let transport = match u8::try_from(decision.protocol) {
             Ok(TCP) => Transport::Tcp,
             Ok(UDP) => Transport::Udp,
@@ -171,6 +435,7 @@ impl Attribution {
             remote: (decision.hook != HOOK_SOCKET).then(|| decision.remote.socket_address()),
             socket: None,
             inbound: false,
+            adopted: None,
             verdict,
         };
         if !decision.verdict.allows() {
@@ -198,7 +463,8 @@ impl Attribution {
         let decision = &event.decision;
         let at = Boottime(decision.header.time);
         let number = decision.header.session;
-        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task));
+        let occasion = self.occasion(&decision.header);
+        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task, occasion));
         let name = event.name.get(..event.length as usize).unwrap_or(&event.name);
         let policy = self.policies.by_table(decision.table);
         let connection = Arc::new(Connection {
@@ -208,13 +474,17 @@ impl Attribution {
             remote: None,
             socket: (!name.is_empty()).then(|| policy::show_socket(name)),
             inbound: false,
+            adopted: None,
             verdict: policy::render_socket(policy, &decision.verdict, name),
         });
         let allowed = decision.verdict.allows();
         if let Some(session) = self.sessions.get_mut(number) {
-            let total =
-                if allowed { &mut session.totals.connections } else { &mut session.totals.violations };
-            *total += 1;
+            if allowed {
+                session.totals.connections += 1;
+            } else if decision.verdict.reason != REASON_DEFAULT {
+                // Ordinary programs ask for nscd, and live without: what no rule names is no violation of one.
+                session.totals.violations += 1;
+            }
         }
         let event = if allowed {
             Recorded::ConnectionOpened { connection }
@@ -336,6 +606,7 @@ impl Attribution {
             remote: Some(remote),
             socket: None,
             inbound,
+            adopted: None,
             verdict,
         };
         let begun = self.begin(cookie, session, connection, None, None, at);
@@ -350,12 +621,44 @@ impl Attribution {
         let policy = self
             .sessions
             .record(session)
-            .and_then(|session| self.policies.by_table(self.policies.session(0, &session.policy).table));
+            .and_then(|session| self.policies.by_table(self.policies.session(0, 0, &session.policy).table));
         let verdict = policy.map_or(
             auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION),
             |policy| policy::Table::new(policy, &self.clock).decide(remote.into(), TCP, at),
         );
         policy::render(policy, &verdict, remote.into(), TCP)
+    }
+
+    /// Follows a connection that is older than its session, from here on.
+    fn adopt(&mut self, session: u64, cookie: u64, socket: AdoptedSocket, at: Boottime) {
+        let AdoptedSocket { process, local, remote, bytes } = socket;
+        let process = process.map(Arc::new);
+        let connection = Connection {
+            id: self.connection_id(cookie),
+            transport: Transport::Tcp,
+            local: Some(local),
+            remote: Some(remote),
+            socket: None,
+            // Who connected to whom was not seen.
+            inbound: false,
+            adopted: Some(bytes),
+            verdict: self.decide_again(session, remote, at),
+        };
+        if !self.begin(cookie, session, connection.clone(), process.clone(), None, at) {
+            self.not_followed(session, connection, process, at);
+            return;
+        }
+        let mut findings = mem::take(&mut self.findings);
+        if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            conversation.midstream(at, &mut findings);
+        }
+        if let Some(session) = self.sessions.get_mut(session) {
+            session.totals.connections += 1;
+        }
+        let connection = Arc::new(connection);
+        self.enter(session, process, at, Recorded::ConnectionOpened { connection });
+        self.report(cookie, at, &mut findings);
+        self.findings = findings;
     }
 
     fn established(&mut self, event: &Established) {
@@ -397,7 +700,7 @@ impl Attribution {
             if midstream {
                 conversation.midstream(at, &mut findings);
             }
-            conversation.segment(packet, payload, &mut findings);
+            conversation.segment(packet, payload, self.policies.lossy(), &mut findings);
         }
         self.report(cookie, at, &mut findings);
         self.findings = findings;
@@ -410,29 +713,36 @@ impl Attribution {
         }
         let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
         let number = conversation.session;
-        let process = conversation.process.clone();
         let connection = Arc::clone(&conversation.connection);
         let expected = conversation.expected;
-        let mut events = Vec::new();
+        let session = self.sessions.record(number);
+        let (mut statements, mut violations) = (0, 0);
+        let process = conversation.process.clone();
+        let mut enter = |at, event| {
+            match event {
+                Recorded::Statement { .. } => statements += 1,
+                Recorded::Finding { .. } => violations += 1,
+                _ => {}
+            }
+            let (session, process) = (session.clone(), process.clone());
+            self.entries.push(Entry { time: self.clock.utc(at), session, process, event });
+        };
         for observation in findings.observations.drain(..) {
             conversation.learn(&observation);
             match observation {
                 Observation::Statement(statement) => {
                     let application = Arc::clone(&conversation.application);
                     let connection = Arc::clone(&connection);
-                    events.push((
-                        statement.finished,
-                        Recorded::Statement { connection, application, statement },
-                    ));
+                    enter(statement.finished, Recorded::Statement { connection, application, statement });
                 }
                 Observation::Violation(message) => {
                     let connection = Some(Arc::clone(&connection));
-                    events.push((at, Recorded::Finding { kind: "protocol-violation", message, connection }));
+                    enter(at, Recorded::Finding { kind: "protocol-violation", message, connection });
                 }
                 Observation::Refused(error) => {
                     let message = format!("the server refused the client: {} {}", error.code, error.message);
                     let connection = Some(Arc::clone(&connection));
-                    events.push((at, Recorded::Finding { kind: "login-refused", message, connection }));
+                    enter(at, Recorded::Finding { kind: "login-refused", message, connection });
                 }
                 Observation::Opaque(_) if expected.is_some() => {
                     let message =
@@ -440,23 +750,20 @@ impl Attribution {
                                    it is not in the record"
                             .to_owned();
                     let connection = Some(Arc::clone(&connection));
-                    events.push((at, Recorded::Finding { kind: "opaque-connection", message, connection }));
+                    enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
                 Observation::Opaque(_) | Observation::Login(_) | Observation::Authenticated => {}
             }
         }
         for notice in findings.notices.drain(..) {
-            events.extend(notice_event(notice, &connection, expected).map(|event| (at, event)));
-        }
-        for (at, event) in events {
-            let statement = matches!(event, Recorded::Statement { .. });
-            let finding = matches!(event, Recorded::Finding { .. });
-            self.statements += u64::from(statement);
-            if let Some(session) = self.sessions.get_mut(number) {
-                session.totals.statements += u64::from(statement);
-                session.totals.violations += u64::from(finding);
+            if let Some(event) = notice_event(notice, &connection, expected) {
+                enter(at, event);
             }
-            self.enter(number, process.clone(), at, event);
+        }
+        self.statements += statements;
+        if let Some(session) = self.sessions.get_mut(number) {
+            session.totals.statements += statements;
+            session.totals.violations += violations;
         }
     }
 
@@ -490,6 +797,11 @@ impl Attribution {
             statements: 0,
         };
         self.enter(datagrams.session, datagrams.process, at, closed);
+    }
+
+    /// Whether there are connections whose last segments have had their time.
+    pub(super) fn is_due(&self, now: Boottime) -> bool {
+        self.closing.front().is_some_and(|(at, _)| now.since(*at) >= LAST_SEGMENTS)
     }
 
     /// Ends the connections whose last segments have had their time.
@@ -560,11 +872,6 @@ impl Attribution {
         self.closing.is_empty()
     }
 
-    /// What was known of a process before it became a session's is of another time.
-    pub(super) fn forget_process(&mut self, pid: u32) {
-        self.processes.forget(pid);
-    }
-
     /// Entries that wait to be written.
     pub(super) fn waiting(&self) -> usize {
         self.entries.len()
@@ -573,11 +880,6 @@ impl Attribution {
     /// Enters something that is not an event of the kernel's.
     pub(super) fn enter_now(&mut self, session: u64, event: Recorded) {
         self.enter(session, None, Clock::now(), event);
-    }
-
-    /// Enters something that was made elsewhere.
-    pub(super) fn enter_made(&mut self, entry: Entry) {
-        self.entries.push(entry);
     }
 }
 

@@ -40,7 +40,7 @@ pub struct OpenSession {
 }
 
 /// A session as the API shows it.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SessionState {
     /// Identity.
     pub session: Arc<crate::record::Session>,
@@ -121,6 +121,8 @@ pub enum Command {
     Reload(Reply<()>),
     /// Write down a use of the API.
     Access(crate::record::Entry),
+    /// Write down everything for the next daemon, and end.
+    HandOver(Reply<()>),
     /// Stop in good order.
     Stop(Reply<()>),
 }
@@ -183,6 +185,12 @@ impl Commands {
     /// The next command, if there is one.
     pub fn take(&mut self) -> Option<Command> {
         self.receiver.try_recv().ok()
+    }
+
+    /// Takes no more: whoever waits, or asks from here on, is told that the daemon is stopping.
+    pub fn close(&mut self) {
+        self.receiver.close();
+        while self.take().is_some() {}
     }
 
     /// Becomes readable when a command waits.

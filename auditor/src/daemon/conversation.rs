@@ -7,6 +7,7 @@ use auditor_common::event::{Closed, EGRESS, Established, Packet};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
 use crate::clock::Boottime;
+use crate::interned::Name;
 use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
 use crate::stream::{self, Delivery, HalfStream, Segment};
@@ -36,11 +37,12 @@ pub(super) enum Notice {
 }
 
 /// How the application's bytes are read.
+#[derive(serde::Serialize, serde::Deserialize)]
 enum Reader {
     /// Not enough of the client's bytes are there to tell the protocol.
     Detecting(Vec<u8>),
     /// It is told.
-    Reading(Box<dyn Dissector>),
+    Reading(#[serde(with = "protocol::saved")] Box<dyn Dissector>),
     /// Both ends have gone on to TLS: what its beginning says in the clear is read.
     Tls(Box<Hello>),
     /// It cannot be told, or not be read: bytes are counted only.
@@ -48,6 +50,7 @@ enum Reader {
 }
 
 /// A TCP connection.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
     /// The session's number in the kernel; 0 while it is not known.
     pub(super) session: u64,
@@ -58,7 +61,8 @@ pub(super) struct Conversation {
     /// What it speaks.
     pub(super) application: Arc<Application>,
     /// What it must speak, by the rule that allowed it.
-    pub(super) expected: Option<&'static str>,
+    #[serde(with = "crate::interned::option")]
+    pub(super) expected: Option<Name>,
     /// Statements recorded.
     pub(super) statements: u64,
     /// Whether `connection.verdict` is what the kernel said at connect(2), or was decided again here.
@@ -74,10 +78,11 @@ pub(super) struct Conversation {
     /// Bytes of each direction that were seen and could not be read.
     opaque: Opaque,
     limits: Limits,
+    #[serde(with = "crate::source::saved")]
     closed: Option<Closed>,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
 struct Opaque {
     client: u64,
     server: u64,
@@ -156,8 +161,8 @@ impl Conversation {
         self.feed(false, at, out, HalfStream::start_midstream);
     }
 
-    /// A segment passed a hook.
-    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], out: &mut Findings) {
+    /// A segment passed a hook. `lossy`: segments may have passed before it that were not copied.
+    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], lossy: bool, out: &mut Findings) {
         let sent = packet.direction == EGRESS;
         let at = Boottime(packet.header.time);
         let segment = Segment {
@@ -170,11 +175,19 @@ impl Conversation {
         if segment.flags & URG != 0 && self.received.counters().urgent == 0 && !sent {
             out.notices.push(Notice::Urgent);
         }
-        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
-        // The other direction up to here has arrived: what of it was not seen will not come again.
+        // The other direction up to here has arrived: what of it was not seen will not come again. First, because this segment
+        // may be the answer to it, and an answer without a question is a violation.
         if packet.flags & ACK != 0 && packet.flags & RST == 0 {
-            self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(packet.acknowledgement, deliver));
+            let acknowledgement = packet.acknowledgement;
+            if lossy && !payload.is_empty() {
+                self.feed(!sent, at, out, |stream, deliver| {
+                    stream.acknowledged_unseen(acknowledgement, deliver);
+                });
+            } else {
+                self.feed(!sent, at, out, |stream, deliver| stream.acknowledged(acknowledgement, deliver));
+            }
         }
+        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
     }
 
     /// The kernel has ended it. Its last segments may still be on their way out of the ring.

@@ -8,8 +8,12 @@ mod attribution;
 pub mod command;
 mod conversation;
 mod host;
+mod journal;
 mod pipeline;
 mod policies;
+mod recorder;
+pub mod replay;
+mod takeover;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -24,31 +28,39 @@ use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::api::SOCKET_NAME;
+use crate::api::client::{Client, ClientError};
 use crate::api::server::{ApiOptions, BindError, Listener};
 use crate::capabilities;
 use crate::capabilities::number::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE};
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
-use crate::kernel::object::{self, Attachment, KernelError, Loaded, Object, RingSizes};
-use crate::kernel::tables::TableError;
+use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
+use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
+use crate::source::reader::Reader;
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
 use attribution::Attribution;
+use aya::maps::MapData;
 use command::{Command, Commander};
+use journal::{Identity, Item, Journal, Position, StateLost};
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
+use recorder::Recorder;
 
-/// Room for some ten milliseconds at 800 MiB/s, which is more than two processors move over loopback.
-const RINGS: RingSizes = RingSizes { payload: 8 << 20, lifecycle: 1 << 20 };
+/// The lifecycle ring, in bytes: some four thousand records.
+const LIFECYCLE_RING: u32 = 1 << 20;
 /// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
 /// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
 /// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
 const KEPT: [u32; 5] = [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF];
+/// Time between two looks at whether the daemon that is replaced has ended.
+const HANDING_OVER: Duration = Duration::from_millis(2);
 /// How long the last records may take to reach the disk when the daemon stops.
 const LAST_RECORDS: Duration = Duration::from_secs(10);
 
@@ -65,6 +77,10 @@ pub struct Options {
     pub pin_dir: PathBuf,
     /// cgroup2 mount; found where `None`.
     pub cgroup_root: Option<PathBuf>,
+    /// A file, to be made, that keeps what the kernel reports, and the bytes that it may grow to.
+    pub capture: Option<(PathBuf, u64)>,
+    /// Take over from a daemon that runs in the runtime directory.
+    pub replace: bool,
 }
 
 /// Why the daemon did not start, or did not go on. Each message is one sentence that says what to do.
@@ -73,6 +89,11 @@ pub enum StartError {
     /// Not root.
     #[error("the daemon loads programs into the kernel: run it as root")]
     NotRoot,
+    /// Root, but not all of it.
+    #[error(
+        "the daemon lacks {0}: give them to its container or unit (CapabilityBoundingSet=), or run it on the host"
+    )]
+    Capabilities(String),
     /// The configuration.
     #[error(transparent)]
     Configuration(#[from] config::LoadError),
@@ -109,6 +130,9 @@ pub enum StartError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// The daemon that is to be replaced goes on.
+    #[error("the running daemon does not hand over: {0}")]
+    HandOver(String),
     /// The pipeline stopped on its own.
     #[error(
         "the pipeline stopped: {0}; what agents do is refused or waits in the kernel until the daemon runs again"
@@ -127,12 +151,14 @@ impl StartError {
             Self::Cgroup(CgroupError::NoHierarchy)
             | Self::Kernel(_)
             | Self::Table(_)
+            | Self::Capabilities(_)
             | Self::Bpffs { .. } => 4,
             Self::Pipeline(_) | Self::Panicked => 1,
             Self::NotRoot
             | Self::Configuration(_)
             | Self::Socket(_)
             | Self::Trail(_)
+            | Self::HandOver(_)
             | Self::Cgroup(_)
             | Self::Call { .. } => 2,
         }
@@ -152,12 +178,28 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(StartError::NotRoot);
     }
+    let lacking = capabilities::lacking(&KEPT).map_err(call("read the capabilities"))?;
+    if !lacking.is_empty() {
+        let names: Vec<String> = lacking.into_iter().map(capabilities::name).collect();
+        return Err(StartError::Capabilities(names.join(", ")));
+    }
     let loaded = config::load(&options.config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.render(&options.config));
     }
     let hierarchy = hierarchy(options.cgroup_root.as_deref())?;
-    let listener = Listener::bind(&options.runtime_dir)?;
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().map_err(call("start the API's runtime"))
+    };
+    // In a runtime of its own: with that ends the connection, for whose end the other daemon waits.
+    let replaced = options.replace && runtime()?.block_on(ask_to_hand_over(&options.runtime_dir))?;
+    let runtime = runtime()?;
+    let listener = patiently(
+        replaced,
+        || Listener::bind(&options.runtime_dir),
+        |error| matches!(error, BindError::InUse { .. }),
+    )?;
     let parent_name = parent_name(&options.runtime_dir);
     // Two daemons may have been given the same directory for pins; each has its own in it.
     let pins = options.pin_dir.join(&parent_name);
@@ -165,6 +207,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     prepare_pins(&options.pin_dir)?;
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
+    degraded.extend(posture::paths::doubts(&loaded.settings));
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -173,81 +216,233 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let host = host::read(Path::new("/"));
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
-    let (trail, recovery) = Trail::open(&trail_dir, trail::Options::new(host))?;
-    let Loaded { mut object, mut tables, payload, lifecycle } = Object::load(RINGS)?;
-    if let Some(error) = object.unix_unsupported() {
-        if loaded.settings.names_unix_sockets() {
-            return Err(KernelError::UnixRules(error.to_string()).into());
+    let (trail, recovery) = patiently(
+        replaced,
+        || Trail::open(&trail_dir, trail::Options::new(host.clone())),
+        |error| matches!(error, trail::Error::Locked { .. }),
+    )?;
+    let recorder = options.capture.as_ref().and_then(|(path, limit)| {
+        // For a service that is started again its capture is there already; that must not keep it from auditing.
+        let begun = Recorder::begin(path, *limit, &boot_id);
+        begun.inspect_err(|error| tracing::error!(%error, path = %path.display(), "nothing is captured")).ok()
+    });
+    let sizes = RingSizes { payload: loaded.settings.daemon.ring_bytes, lifecycle: LIFECYCLE_RING };
+    let start =
+        Start { sizes, recorder, options, loaded, hierarchy, parent_name, pins, degraded, trail, recovery };
+    let parts = start.parts(boot_id, kernel_release)?;
+    serve(runtime, parts, listener, trail_dir)
+}
+
+/// Has the daemon that runs in a runtime directory write down everything and end. `false`: none runs there.
+async fn ask_to_hand_over(runtime_dir: &Path) -> Result<bool, StartError> {
+    let refused = |error: ClientError| StartError::HandOver(error.to_string());
+    let mut client = match Client::connect(&runtime_dir.join(SOCKET_NAME)).await {
+        Ok(client) => client,
+        Err(ClientError::Unreachable { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) =>
+        {
+            return Ok(false);
         }
-        degraded.push(format!("unix sockets are neither decided nor recorded: {error}"));
-    }
-    degraded.extend(posture::paths::doubts(&loaded.settings));
-    let clock = Clock::read();
-    let policies = Policies::install(&loaded.settings, &mut tables, &clock, RINGS)?;
-    let parent = hierarchy.make(&parent_name)?;
-    let abandoned = sweep(&hierarchy, &parent);
-    let attachment = match object.attach(&parent) {
-        Ok(attachment) => attachment,
-        Err(error) => {
-            remove_if_empty(&parent);
-            return Err(error.into());
-        }
+        Err(error) => return Err(refused(error)),
     };
-    let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
-    let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
-    let limits = loaded.settings.capture.limits();
-    let mut attribution = Attribution::new(boot_id, clock, policies, processes, limits);
-    if let Some(recovery) = recovery {
-        let event = Recorded::TrailRecovered { segment: recovery.segment, bytes: recovery.bytes };
-        attribution.enter_now(0, event);
+    client.hand_over().await.map_err(refused)?;
+    Ok(true)
+}
+
+/// Tries again while the daemon that has handed over is about to end.
+fn patiently<T, E>(
+    replaced: bool,
+    mut step: impl FnMut() -> Result<T, E>,
+    is_busy: impl Fn(&E) -> bool,
+) -> Result<T, E> {
+    let began = Clock::now();
+    loop {
+        match step() {
+            Err(error) if replaced && is_busy(&error) && Clock::now().since(began) < LAST_RECORDS => {
+                thread::sleep(HANDING_OVER);
+            }
+            result => return result,
+        }
     }
-    attribution.enter_now(
-        0,
-        Recorded::DaemonStarted {
-            configuration: loaded.digest,
+}
+
+/// What is there before the kernel side is touched.
+struct Start<'a> {
+    sizes: RingSizes,
+    recorder: Option<Recorder>,
+    options: &'a Options,
+    loaded: config::Loaded,
+    hierarchy: Hierarchy,
+    parent_name: PathBuf,
+    pins: PathBuf,
+    degraded: Vec<String>,
+    trail: Trail,
+    recovery: Option<trail::Recovery>,
+}
+
+impl Start<'_> {
+    /// Takes over what an earlier daemon left, or begins anew.
+    fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
+        let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
+        object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
+        let Loaded { object, tables, payload, lifecycle, found } = Object::load(self.sizes, &pins)?;
+        let parent = self.hierarchy.make(&self.parent_name)?;
+        let result = self.hold((object, tables), (payload, lifecycle), &parent, boot_id, kernel_release);
+        if result.is_err() && !found {
+            // Nobody was held by this before.
+            let _ = object::remove_pins(&pins);
+            let _ = journal::discard(&runtime_dir);
+            remove_if_empty(&parent);
+        }
+        result
+    }
+
+    fn hold(
+        self,
+        (mut object, mut tables): (Object, Tables),
+        (payload, lifecycle): (MapData, MapData),
+        parent: &Cgroup,
+        boot_id: String,
+        kernel_release: String,
+    ) -> Result<(Parts, Commander), StartError> {
+        let Self { sizes, recorder, options, loaded, hierarchy, pins, mut degraded, trail, recovery, .. } =
+            self;
+        if let Some(error) = object.unix_unsupported() {
+            if loaded.settings.names_unix_sockets() {
+                return Err(KernelError::UnixRules(error.to_string()).into());
+            }
+            degraded.push(format!("unix sockets are neither decided nor recorded: {error}"));
+        }
+        let reader = |map| Reader::new(map).map_err(call("map a ring"));
+        let shares = Arc::clone(tables.shares());
+        let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
+        let identity = Identity {
+            boot_id: boot_id.clone(),
+            trail: trail.id().to_owned(),
+            rings: rings.ids().map_err(call("ask for the rings' numbers"))?,
+        };
+        let fresh = || {
+            let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
+            let limits = loaded.settings.capture.limits();
+            let policies = Policies::new(sizes);
+            Attribution::new(boot_id.clone(), Clock::read(), policies, processes, Arc::clone(&shares), limits)
+        };
+        let recalled = takeover::recall(&options.runtime_dir, &identity, fresh(), &trail, &mut rings);
+        let mut records = Vec::new();
+        let (mut attribution, generation) = match recalled {
+            Ok(Some(recalled)) => {
+                records.push(takeover::record(&recalled.attribution, &tables)?);
+                (recalled.attribution, recalled.generation + 1)
+            }
+            Ok(None) => {
+                rings.skip_all();
+                (fresh(), 1)
+            }
+            Err(lost) => {
+                rings.skip_all();
+                tracing::error!(error = %lost, "what an earlier daemon knew is lost");
+                records.push(state_lost(&lost));
+                journal::discard(&options.runtime_dir).map_err(call("remove a journal"))?;
+                (fresh(), 1)
+            }
+        };
+        records.extend(
+            recovery.map(|recovery| Recorded::TrailRecovered {
+                segment: recovery.segment,
+                bytes: recovery.bytes,
+            }),
+        );
+        records.push(Recorded::DaemonStarted {
+            configuration: loaded.digest.clone(),
             degraded: degraded.clone(),
             kernel: kernel_release,
-        },
-    );
-    for session in abandoned {
-        report_abandoned(&mut attribution, &trail_dir, &session);
+        });
+        let mut items: Vec<Item> =
+            records.into_iter().map(|event| Item::Entered(0, Clock::now(), event)).collect();
+        for session in sweep(&hierarchy, parent, &attribution) {
+            items.push(Item::Made(abandoned(trail.directory(), &session)));
+        }
+        // What was recalled is on the disk before a journal begins behind it, and everything from here on is in the journal.
+        trail.flush(LAST_RECORDS)?;
+        let position = Position { rings: rings.positions(), sequence: trail.last() };
+        let begun =
+            Journal::begin(&options.runtime_dir, identity, generation, position, &attribution.saved());
+        let configuration = takeover::put_in_force(&mut attribution, &loaded, &mut tables)?;
+        let (mut journal, failed) = match begun {
+            Ok(journal) => (Some(journal), None),
+            Err(error) => (None, Some(error)),
+        };
+        if let Some(journal) = &mut journal {
+            let written = std::iter::once(&Item::Reloaded(configuration))
+                .chain(&items)
+                .try_for_each(|item| journal.item(item))
+                .and_then(|()| {
+                    let sequence = position.sequence + items.len() as u64;
+                    journal.commit(Position { sequence, ..position })
+                });
+            written.map_err(call("write the journal"))?;
+        }
+        for item in items {
+            attribution.apply(item).map_err(|error| call("begin the trail")(io::Error::other(error)))?;
+        }
+        // A trail that cannot be written is found out before anything is promised.
+        for entry in attribution.take_entries() {
+            trail.append(&entry)?;
+        }
+        trail.flush(LAST_RECORDS)?;
+        object.attach_tracepoints()?;
+        let attachment = object.attach(parent, &pins)?;
+        takeover::attach_sessions(&mut attribution, &mut object, &pins);
+        if let Err(error) = object.remove_other_versions(sizes) {
+            tracing::warn!(%error, "what daemons of other versions pinned stays");
+        }
+        let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
+        let mut parts = Parts {
+            configuration: options.config.clone(),
+            settings: loaded.settings,
+            hierarchy,
+            parent: parent.clone(),
+            attachment,
+            object,
+            tables,
+            rings,
+            sizes,
+            recorder,
+            attribution,
+            journal,
+            runtime_dir: options.runtime_dir.clone(),
+            pins,
+            trail,
+            commands,
+            degraded,
+            handed_over: false,
+        };
+        if let Some(error) = failed {
+            parts.give_up_journal(&error);
+        }
+        Ok((parts, commander))
     }
-    let parts = Parts {
-        configuration: options.config.clone(),
-        settings: loaded.settings,
-        hierarchy,
-        parent,
-        attachment,
-        object,
-        tables,
-        rings: Rings::new(payload, lifecycle).map_err(call("map the rings"))?,
-        sizes: RINGS,
-        attribution,
-        trail,
-        commands,
-        degraded,
-    };
-    serve(parts, &pins, listener, commander, trail_dir)
+}
+
+/// The record of what cannot be known.
+fn state_lost(lost: &StateLost) -> Recorded {
+    Recorded::Finding {
+        kind: "state-lost",
+        message: format!(
+            "what the daemon before this one knew is lost ({lost}): its sessions are not taken over, and what agents did after \
+             its last record is not in the trail"
+        ),
+        connection: None,
+    }
 }
 
 /// From READY to the end.
 fn serve(
-    mut parts: Parts,
-    pins: &Path,
+    runtime: tokio::runtime::Runtime,
+    (parts, commander): (Parts, Commander),
     listener: Listener,
-    commander: Commander,
     trail_dir: PathBuf,
 ) -> Result<(), StartError> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(call("start the API's runtime"))?;
-    // The first record: a trail that cannot be written is found out before anything is promised.
-    for entry in parts.attribution.take_entries() {
-        parts.trail.append(&entry)?;
-    }
-    parts.trail.flush(LAST_RECORDS)?;
-    parts.attachment = hold(parts.attachment, parts.settings.daemon.fail_mode, pins)?;
     let (ended, pipeline_ended) = oneshot::channel();
     let pipeline = thread::Builder::new()
         .name("pipeline".to_owned())
@@ -276,33 +471,20 @@ fn serve(
     let _ = runtime.block_on(commander.ask(Command::Stop));
     let outcome = pipeline.join().map_err(|_| StartError::Panicked)?;
     let parts = outcome?;
-    leave(parts, pins)?;
+    leave(parts)?;
     result
 }
 
-/// With `fail_mode = "closed"`, makes the programs outlive the daemon. What an earlier daemon left in force is taken down.
-fn hold(attachment: Attachment, fail_mode: FailMode, pins: &Path) -> Result<Attachment, StartError> {
-    match fail_mode {
-        FailMode::Closed => {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(pins).map_err(call(format!(
-                "make {}; name a directory on a bpffs with --pin-dir",
-                pins.display()
-            )))?;
-            Ok(attachment.pin(pins)?)
-        }
-        FailMode::Open => {
-            object::remove_pins(pins).map_err(call(format!(
-                "take down the programs of an earlier daemon in {}",
-                pins.display()
-            )))?;
-            Ok(attachment)
-        }
+/// Takes everything down, except what the next daemon goes on with, and where agents still live and `fail_mode = "closed"` wants
+/// them held.
+fn leave(parts: Parts) -> Result<(), StartError> {
+    let Parts { parent, attachment, object, trail, settings, journal, pins, handed_over, .. } = parts;
+    if handed_over {
+        return Ok(trail.close()?);
     }
-}
-
-/// Takes everything down, except where agents still live and `fail_mode = "closed"` wants them held.
-fn leave(parts: Parts, pins: &Path) -> Result<(), StartError> {
-    let Parts { parent, attachment, object, trail, settings, .. } = parts;
+    if let Some(journal) = journal {
+        journal.remove().map_err(call("remove the journal"))?;
+    }
     let inhabited = parent.populated().unwrap_or(false);
     if inhabited && settings.daemon.fail_mode == FailMode::Closed {
         tracing::warn!(
@@ -312,6 +494,7 @@ fn leave(parts: Parts, pins: &Path) -> Result<(), StartError> {
         drop(attachment);
     } else {
         attachment.detach().map_err(call("take down the kernel programs"))?;
+        object::remove_pins(&pins).map_err(call("take down the kernel's tables"))?;
         remove_if_empty(&parent);
         if let Some(directory) = pins.parent() {
             // Another daemon's pins may be in it.
@@ -348,14 +531,16 @@ fn ready() {
     // A closed standard output is no reason not to run.
     let _ = writeln!(out, "READY").and_then(|()| out.flush());
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    // The manager may have started another daemon, which this one has replaced.
+    let message = format!("READY=1\nMAINPID={}\n", std::process::id());
     let told = std::os::unix::net::UnixDatagram::unbound().and_then(|socket| {
         match path.as_encoded_bytes().strip_prefix(b"@") {
             Some(name) => {
                 use std::os::linux::net::SocketAddrExt as _;
                 let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-                socket.send_to_addr(b"READY=1\n", &address)
+                socket.send_to_addr(message.as_bytes(), &address)
             }
-            None => socket.send_to(b"READY=1\n", &path),
+            None => socket.send_to(message.as_bytes(), &path),
         }
     });
     if let Err(error) = told {
@@ -387,11 +572,14 @@ fn parent_name(runtime_dir: &Path) -> PathBuf {
 
 /// Removes what sessions of an earlier daemon left, where nobody lives in it any more. Answers the ids of these sessions: that
 /// daemon did not end them.
-fn sweep(hierarchy: &Hierarchy, parent: &Cgroup) -> Vec<String> {
+fn sweep(hierarchy: &Hierarchy, parent: &Cgroup, attribution: &Attribution) -> Vec<String> {
     let Ok(entries) = fs::read_dir(parent.path()) else { return Vec::new() };
     let mut abandoned = Vec::new();
     for entry in entries.flatten() {
         let Ok(cgroup) = hierarchy.existing(&entry.path()) else { continue };
+        if attribution.sessions.iter().any(|session| session.cgroup == cgroup) {
+            continue;
+        }
         abandoned.push(entry.file_name().to_string_lossy().into_owned());
         match cgroup.populated() {
             Ok(true) => tracing::warn!(
@@ -404,8 +592,8 @@ fn sweep(hierarchy: &Hierarchy, parent: &Cgroup) -> Vec<String> {
     abandoned
 }
 
-/// Records that a session's history has no end, with what the trail knows of the session.
-fn report_abandoned(attribution: &mut Attribution, trail: &Path, id: &str) {
+/// The record that a session's history has no end, with what the trail knows of the session.
+fn abandoned(trail: &Path, id: &str) -> Entry {
     let mut session = record::Session { id: id.to_owned(), ..record::Session::default() };
     let found = trail::query::find(trail, id, |_, view| {
         if let Some(agent) = &view.own().agent {
@@ -418,7 +606,7 @@ fn report_abandoned(attribution: &mut Attribution, trail: &Path, id: &str) {
     if let Err(error) = found {
         tracing::warn!(%error, session = id, "the trail does not tell whose session this was");
     }
-    attribution.enter_made(Entry {
+    Entry {
         time: Clock::now_utc(),
         session: Some(Arc::new(session)),
         process: None,
@@ -429,7 +617,7 @@ fn report_abandoned(attribution: &mut Attribution, trail: &Path, id: &str) {
                 .to_owned(),
             connection: None,
         },
-    });
+    }
 }
 
 fn remove_if_empty(cgroup: &Cgroup) {
@@ -466,7 +654,11 @@ fn degraded(fail_mode: FailMode) -> Vec<String> {
     match fail_mode {
         FailMode::Closed => sentences
             .push("a cgroup that was tagged is no longer held once the daemon has stopped".to_owned()),
-        FailMode::Open => sentences.push("nothing is held once the daemon has stopped".to_owned()),
+        FailMode::Open => sentences.push(
+            "what agents do while the daemon is down is recorded as far as the rings have room; nothing is held once it was \
+             stopped"
+                .to_owned(),
+        ),
     }
     sentences.extend(posture::examine(&posture::Host::default()).iter().filter_map(posture::Check::loss));
     sentences

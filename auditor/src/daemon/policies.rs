@@ -4,14 +4,15 @@
 //! switched over one by one (each by a single map update, so a packet meets either the old policy or the new one), then
 //! the old entries go. A generation that does not fit is refused with nothing changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use auditor_common::control::{Control, OVERLOAD_BACKPRESSURE, OVERLOAD_RECORD_LOSS, Session};
 
-use crate::clock::Clock;
-use crate::config::{Overload, Settings};
+use super::journal::Configuration;
+use crate::clock::{Boottime, Clock};
+use crate::config::{self, FailMode, Overload, Settings};
 use crate::kernel::object::RingSizes;
 use crate::kernel::tables::{CompiledName, CompiledRule, TableError, Tables};
 use crate::policy::{Action, Policy};
@@ -42,17 +43,14 @@ pub(super) struct Policies {
     leaving_names: Vec<CompiledName>,
     next_table: u32,
     control: Control,
+    /// Where the last generation and this one come from.
+    configurations: Vec<Configuration>,
 }
 
 impl Policies {
-    /// Puts the first generation in force.
-    pub(super) fn install(
-        settings: &Settings,
-        tables: &mut Tables,
-        clock: &Clock,
-        rings: RingSizes,
-    ) -> Result<Self, TableError> {
-        let mut policies = Self {
+    /// None yet.
+    pub(super) fn new(rings: RingSizes) -> Self {
+        Self {
             by_name: HashMap::new(),
             retired: HashMap::new(),
             leaving: Vec::new(),
@@ -61,29 +59,82 @@ impl Policies {
             control: Control {
                 generation: 0,
                 overload: OVERLOAD_BACKPRESSURE,
+                payload_size: u64::from(rings.payload),
+                lifecycle_size: u64::from(rings.lifecycle),
                 payload_wake: u64::from(rings.payload / WAKE_SHARE),
                 lifecycle_wake: u64::from(rings.lifecycle / WAKE_SHARE),
                 lease: 0,
+                fail_open: 0,
+                daemon: std::process::id(),
             },
-        };
-        policies.by_name = policies.compile(settings, tables, clock)?;
-        policies.advance(settings, tables)?;
-        Ok(policies)
+            configurations: Vec::new(),
+        }
     }
 
-    /// Puts another generation in force. `sessions`: cgroup id, session number and policy name of each open session; one
-    /// whose policy is gone is denied everything.
+    /// Where the last generation and this one come from.
+    pub(super) fn configurations(&self) -> &[Configuration] {
+        &self.configurations
+    }
+
+    /// Another configuration was put in force by an earlier daemon: what its verdicts' numbers mean. Answers its settings.
+    ///
+    /// # Errors
+    /// Its text cannot be read any more.
+    pub(super) fn recall(&mut self, configuration: Configuration, clock: &Clock) -> Result<Settings, String> {
+        let (settings, diagnostics) = config::parse(&configuration.text);
+        let settings = settings
+            .ok_or_else(|| diagnostics.first().map_or_else(String::new, |first| first.message.clone()))?;
+        let old = std::mem::take(&mut self.by_name);
+        self.retired = old.values().map(|old| (old.table, Arc::clone(&old.policy))).collect();
+        self.leaving.clear();
+        self.leaving_names.clear();
+        self.next_table = configuration.first_table;
+        self.by_name = self.compile(&settings, clock);
+        self.remember(configuration);
+        Ok(settings)
+    }
+
+    /// Goes on where an earlier daemon's tables are: with numbers that they have not, and one generation later.
+    pub(super) fn follow(&mut self, tables: &Tables) -> Result<(), TableError> {
+        let last = tables.policies()?.last().copied().unwrap_or(0);
+        self.next_table = self.next_table.max(last.wrapping_add(1)).max(1);
+        self.control.generation = tables.control()?.generation;
+        Ok(())
+    }
+
+    /// Numbers of all compiled policies that are in use.
+    pub(super) fn tables(&self) -> BTreeSet<u32> {
+        self.by_name.values().map(|installed| installed.table).chain(self.retired.keys().copied()).collect()
+    }
+
+    fn remember(&mut self, configuration: Configuration) {
+        if self.configurations.len() == 2 {
+            self.configurations.remove(0);
+        }
+        self.configurations.push(configuration);
+    }
+
+    /// Puts a generation in force. `sessions`: cgroup id, session number, share of the rings and policy name of each open
+    /// session; one whose policy is gone is denied everything. Answers what it was made from.
     pub(super) fn replace<'a>(
         &mut self,
-        settings: &Settings,
+        (settings, text): (&Settings, &str),
         tables: &mut Tables,
         clock: &Clock,
-        sessions: impl Iterator<Item = (u64, u64, &'a str)>,
-    ) -> Result<(), TableError> {
-        let new = self.compile(settings, tables, clock)?;
+        sessions: impl Iterator<Item = (u64, u64, u32, &'a str)>,
+    ) -> Result<Configuration, TableError> {
+        let configuration = Configuration { text: text.to_owned(), first_table: self.next_table };
+        let new = self.compile(settings, clock);
+        let rules: Vec<CompiledRule> = new.values().flat_map(|installed| installed.rules.clone()).collect();
+        let names: Vec<CompiledName> = new.values().flat_map(|installed| installed.names.clone()).collect();
+        tables.add_rules(&rules)?;
+        tables.add_names(&names).inspect_err(|_| {
+            // Nothing refers to these; what could not be removed only takes room.
+            let _ = tables.remove_rules(&rules);
+        })?;
         let old = std::mem::replace(&mut self.by_name, new);
-        for (cgroup, number, policy) in sessions {
-            if let Err(error) = tables.set_session(cgroup, self.session(number, policy)) {
+        for (cgroup, number, share, policy) in sessions {
+            if let Err(error) = tables.set_session(cgroup, self.session(number, share, policy)) {
                 // Its rules are about to go: without them it would be down to its default, which may be to allow.
                 tracing::error!(%error, session = number, "a session cannot have its new policy: it is denied everything");
                 tables.remove_session(cgroup)?;
@@ -95,7 +146,8 @@ impl Policies {
             self.leaving.extend(old.rules);
             self.leaving_names.extend(old.names);
         }
-        Ok(())
+        self.remember(configuration.clone());
+        Ok(configuration)
     }
 
     /// Removes the rules of generations that are over. To be called a turn after [`Self::replace`]: programs that have read a
@@ -113,12 +165,7 @@ impl Policies {
         self.leaving_names.clear();
     }
 
-    fn compile(
-        &mut self,
-        settings: &Settings,
-        tables: &mut Tables,
-        clock: &Clock,
-    ) -> Result<HashMap<String, Installed>, TableError> {
+    fn compile(&mut self, settings: &Settings, clock: &Clock) -> HashMap<String, Installed> {
         let mut installed: HashMap<String, Installed> = HashMap::new();
         for policy in &settings.policies {
             let table = self.next_table;
@@ -129,26 +176,12 @@ impl Policies {
                 .map(|entry| (entry.prefix_length, entry.key, entry.value))
                 .collect();
             let names = policy.compile_sockets(table, clock);
-            let added = tables.add_rules(&rules).and_then(|()| {
-                tables.add_names(&names).inspect_err(|_| {
-                    // Nothing refers to these; what could not be removed only takes room.
-                    let _ = tables.remove_rules(&rules);
-                })
-            });
-            if let Err(error) = added {
-                for earlier in installed.values() {
-                    // As above.
-                    let _ = tables.remove_rules(&earlier.rules);
-                    let _ = tables.remove_names(&earlier.names);
-                }
-                return Err(error);
-            }
             installed.insert(
                 policy.name.clone(),
                 Installed { table, policy: Arc::new(policy.clone()), rules, names },
             );
         }
-        Ok(installed)
+        installed
     }
 
     /// Begins a new generation: every socket is decided again at its next packet.
@@ -158,7 +191,13 @@ impl Policies {
             Overload::Backpressure => OVERLOAD_BACKPRESSURE,
             Overload::RecordLoss => OVERLOAD_RECORD_LOSS,
         };
+        self.control.fail_open = u32::from(settings.daemon.fail_mode == FailMode::Open);
         self.renew_lease(tables)
+    }
+
+    /// Whether segments may pass that were not copied.
+    pub(super) fn lossy(&self) -> bool {
+        self.control.overload == OVERLOAD_RECORD_LOSS
     }
 
     /// Says that the daemon is at work. To be called more often than every [`LEASE`].
@@ -168,16 +207,20 @@ impl Policies {
         tables.set_control(self.control)
     }
 
+    /// How long no daemon has renewed the lease.
+    pub(super) fn alone(tables: &Tables) -> Result<Duration, TableError> {
+        let until = tables.control()?.lease;
+        let last = until.saturating_sub(u64::try_from(LEASE.as_nanos()).unwrap_or(0));
+        Ok(Clock::now().since(Boottime(last)))
+    }
+
     /// The kernel's entry for a session under a policy.
-    pub(super) fn session(&self, number: u64, policy: &str) -> Session {
-        match self.by_name.get(policy) {
-            Some(installed) => Session {
-                id: number,
-                table: installed.table,
-                default_action: installed.policy.default.code(),
-            },
-            None => Session { id: number, table: 0, default_action: Action::Deny.code() },
-        }
+    pub(super) fn session(&self, number: u64, share: u32, policy: &str) -> Session {
+        let (table, default) = match self.by_name.get(policy) {
+            Some(installed) => (installed.table, installed.policy.default),
+            None => (0, Action::Deny),
+        };
+        Session { id: number, table, default_action: default.code(), share, _padding: 0 }
     }
 
     /// The policy of a table number, if it is in force or was until a moment ago.

@@ -136,7 +136,7 @@ fn unescape(field: &str) -> String {
 }
 
 /// One cgroup.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Cgroup {
     path: PathBuf,
     name: String,
@@ -183,6 +183,36 @@ impl Cgroup {
         let procs = self.path.join("cgroup.procs");
         let text = fs::read_to_string(&procs).map_err(failed("read", &procs))?;
         Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+    }
+
+    /// Processes in it and in the cgroups below it.
+    ///
+    /// # Errors
+    /// cgroup.procs cannot be read, or a directory not be listed, for another reason than that the cgroup below has gone.
+    pub fn all_members(&self) -> Result<Vec<u32>, CgroupError> {
+        let mut members = self.members()?;
+        let mut open = vec![self.path.clone()];
+        while let Some(directory) = open.pop() {
+            let entries = match fs::read_dir(&directory) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed("list", &directory)(error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(failed("list", &directory))?;
+                if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    continue;
+                }
+                let path = entry.path();
+                match fs::read_to_string(path.join("cgroup.procs")) {
+                    Ok(text) => members.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(failed("read", &path)(error)),
+                }
+                open.push(path);
+            }
+        }
+        Ok(members)
     }
 
     /// Whether a process lives in it or below it.

@@ -5,7 +5,9 @@
 
 pub mod btf;
 pub mod cgroup;
+mod link;
 pub mod object;
+pub mod shares;
 pub mod tables;
 pub mod tracefs;
 pub mod unix;

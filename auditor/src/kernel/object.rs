@@ -2,19 +2,24 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::mem::size_of;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{MapData, MapError, RingBuf};
+use aya::maps::{Map, MapData};
 use aya::programs::cgroup_skb::CgroupSkbAttachType;
+use aya::programs::cgroup_sockopt::CgroupSockoptLink;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
 };
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::mount::{MsFlags, mount};
+use sha2::{Digest as _, Sha256};
 
 use super::cgroup::Cgroup;
+use super::link;
 use super::tables::{TableError, Tables};
 use super::tracefs::{self, Offsets, TracefsError};
 use super::{btf, unix};
@@ -45,7 +50,34 @@ const HOOKS: [Hook; 9] = [
     Hook { name: "egress", kernel: "4.10", attach: attach_skb },
 ];
 
-const TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
+/// Tells of a socket whether it was made in a cgroup; attached for the length of that question.
+const MEMBERSHIP: (&str, &str) = ("membership", "5.3");
+
+/// Group and name.
+const TRACEPOINTS: [(&str, &str); 4] = [
+    ("sched", "sched_process_exec"),
+    ("sched", "sched_process_fork"),
+    ("sched", "sched_process_exit"),
+    ("cgroup", "cgroup_attach_task"),
+];
+
+/// All maps of the object, pinned so that the next daemon finds them with what is in them.
+const MAPS: [&str; 12] = [
+    "PAYLOAD",
+    "LIFECYCLE",
+    "CONTROL",
+    "FAILURES",
+    "RULES",
+    "REFUSALS",
+    "SESSIONS",
+    "SOCKETS",
+    "SHARES",
+    "MEMBERS",
+    "NAMES",
+    "UNIX_SOCKETS",
+];
+const LAYOUT_PREFIX: &str = "layout-";
+const TRACEPOINTS_PREFIX: &str = "tracepoints-";
 
 /// Links for tracepoints (BPF_LINK_TYPE_PERF_EVENT).
 const TRACEPOINT_KERNEL: &str = "5.15";
@@ -58,7 +90,8 @@ pub enum KernelError {
     Tracefs(#[from] TracefsError),
     /// The object as a whole was refused.
     #[error(
-        "the kernel refused the auditor's tables or types: {0}; `auditor doctor` says what this kernel lacks"
+        "the kernel refused the auditor's tables or types: {}; `auditor doctor` says what this kernel lacks",
+        with_causes(.0)
     )]
     Object(EbpfError),
     /// One program was refused.
@@ -82,13 +115,16 @@ pub enum KernelError {
         "the configuration has rules for unix sockets, which cannot be decided here: {0}; boot a kernel of 6.7 or later, or remove them"
     )]
     UnixRules(String),
-    /// A ring could not be mapped.
-    #[error("ring {name}: {error}")]
-    Ring {
+    /// A map is in the object and not in the list of those that are pinned.
+    #[error("the object's map {0} is not pinned: this is a defect of the auditor, please report it")]
+    NotPinned(String),
+    /// The directory for pins.
+    #[error("make {path}: {error}; name a directory on a bpffs with --pin-dir")]
+    Pins {
         /// Which.
-        name: &'static str,
-        /// What aya says.
-        error: MapError,
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
     },
     /// A cgroup's directory could not be opened.
     #[error("open {path}: {error}")]
@@ -110,6 +146,21 @@ pub enum KernelError {
     },
 }
 
+/// An error and what caused it, in one line: the kernel's own answer is the last of aya's causes.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Some of aya's errors say their cause themselves.
+        let text = error.to_string();
+        if !said.ends_with(&text) {
+            said = format!("{said}: {text}");
+        }
+        cause = error.source();
+    }
+    said
+}
+
 /// Sizes of the two rings in bytes: powers of two, multiples of a page.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct RingSizes {
@@ -119,78 +170,57 @@ pub struct RingSizes {
     pub lifecycle: u32,
 }
 
-/// Links to one cgroup. Dropping it detaches the programs, unless [`Self::pin`] has made them outlive the daemon.
+/// Links to one cgroup, pinned in a directory: they outlive the daemon, and only [`Self::detach`] ends them.
 #[derive(Debug)]
 pub struct Attachment {
     links: Vec<(&'static str, FdLink)>,
-    unix: unix::Links,
-    pins: Option<PathBuf>,
+    pins: PathBuf,
 }
 
 impl Attachment {
-    /// Keeps the links in a directory of a bpffs. What an earlier daemon left there is taken down, now that these programs are
-    /// in force.
-    ///
-    /// # Errors
-    /// The kernel refused; nothing of this attachment stays pinned then.
-    pub fn pin(mut self, directory: &Path) -> Result<Self, KernelError> {
-        let mut pinned = Vec::with_capacity(self.links.len());
-        for (name, link) in std::mem::take(&mut self.links) {
-            match pin(link, name, directory) {
-                Ok(link) => pinned.push((name, link)),
-                Err(error) => {
-                    for (_, link) in pinned {
-                        // The error at hand matters more than one more of the same kind.
-                        let _ = PinnedLink::unpin(link);
-                    }
-                    return Err(error);
-                }
-            }
-        }
-        self.links = pinned.into_iter().map(|(name, link)| (name, FdLink::from(link))).collect();
-        let pinned = self.unix.pin(directory);
-        self.pins = Some(directory.to_owned());
-        if let Err((name, error)) = pinned {
-            // The error at hand matters more than one more of the same kind.
-            let _ = remove_pins(directory);
-            return Err(KernelError::Pin { name, path: directory.join(name), error: error.to_string() });
-        }
-        Ok(self)
-    }
-
-    /// Detaches, also what is pinned.
+    /// Detaches.
     ///
     /// # Errors
     /// A pin could not be removed.
     pub fn detach(self) -> io::Result<()> {
-        match &self.pins {
-            Some(directory) => remove_pins(directory),
-            None => Ok(()),
+        for name in HOOKS.iter().map(|hook| hook.name).chain(unix::programs()) {
+            remove(&self.pins.join(name))?;
         }
+        // The directory may hold more than these links.
+        let _ = fs::remove_dir(&self.pins);
+        Ok(())
     }
 
     /// Names of the programs.
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
-        self.links.iter().map(|(name, _)| *name).chain(self.unix.programs())
+        self.links.iter().map(|(name, _)| *name)
     }
 }
 
-/// Takes down what is pinned in a directory, and removes it.
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Takes down all that is pinned in a directory, and removes it.
 ///
 /// # Errors
 /// unlink(2) or rmdir(2) failed.
 pub fn remove_pins(directory: &Path) -> io::Result<()> {
-    for Hook { name, .. } in &HOOKS {
-        match fs::remove_file(directory.join(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    unix::remove_pins(directory)?;
-    match fs::remove_dir(directory) {
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Makes a directory for pins, for root only.
+///
+/// # Errors
+/// mkdir(2) failed.
+pub fn make_pins(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
 }
 
 /// The loaded object.
@@ -198,85 +228,96 @@ pub fn remove_pins(directory: &Path) -> io::Result<()> {
 pub struct Object {
     ebpf: Ebpf,
     unix: Result<unix::Programs, unix::Unsupported>,
-    _tracepoints: Vec<FdLink>,
+    pins: PathBuf,
+    tracepoints: Vec<FdLink>,
 }
 
-/// What loading gives: the programs, the tables, and the rings' reading ends.
+/// What loading gives: the programs, the tables, and the rings.
 pub struct Loaded {
     /// Programs.
     pub object: Object,
     /// Tables.
     pub tables: Tables,
     /// Segments.
-    pub payload: RingBuf<MapData>,
+    pub payload: MapData,
     /// Verdicts, connections, processes.
-    pub lifecycle: RingBuf<MapData>,
+    pub lifecycle: MapData,
+    /// The tables and rings are an earlier daemon's, with what is in them.
+    pub found: bool,
 }
 
 impl Object {
-    /// Loads all programs and attaches those that belong to tracepoints. Nothing is attached to a cgroup yet. tracefs must be
-    /// mounted ([`tracefs::ensure_mounted`]).
+    /// Loads all programs. Tables and rings are those that an earlier daemon pinned in `pins`, where they are of this daemon's
+    /// layout; else they are new, and pinned. Nothing is attached yet. tracefs must be mounted ([`tracefs::ensure_mounted`]).
     ///
     /// # Errors
     /// Something is missing in this kernel; the message names it.
-    pub fn load(sizes: RingSizes) -> Result<Loaded, KernelError> {
+    pub fn load(sizes: RingSizes, pins: &Path) -> Result<Loaded, KernelError> {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
-        let btf = Btf::from_sys_fs().ok();
+        let tables = pins.join(layout(sizes));
+        let found = MAPS.iter().all(|map| tables.join(map).exists());
+        if !found {
+            // Some of them: a daemon was killed while it began, and nobody has used them.
+            remove_pins(&tables)
+                .and_then(|()| make_pins(&tables))
+                .map_err(|error| KernelError::Pins { path: tables.clone(), error })?;
+        }
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
         let mut loader = EbpfLoader::new();
         for (name, value) in unix.iter().flatten() {
             loader.override_global(name, value, true);
         }
-        let mut ebpf = loader
-            .btf(btf.as_ref())
+        loader
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
             .override_global("FORK_CHILD_PID_OFFSET", &offsets.fork_child_pid, true)
-            .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true)
-            .load(OBJECT)
-            .map_err(KernelError::Object)?;
+            .override_global("MOVE_ROOT_OFFSET", &offsets.move_root, true)
+            .override_global("MOVE_CGROUP_OFFSET", &offsets.move_cgroup, true)
+            .override_global("MOVE_PID_OFFSET", &offsets.move_pid, true)
+            .override_global("MOVE_PATH_OFFSET", &offsets.move_path, true)
+            .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true);
+        for map in MAPS {
+            loader.map_pin_path(map, tables.join(map));
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(KernelError::Object)?;
+        if let Some((name, _)) = ebpf.maps().find(|(name, _)| !MAPS.contains(name) && !name.starts_with('.'))
+        {
+            return Err(KernelError::NotPinned(name.to_owned()));
+        }
+        // Before the tables are taken out.
         let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
-        let mut tracepoints = Vec::with_capacity(TRACEPOINTS.len());
-        for name in TRACEPOINTS {
-            load_program(&mut ebpf, name, TRACEPOINT_KERNEL)?;
-            let link = attach_tracepoint(&mut ebpf, name).map_err(|error| KernelError::Program {
-                name,
-                kernel: "5.15",
-                error,
-            })?;
-            tracepoints.push(link);
-        }
-        let tables = Tables::take(&mut ebpf)?;
+        load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
+        let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        Ok(Loaded { object: Self { ebpf, unix, _tracepoints: tracepoints }, tables, payload, lifecycle })
+        let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new() };
+        Ok(Loaded { object, tables, payload, lifecycle, found })
     }
 
-    /// Attaches all cgroup programs to a cgroup.
+    /// Attaches all cgroup programs to a cgroup and pins their links in `pins`. Where an earlier daemon's links are there, these
+    /// programs take the place of its own, one by one, each in one step.
     ///
     /// # Errors
-    /// The kernel refused; nothing stays attached then.
-    pub fn attach(&mut self, cgroup: &Cgroup) -> Result<Attachment, KernelError> {
+    /// The kernel refused; what this call attached is detached again, and what was there before stays.
+    pub fn attach(&mut self, cgroup: &Cgroup, pins: &Path) -> Result<Attachment, KernelError> {
+        make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
         let directory = fs::File::open(cgroup.path())
             .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
         let mut links = Vec::with_capacity(HOOKS.len());
-        for Hook { name, kernel, attach } in HOOKS {
-            let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
-            let link =
-                attach(program, &directory).map_err(|error| KernelError::Program { name, kernel, error })?;
-            links.push((name, link));
+        let mut made = Vec::new();
+        if let Err(error) = self.hold_all(&directory, pins, &mut links, &mut made) {
+            for path in made {
+                // The error at hand matters more than one more of the same kind.
+                let _ = fs::remove_file(path);
+            }
+            let _ = fs::remove_dir(pins);
+            return Err(error);
         }
-        let unix = match &self.unix {
-            Ok(programs) => programs.attach(directory.as_fd()).map_err(|(name, error)| {
-                KernelError::Program { name, kernel: "6.7", error: ProgramError::IOError(error) }
-            })?,
-            Err(_) => unix::Links::default(),
-        };
-        Ok(Attachment { links, unix, pins: None })
+        Ok(Attachment { links, pins: pins.to_owned() })
     }
 
     /// Why unix sockets are not decided on this host; `None` where they are.
@@ -284,10 +325,175 @@ impl Object {
         self.unix.as_ref().err()
     }
 
+    /// All programs on one cgroup. `made`: pins of links that are new.
+    fn hold_all(
+        &mut self,
+        cgroup: &fs::File,
+        pins: &Path,
+        links: &mut Vec<(&'static str, FdLink)>,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<(), KernelError> {
+        for hook in &HOOKS {
+            let path = pins.join(hook.name);
+            let (link, new) = self.hold(hook, cgroup, &path)?;
+            links.push((hook.name, link));
+            made.extend(new.then_some(path));
+        }
+        let Ok(programs) = &self.unix else {
+            // An earlier daemon's would go on with rules that nobody keeps.
+            return unix::programs().try_for_each(|name| {
+                let path = pins.join(name);
+                remove(&path).map_err(|error| KernelError::Pin { name, path, error: error.to_string() })
+            });
+        };
+        for program in programs.iter() {
+            let (name, path) = (program.name(), pins.join(program.name()));
+            let pin =
+                |error: io::Error| KernelError::Pin { name, path: path.clone(), error: error.to_string() };
+            let new = !replace(&path, program.as_fd()).map_err(pin)?;
+            if new {
+                let link = program.attach(cgroup.as_fd()).map_err(|error| KernelError::Program {
+                    name,
+                    kernel: unix::KERNEL,
+                    error: ProgramError::IOError(error),
+                })?;
+                unix::pin(link.as_fd(), &path).map_err(pin)?;
+                made.push(path.clone());
+            }
+            let link = PinnedLink::from_pin(&path).map_err(|error| pin(io::Error::other(error)))?;
+            links.push((name, link.into()));
+        }
+        Ok(())
+    }
+
+    /// One program on one cgroup. Answers whether the link is new.
+    fn hold(&mut self, hook: &Hook, cgroup: &fs::File, path: &Path) -> Result<(FdLink, bool), KernelError> {
+        let Hook { name, kernel, attach } = *hook;
+        let pin = |error: String| KernelError::Pin { name, path: path.to_owned(), error };
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
+        let descriptor =
+            program.fd().map_err(|error| KernelError::Program { name, kernel, error })?.try_clone();
+        let descriptor = descriptor.map_err(|error| pin(error.to_string()))?;
+        if replace(path, descriptor.as_fd()).map_err(|error| pin(error.to_string()))? {
+            let link = PinnedLink::from_pin(path).map_err(|error| pin(error.to_string()))?;
+            return Ok((link.into(), false));
+        }
+        let link = attach(program, cgroup).map_err(|error| KernelError::Program { name, kernel, error })?;
+        let link = link.pin(path).map_err(|error| pin(error.to_string()))?;
+        Ok((link.into(), true))
+    }
+
+    /// Attaches the programs on tracepoints and pins their links. Where the very same programs are attached already, they stay: a
+    /// tracepoint's link cannot be given another program, and two at once would tell everything twice.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn attach_tracepoints(&mut self) -> Result<(), KernelError> {
+        let directory = self.pins.join(tracepoints_directory());
+        make_pins(&directory).map_err(|error| KernelError::Pins { path: directory.clone(), error })?;
+        for (group, name) in TRACEPOINTS {
+            let path = directory.join(name);
+            let link = match PinnedLink::from_pin(&path) {
+                Ok(link) => link,
+                Err(_) => {
+                    load_program(&mut self.ebpf, name, TRACEPOINT_KERNEL)?;
+                    let link = attach_tracepoint(&mut self.ebpf, group, name)
+                        .map_err(|error| KernelError::Program { name, kernel: TRACEPOINT_KERNEL, error })?;
+                    link.pin(&path).map_err(|error| KernelError::Pin {
+                        name,
+                        path: path.clone(),
+                        error: error.to_string(),
+                    })?
+                }
+            };
+            self.tracepoints.push(link.into());
+        }
+        Ok(())
+    }
+
+    /// Takes down what daemons of other versions left pinned: their tables, their programs on tracepoints.
+    ///
+    /// # Errors
+    /// A pin could not be removed.
+    pub fn remove_other_versions(&self, sizes: RingSizes) -> io::Result<()> {
+        let own = [layout(sizes), tracepoints_directory()];
+        for entry in fs::read_dir(&self.pins)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else { continue };
+            let versioned = name.starts_with(LAYOUT_PREFIX) || name.starts_with(TRACEPOINTS_PREFIX);
+            if versioned && !own.iter().any(|own| own == name) {
+                remove_pins(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// For as long as the answer lives, asking for the protocol (SO_PROTOCOL) of a socket that was made in the cgroup, or below it, gives EPERM to
+    /// this process.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tell_members(&mut self, cgroup: &Cgroup) -> Result<CgroupSockoptLink, KernelError> {
+        let (name, kernel) = MEMBERSHIP;
+        let directory = fs::File::open(cgroup.path())
+            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
+        let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
+        let Program::CgroupSockopt(program) = program else { return Err(KernelError::Missing(name)) };
+        program
+            .attach(directory, CgroupAttachMode::Single)
+            .and_then(|id| program.take_link(id))
+            .map_err(|error| KernelError::Program { name, kernel, error })
+    }
+
     /// Names of the programs that are attached to tracepoints.
     pub fn tracepoints(&self) -> impl Iterator<Item = &'static str> {
-        TRACEPOINTS.into_iter()
+        TRACEPOINTS.into_iter().take(self.tracepoints.len()).map(|(_, name)| name)
     }
+}
+
+/// Puts a program behind the link that an earlier daemon left at `path`. `false`: there is none that could be used.
+fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
+    match link::replace_program(path, program) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // The cgroup that it was on is gone.
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => fs::remove_file(path).map(|()| false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
+fn layout(sizes: RingSizes) -> String {
+    use auditor_common::{LAYOUT, control, counter, event, rule, unix};
+    let types = [
+        size_of::<control::Control>(),
+        size_of::<control::Session>(),
+        size_of::<control::Refusals>(),
+        size_of::<counter::Failure>(),
+        size_of::<rule::RuleKey>(),
+        size_of::<rule::RuleValue>(),
+        size_of::<event::Packet>(),
+        size_of::<event::Decision>(),
+        size_of::<event::Established>(),
+        size_of::<event::Closed>(),
+        size_of::<event::Exec>(),
+        size_of::<event::Fork>(),
+        size_of::<event::Exit>(),
+        size_of::<unix::NameKey>(),
+        size_of::<unix::UnixDecision>(),
+    ];
+    let mut digest = Sha256::new();
+    digest.update(format!("{LAYOUT} {types:?} {sizes:?} {MAPS:?}"));
+    format!("{LAYOUT_PREFIX}{}", short(&digest.finalize()))
+}
+
+fn tracepoints_directory() -> String {
+    format!("{TRACEPOINTS_PREFIX}{}", short(&Sha256::digest(OBJECT)))
+}
+
+fn short(digest: &[u8]) -> String {
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Mounts bpffs where it is missing.
@@ -308,20 +514,6 @@ pub fn ensure_bpffs(path: &Path) -> nix::Result<()> {
     )
 }
 
-fn pin(link: FdLink, name: &'static str, directory: &Path) -> Result<PinnedLink, KernelError> {
-    let path = directory.join(name);
-    let failed = |error: String| KernelError::Pin { name, path: path.clone(), error };
-    let before = match PinnedLink::from_pin(&path) {
-        Ok(before) => Some(before.unpin().map_err(|error| failed(error.to_string()))?),
-        Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(error.to_string())),
-    };
-    let pinned = link.pin(&path).map_err(|error| failed(error.to_string()))?;
-    // Detaches the earlier daemon's program; ours has been attached beside it for a while.
-    drop(before);
-    Ok(pinned)
-}
-
 fn load_program(ebpf: &mut Ebpf, name: &'static str, kernel: &'static str) -> Result<(), KernelError> {
     let program = ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
     match program {
@@ -329,15 +521,18 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, kernel: &'static str) -> Re
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
         Program::SockOps(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
         Program::TracePoint(program) => program.load(),
         _ => return Err(KernelError::Missing(name)),
     }
     .map_err(|error| KernelError::Program { name, kernel, error })
 }
 
-fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, KernelError> {
-    let map = ebpf.take_map(name).ok_or(KernelError::Missing(name))?;
-    RingBuf::try_from(map).map_err(|error| KernelError::Ring { name, error })
+fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
+    match ebpf.take_map(name) {
+        Some(Map::RingBuf(map)) => Ok(map),
+        _ => Err(KernelError::Missing(name)),
+    }
 }
 
 fn as_descriptor(result: Result<FdLink, LinkError>) -> Result<FdLink, ProgramError> {
@@ -374,11 +569,11 @@ fn attach_sock_ops(program: &mut Program, cgroup: &fs::File) -> Result<FdLink, P
     as_descriptor(program.take_link(id)?.try_into())
 }
 
-fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<FdLink, ProgramError> {
+fn attach_tracepoint(ebpf: &mut Ebpf, group: &str, name: &'static str) -> Result<FdLink, ProgramError> {
     let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
         return Err(ProgramError::NotAttached);
     };
     let program: &mut TracePoint = program;
-    let id = program.attach("sched", name)?;
+    let id = program.attach(group, name)?;
     as_descriptor(program.take_link(id)?.try_into())
 }

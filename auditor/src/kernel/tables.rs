@@ -1,12 +1,19 @@
 //! The kernel programs' tables, typed: what the daemon writes (sessions, rules, control) and what it reads (failures).
 
-use auditor_common::control::{Control, Refusals, Session};
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+
+use auditor_common::control::{Control, Member, Refusals, Session};
 use auditor_common::counter::{Failure, errno, site_name};
 use auditor_common::rule::{RuleKey, RuleValue};
 use auditor_common::unix::NameKey;
 use aya::maps::lpm_trie::Key;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuHashMap, PerCpuValues};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use aya::{Ebpf, Pod};
+
+use super::shares::{Free, Shares};
 
 /// A shared type as a map's key or value.
 #[derive(Clone, Copy)]
@@ -27,6 +34,8 @@ unsafe impl Pod for Shared<Control> {}
 unsafe impl Pod for Shared<Failure> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Refusals> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Member> {}
 
 /// Why a table could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +51,17 @@ pub enum TableError {
         /// What aya says.
         error: MapError,
     },
+    /// A table could not be mapped.
+    #[error("map the table {table}: {error}")]
+    Mapping {
+        /// Which.
+        table: &'static str,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// There are as many sessions as there can be.
+    #[error("there are as many sessions as the kernel programs have room for: end one first")]
+    NoShare,
 }
 
 fn failed(table: &'static str) -> impl FnOnce(MapError) -> TableError {
@@ -62,15 +82,21 @@ pub struct Tables {
     control: Array<MapData, Shared<Control>>,
     failures: PerCpuHashMap<MapData, Shared<Failure>, u64>,
     refusals: PerCpuHashMap<MapData, u64, Shared<Refusals>>,
+    members: HashMap<MapData, u32, Shared<Member>>,
+    shares: Arc<Shares>,
+    free_shares: Free,
 }
 
 impl Tables {
-    /// Takes the tables out of a loaded object.
+    /// Takes the tables out of a loaded object. `new`: nobody has used them yet.
     ///
     /// # Errors
     /// One is missing or of another type.
-    pub fn take(object: &mut Ebpf) -> Result<Self, TableError> {
+    pub fn take(object: &mut Ebpf, new: bool) -> Result<Self, TableError> {
         let mut map = |name: &'static str| object.take_map(name).ok_or(TableError::Missing(name));
+        let Map::Array(shares) = map("SHARES")? else { return Err(TableError::Missing("SHARES")) };
+        let shares = Shares::map(shares.fd().as_fd())
+            .map_err(|error| TableError::Mapping { table: "SHARES", error })?;
         let mut tables = Self {
             sessions: map("SESSIONS")?.try_into().map_err(failed("SESSIONS"))?,
             rules: map("RULES")?.try_into().map_err(failed("RULES"))?,
@@ -78,9 +104,14 @@ impl Tables {
             control: map("CONTROL")?.try_into().map_err(failed("CONTROL"))?,
             failures: map("FAILURES")?.try_into().map_err(failed("FAILURES"))?,
             refusals: map("REFUSALS")?.try_into().map_err(failed("REFUSALS"))?,
+            members: map("MEMBERS")?.try_into().map_err(failed("MEMBERS"))?,
+            shares: Arc::new(shares),
+            free_shares: Free::default(),
         };
-        tables.prepare_failures()?;
-        tables.count_refusals(0)?;
+        if new {
+            tables.prepare_failures()?;
+            tables.count_refusals(0)?;
+        }
         Ok(tables)
     }
 
@@ -93,6 +124,11 @@ impl Tables {
             (site::SITE_VERDICT, errno::ENOSPC),
             (site::SITE_CONNECTION, errno::ENOSPC),
             (site::SITE_PROCESS, errno::ENOSPC),
+            (site::SITE_PAYLOAD_EGRESS, errno::EDQUOT),
+            (site::SITE_PAYLOAD_INGRESS, errno::EDQUOT),
+            (site::SITE_VERDICT, errno::EDQUOT),
+            (site::SITE_CONNECTION, errno::EDQUOT),
+            (site::SITE_PROCESS, errno::EDQUOT),
             (site::SITE_SOCKET_STORAGE, errno::ENOMEM),
             (site::SITE_UNIX_NAME, errno::EFAULT),
         ];
@@ -109,6 +145,65 @@ impl Tables {
     /// The kernel refused.
     pub fn set_control(&mut self, control: Control) -> Result<(), TableError> {
         self.control.set(0, Shared(control), 0).map_err(failed("CONTROL"))
+    }
+
+    /// The control entry, all zeroes before it was first written.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn control(&self) -> Result<Control, TableError> {
+        self.control.get(&0, 0).map(|Shared(control)| control).map_err(failed("CONTROL"))
+    }
+
+    /// Takes out all sessions but those of `kept`, a list of cgroup ids. What they leave behind is refused from here on.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn keep_sessions(&mut self, kept: &[u64]) -> Result<(), TableError> {
+        let found: Result<Vec<(u64, Shared<Session>)>, _> = self.sessions.iter().collect();
+        for (cgroup, Shared(session)) in found.map_err(failed("SESSIONS"))? {
+            if !kept.contains(&cgroup) {
+                self.remove_session(cgroup)?;
+                self.forget_refusals(session.id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers of the compiled policies that have rules in the table.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn policies(&self) -> Result<BTreeSet<u32>, TableError> {
+        let rules = self.rules.keys().map(|key| key.map(|key| key.data().0.table()).map_err(failed("RULES")));
+        let names = self.names.keys().map(|key| key.map(|key| key.data().0.table()).map_err(failed("NAMES")));
+        rules.chain(names).collect()
+    }
+
+    /// Removes the rules of all compiled policies but those of `kept`.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn keep_policies(&mut self, kept: &BTreeSet<u32>) -> Result<(), TableError> {
+        let keys: Result<Vec<_>, _> = self.rules.keys().collect();
+        for key in keys.map_err(failed("RULES"))? {
+            if !kept.contains(&key.data().0.table()) {
+                match self.rules.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(failed("RULES")(error)),
+                }
+            }
+        }
+        let keys: Result<Vec<_>, _> = self.names.keys().collect();
+        for key in keys.map_err(failed("NAMES"))? {
+            if !kept.contains(&key.data().0.table()) {
+                match self.names.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(failed("NAMES")(error)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes a cgroup a session's, or changes its policy.
@@ -130,6 +225,48 @@ impl Tables {
         }
     }
 
+    /// Makes a task known as a session's: one that lived in its cgroup before that was tagged.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn add_member(&mut self, task: u32, member: Member) -> Result<(), TableError> {
+        self.members.insert(task, Shared(member), 0).map_err(failed("MEMBERS"))
+    }
+
+    /// Forgets that a task is a session's.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn remove_member(&mut self, task: u32) -> Result<(), TableError> {
+        match self.members.remove(&task) {
+            Err(MapError::KeyNotFound) => Ok(()),
+            result => result.map_err(failed("MEMBERS")),
+        }
+    }
+
+    /// The sessions' shares of the rings.
+    pub fn shares(&self) -> &Arc<Shares> {
+        &self.shares
+    }
+
+    /// Gives a new session its entry among the shares.
+    ///
+    /// # Errors
+    /// All are taken.
+    pub fn take_share(&mut self) -> Result<u32, TableError> {
+        self.free_shares.take().ok_or(TableError::NoShare)
+    }
+
+    /// The entries of these sessions are an earlier daemon's, and taken.
+    pub fn keep_shares(&mut self, taken: impl Iterator<Item = u32>) {
+        self.free_shares.keep(&taken.collect());
+    }
+
+    /// Takes the entry of a session that has ended back.
+    pub fn give_share_back(&mut self, share: u32) {
+        self.free_shares.give_back(share);
+    }
+
     /// Begins to limit and count the refusals of a session; 0 stands for what belongs to none.
     ///
     /// # Errors
@@ -137,6 +274,17 @@ impl Tables {
     pub fn count_refusals(&mut self, session: u64) -> Result<(), TableError> {
         let zero = on_each_processor(Shared(Refusals::default())).map_err(failed("REFUSALS"))?;
         self.refusals.insert(session, zero, 0).map_err(failed("REFUSALS"))
+    }
+
+    /// The same for a session that may be counted already.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn resume_refusals(&mut self, session: u64) -> Result<(), TableError> {
+        match self.refusals.get(&session, 0) {
+            Err(MapError::KeyNotFound) => self.count_refusals(session),
+            result => result.map(drop).map_err(failed("REFUSALS")),
+        }
     }
 
     /// Refusals of a session that were counted and not recorded, since its beginning.

@@ -31,9 +31,9 @@ pub enum TracefsError {
         error: io::Error,
     },
     /// A field is not there.
-    #[error("the tracepoint sched/{event} of this kernel has no field {field}")]
+    #[error("the tracepoint {event} of this kernel has no field {field}")]
     Field {
-        /// The event.
+        /// The event, after its group.
         event: &'static str,
         /// The field.
         field: &'static str,
@@ -67,6 +67,14 @@ pub struct Offsets {
     pub fork_child_pid: u32,
     /// `group_dead` of sched_process_exit, 0 where there is none.
     pub exit_group_dead: u32,
+    /// `dst_root` of cgroup_attach_task.
+    pub move_root: u32,
+    /// `dst_id` of cgroup_attach_task.
+    pub move_cgroup: u32,
+    /// `pid` of cgroup_attach_task.
+    pub move_pid: u32,
+    /// `dst_path` of cgroup_attach_task.
+    pub move_path: u32,
 }
 
 impl Offsets {
@@ -78,15 +86,19 @@ impl Offsets {
         let required =
             |event, field| offset(mount, event, field)?.ok_or(TracefsError::Field { event, field });
         Ok(Self {
-            exec_filename: required("sched_process_exec", "filename")?,
-            fork_child_pid: required("sched_process_fork", "child_pid")?,
-            exit_group_dead: offset(mount, "sched_process_exit", "group_dead")?.unwrap_or(0),
+            exec_filename: required("sched/sched_process_exec", "filename")?,
+            fork_child_pid: required("sched/sched_process_fork", "child_pid")?,
+            exit_group_dead: offset(mount, "sched/sched_process_exit", "group_dead")?.unwrap_or(0),
+            move_root: required("cgroup/cgroup_attach_task", "dst_root")?,
+            move_cgroup: required("cgroup/cgroup_attach_task", "dst_id")?,
+            move_pid: required("cgroup/cgroup_attach_task", "pid")?,
+            move_path: required("cgroup/cgroup_attach_task", "dst_path")?,
         })
     }
 }
 
 fn offset(mount: &Path, event: &'static str, field: &str) -> Result<Option<u32>, TracefsError> {
-    let path = mount.join("events/sched").join(event).join("format");
+    let path = mount.join("events").join(event).join("format");
     match fs::read_to_string(&path) {
         Ok(format) => Ok(offset_in(&format, field)),
         Err(error) => Err(TracefsError::Format { path, error }),

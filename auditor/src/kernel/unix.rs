@@ -21,6 +21,7 @@ use super::btf::{self, Types};
 /// The kernel's word for the first of the hooks, in `enum bpf_attach_type`.
 const HOOK_WORD: &str = "BPF_CGROUP_UNIX_CONNECT";
 
+#[derive(Clone, Copy, Debug)]
 struct Hook {
     name: &'static str,
     /// `enum bpf_attach_type` of linux/bpf.h.
@@ -147,87 +148,72 @@ fn mount_id(root: &Path) -> Result<u32, Unsupported> {
     u32::try_from(answer.stx_mnt_id).map_err(|error| failed(io::Error::other(error)))
 }
 
+/// The oldest kernel that has the hooks.
+pub(super) const KERNEL: &str = "6.7";
+
+/// Names of the programs.
+pub(super) fn programs() -> impl Iterator<Item = &'static str> {
+    HOOKS.iter().map(|hook| hook.name)
+}
+
+/// A loaded program.
+#[derive(Debug)]
+pub(super) struct Program {
+    hook: Hook,
+    descriptor: OwnedFd,
+}
+
+impl Program {
+    /// Its name in the object.
+    pub(super) fn name(&self) -> &'static str {
+        self.hook.name
+    }
+
+    /// Its descriptor.
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+
+    /// Attaches it to a cgroup, for as long as the link lives.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(super) fn attach(&self, cgroup: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        create_link(self.as_fd(), cgroup, self.hook.attach_type)
+    }
+}
+
 /// The loaded programs.
 #[derive(Debug)]
-pub struct Programs(Vec<(&'static str, u32, OwnedFd)>);
+pub(super) struct Programs(Vec<Program>);
 
 impl Programs {
     /// Loads them from the object that `ebpf` was loaded from, with `ebpf`'s tables.
     ///
     /// # Errors
     /// [`Unsupported::Program`].
-    pub fn load(object: &[u8], ebpf: &Ebpf) -> Result<Self, Unsupported> {
+    pub(super) fn load(object: &[u8], ebpf: &Ebpf) -> Result<Self, Unsupported> {
         let refused = |name: &'static str| move |error: String| Unsupported::Program { name, error };
         let first = HOOKS[0].name;
         let mut object = aya_obj::Object::parse(object).map_err(|error| refused(first)(error.to_string()))?;
         link(&mut object, ebpf).map_err(|error| refused(first)(error.to_string()))?;
         let mut programs = Vec::with_capacity(HOOKS.len());
-        for Hook { name, attach_type } in HOOKS {
+        for hook in HOOKS {
+            let Hook { name, attach_type } = hook;
             let program = object.programs.get(name);
             let function = program.and_then(|program| object.functions.get(&program.function_key()));
             let Some((program, function)) = program.zip(function) else {
                 return Err(refused(name)("it is not in the object".to_owned()));
             };
             let loaded = load(name, attach_type, &function.instructions, &program.license);
-            programs.push((name, attach_type, loaded.map_err(refused(name))?));
+            programs.push(Program { hook, descriptor: loaded.map_err(refused(name))? });
         }
         Ok(Self(programs))
     }
 
-    /// Attaches them to a cgroup.
-    ///
-    /// # Errors
-    /// Name of the program, and what the kernel said; nothing stays attached then.
-    pub fn attach(&self, cgroup: BorrowedFd<'_>) -> Result<Links, (&'static str, io::Error)> {
-        let mut links = Vec::with_capacity(self.0.len());
-        for (name, attach_type, program) in &self.0 {
-            let link = create_link(program.as_fd(), cgroup, *attach_type).map_err(|error| (*name, error))?;
-            links.push((*name, link));
-        }
-        Ok(Links(links))
-    }
-}
-
-/// Links to one cgroup. Dropping them detaches the programs, unless they are pinned.
-#[derive(Debug, Default)]
-pub struct Links(Vec<(&'static str, OwnedFd)>);
-
-impl Links {
-    /// Keeps them in a directory of a bpffs, in place of what an earlier daemon left there.
-    ///
-    /// # Errors
-    /// Name of the program, and what the kernel said; nothing stays pinned then.
-    pub fn pin(&self, directory: &Path) -> Result<(), (&'static str, io::Error)> {
-        let result = self.0.iter().try_for_each(|(name, link)| {
-            let path = directory.join(name);
-            // Ours is in force already: that of the earlier daemon goes with its pin.
-            remove(&path).and_then(|()| pin(link.as_fd(), &path)).map_err(|error| (*name, error))
-        });
-        if result.is_err() {
-            // The error at hand matters more than one more of the same kind.
-            let _ = remove_pins(directory);
-        }
-        result
-    }
-
-    /// Names of the programs.
-    pub fn programs(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().map(|(name, _)| *name)
-    }
-}
-
-/// Takes down what is pinned in a directory.
-///
-/// # Errors
-/// unlink(2) failed.
-pub fn remove_pins(directory: &Path) -> io::Result<()> {
-    HOOKS.iter().try_for_each(|hook| remove(&directory.join(hook.name)))
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+    /// Each of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Program> {
+        self.0.iter()
     }
 }
 
@@ -373,7 +359,11 @@ fn create_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32
     unsafe { bpf_descriptor(BPF_LINK_CREATE, &mut attributes) }
 }
 
-fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+/// Keeps a link in a bpffs.
+///
+/// # Errors
+/// The kernel refused.
+pub(super) fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes =
         ObjectPin { pathname: path.as_ptr() as u64, bpf_fd: link.as_raw_fd().cast_unsigned(), file_flags: 0 };

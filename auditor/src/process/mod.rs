@@ -1,20 +1,25 @@
 //! Processes of agents: what is known of a process id, and until when.
 //!
 //! The kernel tells of exec, fork and exit with ids and a path; arguments, parent and user come from procfs while the
-//! process is there. A field that could not be learnt stays empty. An entry is replaced at exec and removed at exit, so a
-//! process id that is used again is another process.
+//! process is there. A field that could not be learnt stays empty: what procfs shows is taken only from a process that was
+//! there when the event happened.
+//!
+//! An entry is replaced at exec and removed at exit, so a process id that is used again is another process. It is not believed
+//! any more once an event of its session that could have ended it was not written (see [`Occasion::complete_since`]).
 
+pub mod held;
 pub mod sockets;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use auditor_common::event::{Exec, Task};
 
+use crate::clock::Boottime;
 use crate::record::Process;
 
 /// Processes kept at most. Beyond that, the table is emptied of what came by fork alone, then altogether: a record
@@ -59,39 +64,114 @@ impl Users {
     }
 }
 
+/// When something was said of a process, and by whom.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Occasion {
+    /// When it happened.
+    pub at: Boottime,
+    /// The session that it happened in.
+    pub session: u64,
+    /// Since when, as far as is known, all that the session's processes did was written. What was learnt before may be of a
+    /// process whose end nobody has told.
+    pub complete_since: Boottime,
+}
+
+/// Something that is known since an occasion.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Known<T> {
+    session: u64,
+    at: Boottime,
+    fact: T,
+}
+
+impl<T> Known<T> {
+    fn new(fact: T, occasion: Occasion) -> Self {
+        Self { session: occasion.session, at: occasion.at, fact }
+    }
+
+    /// The fact, if nothing has been missed since.
+    fn holds(&self, now: Occasion) -> Option<&T> {
+        (self.session == now.session && self.at > now.complete_since).then_some(&self.fact)
+    }
+}
+
 /// Processes by id.
 #[derive(Debug)]
 pub struct Processes {
     procfs: PathBuf,
-    known: HashMap<u32, Arc<Process>>,
+    known: HashMap<u32, Known<Arc<Process>>>,
     /// Parents of tasks that were forked and have not executed anything. Threads stand here too.
-    parents: HashMap<u32, u32>,
+    parents: HashMap<u32, Known<u32>>,
+    /// Nanoseconds of a tick of proc(5)'s clock.
+    tick: u64,
     users: Users,
+    /// What procfs said since it was last asked for.
+    looked: Vec<Process>,
+    /// What procfs said when what is happening now happened for the first time, in order.
+    said: VecDeque<Process>,
 }
 
 impl Processes {
     /// An empty table. `procfs`: where proc(5) is mounted; `passwd`: the user database.
     pub fn new(procfs: PathBuf, passwd: PathBuf) -> Self {
-        Self { procfs, known: HashMap::new(), parents: HashMap::new(), users: Users::new(passwd) }
+        // SAFETY: a plain number in, a plain number out.
+        let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        let tick = 1_000_000_000 / u64::try_from(ticks).unwrap_or(0).max(1);
+        Self {
+            procfs,
+            known: HashMap::new(),
+            parents: HashMap::new(),
+            tick,
+            users: Users::new(passwd),
+            looked: Vec::new(),
+            said: VecDeque::new(),
+        }
+    }
+
+    /// What is known, for [`Self::restore`].
+    #[expect(clippy::type_complexity, reason = "two tables, as they are")]
+    pub fn all(&self) -> (&HashMap<u32, Known<Arc<Process>>>, &HashMap<u32, Known<u32>>) {
+        (&self.known, &self.parents)
+    }
+
+    /// Goes on with what an earlier daemon knew.
+    pub fn restore(&mut self, known: HashMap<u32, Known<Arc<Process>>>, parents: HashMap<u32, Known<u32>>) {
+        (self.known, self.parents) = (known, parents);
+    }
+
+    /// What procfs said since this was last called.
+    pub fn take_looked(&mut self) -> std::vec::Drain<'_, Process> {
+        self.looked.drain(..)
+    }
+
+    /// What procfs said when that which comes next happened for the first time.
+    pub fn tell(&mut self, said: Process) {
+        self.said.push_back(said);
+    }
+
+    /// Nothing more happens for a second time.
+    pub fn forget_told(&mut self) {
+        self.said.clear();
+        self.looked.clear();
     }
 
     /// A process has executed a program.
-    pub fn executed(&mut self, exec: &Exec) -> Arc<Process> {
+    pub fn executed(&mut self, exec: &Exec, occasion: Occasion) -> Arc<Process> {
         let pid = exec.task.pid;
-        let mut process = self.look(&exec.task);
+        let mut process = self.look(&exec.task, occasion.at);
         let path = until_nul(&exec.path);
         // The link is the file that runs; the path is what was asked for, a script for instance.
         process.executable = process.executable.or_else(|| (!path.is_empty()).then(|| lossy(path)));
-        process.parent = process.parent.or_else(|| self.parents.get(&pid).copied());
-        self.keep(process)
+        process.parent = process.parent.or_else(|| self.parent(pid, occasion));
+        self.keep(process, occasion)
     }
 
     /// A task has created another one.
-    pub fn forked(&mut self, parent: u32, child: u32) {
+    pub fn forked(&mut self, parent: u32, child: u32, occasion: Occasion) {
         if self.parents.len() >= CAPACITY {
             self.parents.clear();
         }
-        self.parents.insert(child, parent);
+        self.parents.insert(child, Known::new(parent, occasion));
         // The id was free a moment ago: what was known of it is of another process.
         self.known.remove(&child);
     }
@@ -99,46 +179,99 @@ impl Processes {
     /// What was known of a process id is of another time.
     pub fn forget(&mut self, pid: u32) {
         self.known.remove(&pid);
+        self.parents.remove(&pid);
     }
 
     /// A process has ended. Answers what was known of it.
-    pub fn exited(&mut self, task: &Task) -> Arc<Process> {
-        let process = self.of(task);
-        self.known.remove(&task.pid);
-        self.parents.remove(&task.pid);
+    pub fn exited(&mut self, task: &Task, occasion: Occasion) -> Arc<Process> {
+        let process = self.of(task, occasion);
+        self.forget(task.pid);
         process
     }
 
     /// The process that a task belongs to.
-    pub fn of(&mut self, task: &Task) -> Arc<Process> {
-        if let Some(process) = self.known.get(&task.pid) {
+    pub fn of(&mut self, task: &Task, occasion: Occasion) -> Arc<Process> {
+        if let Some(process) = self.believed(task.pid, occasion) {
             return Arc::clone(process);
         }
-        let mut process = self.look(task);
-        if let Some(&parent) = self.parents.get(&task.pid) {
+        let mut process = self.look(task, occasion.at);
+        if let Some(parent) = self.parent(task.pid, occasion) {
             process.parent = Some(parent);
             if process.executable.is_none()
-                && let Some(parent) = self.known.get(&parent)
+                && let Some(parent) = self.believed(parent, occasion)
             {
                 // Forked, never executed anything, and gone: it ran what its parent ran.
                 process.executable.clone_from(&parent.executable);
                 process.command_line.clone_from(&parent.command_line);
             }
         }
-        self.keep(process)
+        self.keep(process, occasion)
     }
 
-    fn keep(&mut self, process: Process) -> Arc<Process> {
+    /// What was last known of a process id, whether or not anything was missed since.
+    pub fn known(&self, pid: u32) -> Option<Arc<Process>> {
+        self.known.get(&pid).map(|known| Arc::clone(&known.fact))
+    }
+
+    /// A process that is there, by what procfs says of it alone.
+    pub fn living(&mut self, pid: u32) -> Option<Arc<Process>> {
+        use std::os::unix::fs::MetadataExt as _;
+        let directory = self.procfs.join(pid.to_string());
+        let owner = fs::metadata(&directory).ok()?;
+        let mut comm = [0; 16];
+        let name = fs::read(directory.join("comm")).ok()?;
+        let name = name.strip_suffix(b"\n").unwrap_or(&name);
+        comm.iter_mut().zip(name).for_each(|(place, byte)| *place = *byte);
+        let task = Task { pid, tid: pid, uid: owner.uid(), gid: owner.gid(), comm };
+        Some(Arc::new(self.look(&task, crate::clock::Clock::now())))
+    }
+
+    fn believed(&self, pid: u32, occasion: Occasion) -> Option<&Arc<Process>> {
+        self.known.get(&pid)?.holds(occasion)
+    }
+
+    fn parent(&self, pid: u32, occasion: Occasion) -> Option<u32> {
+        self.parents.get(&pid)?.holds(occasion).copied()
+    }
+
+    fn keep(&mut self, process: Process, occasion: Occasion) -> Arc<Process> {
         if self.known.len() >= CAPACITY {
             self.known.clear();
         }
         let process = Arc::new(process);
-        self.known.insert(process.pid, Arc::clone(&process));
+        self.known.insert(process.pid, Known::new(Arc::clone(&process), occasion));
         process
     }
 
-    fn look(&mut self, task: &Task) -> Process {
+    /// What the kernel told of a task, with what procfs shows of its process, if that is still the one that was there at `at`.
+    fn look(&mut self, task: &Task, at: Boottime) -> Process {
+        if self.said.front().is_some_and(|said| said.pid == task.pid)
+            && let Some(said) = self.said.pop_front()
+        {
+            return said;
+        }
+        let process = self.ask_procfs(task, at);
+        self.looked.push(process.clone());
+        process
+    }
+
+    fn ask_procfs(&mut self, task: &Task, at: Boottime) -> Process {
         let directory = self.procfs.join(task.pid.to_string());
+        let mut process = Process {
+            pid: task.pid,
+            parent: None,
+            name: lossy(until_nul(&task.comm)),
+            executable: None,
+            command_line: None,
+            uid: Some(task.uid),
+            user: self.users.name(task.uid),
+        };
+        let Some(stat) = Stat::read(&directory) else { return process };
+        // Started after the event: the id is another process's by now. The clock of proc(5) has ticks of 10 ms, rounded down;
+        // an id does not come round within one.
+        if stat.start.saturating_mul(self.tick) > at.0 {
+            return process;
+        }
         let command_line = fs::File::open(directory.join("cmdline")).ok().and_then(|file| {
             let mut bytes = Vec::new();
             file.take(COMMAND_LINE_BYTES).read_to_end(&mut bytes).ok()?;
@@ -146,16 +279,35 @@ impl Processes {
         });
         let executable =
             fs::read_link(directory.join("exe")).ok().map(|path| lossy(path.as_os_str().as_encoded_bytes()));
-        let parent = fs::read_to_string(directory.join("stat")).ok().and_then(|stat| parent_in(&stat));
-        Process {
-            pid: task.pid,
-            parent,
-            name: lossy(until_nul(&task.comm)),
-            executable,
-            command_line,
-            uid: Some(task.uid),
-            user: self.users.name(task.uid),
+        // All of it is one process's, if the same one is there at the end.
+        if Stat::read(&directory).is_some_and(|end| end.start == stat.start) {
+            process.parent = Some(stat.parent);
+            process.command_line = command_line;
+            process.executable = executable;
         }
+        process
+    }
+}
+
+/// What proc_pid_stat(5) says of a process for as long as it lives.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stat {
+    /// Field 4.
+    parent: u32,
+    /// Field 22: ticks from the boot to its start.
+    start: u64,
+}
+
+impl Stat {
+    fn read(directory: &Path) -> Option<Self> {
+        Self::parse(&fs::read_to_string(directory.join("stat")).ok()?)
+    }
+
+    /// The name in field 2 may hold anything, so fields are counted from its closing parenthesis.
+    fn parse(stat: &str) -> Option<Self> {
+        let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+        let parent = fields.nth(1)?.parse().ok()?;
+        Some(Self { parent, start: fields.nth(17)?.parse().ok()? })
     }
 }
 
@@ -173,11 +325,6 @@ fn arguments(bytes: &[u8]) -> String {
     lossy(&bytes[..end]).replace('\0', " ")
 }
 
-/// Field 4 of proc_pid_stat(5). The name in field 2 may hold anything, so count from its closing parenthesis.
-fn parent_in(stat: &str) -> Option<u32> {
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +333,11 @@ mod tests {
         let mut comm = [0; 16];
         comm[..4].copy_from_slice(b"psql");
         Task { pid, tid: pid, uid: 0, gid: 0, comm }
+    }
+
+    /// Line of proc_pid_stat(5) of a process that started `start` ticks after the boot.
+    fn stat(name: &str, start: u64) -> String {
+        format!("7 ({name}) S 3 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 {start} 0 0")
     }
 
     /// A procfs of the test's own.
@@ -199,33 +351,73 @@ mod tests {
         root
     }
 
+    fn processes(root: &tempfile::TempDir) -> Processes {
+        Processes::new(root.path().to_owned(), "/etc/passwd".into())
+    }
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: Occasion = Occasion { at: Boottime(100 * SECOND), session: 1, complete_since: Boottime(0) };
+
     #[test]
     fn a_process_is_learnt_from_procfs() {
-        let root = procfs(7, b"psql\0-c\0select 1\0", "7 (a ) b) S 3 7 7 0");
-        let process = Processes::new(root.path().to_owned(), "/etc/passwd".into()).of(&task(7));
+        let root = procfs(7, b"psql\0-c\0select 1\0", &stat("a ) b", 1));
+        let process = processes(&root).of(&task(7), NOW);
         assert_eq!(process.command_line.as_deref(), Some("psql -c select 1"));
         assert_eq!((process.parent, process.executable.as_deref()), (Some(3), Some("/usr/bin/psql")));
         assert_eq!((process.name.as_str(), process.user.as_deref()), ("psql", Some("root")));
     }
 
     #[test]
+    fn the_kernel_says_when_a_process_started() {
+        let stat = Stat::read(Path::new("/proc/self")).unwrap();
+        let start = stat.start * processes(&tempfile::tempdir().unwrap()).tick;
+        let now = crate::clock::Clock::now().0;
+        assert!(start <= now && now - start < 600 * SECOND, "{start}, now {now}");
+        assert_eq!(stat.parent, std::os::unix::process::parent_id());
+    }
+
+    #[test]
     fn what_has_gone_is_not_guessed() {
         let root = tempfile::tempdir().unwrap();
-        let process = Processes::new(root.path().to_owned(), "/etc/passwd".into()).of(&task(7));
+        let process = processes(&root).of(&task(7), NOW);
         assert_eq!((process.parent, &process.command_line, &process.executable), (None, &None, &None));
     }
 
     #[test]
+    fn a_process_that_started_after_the_event_is_another_one() {
+        let root = procfs(7, b"later\0", &stat("later", 101 * 100));
+        let process = processes(&root).of(&task(7), NOW);
+        assert_eq!((process.parent, &process.command_line, &process.executable), (None, &None, &None));
+        assert_eq!(process.name, "psql", "the kernel's own word stands");
+    }
+
+    #[test]
     fn a_process_id_that_is_used_again_is_another_process() {
-        let root = procfs(7, b"first\0", "7 (first) S 3 7 7 0");
-        let mut processes = Processes::new(root.path().to_owned(), "/etc/passwd".into());
-        assert_eq!(processes.of(&task(7)).command_line.as_deref(), Some("first"));
+        let root = procfs(7, b"first\0", &stat("first", 1));
+        let mut processes = processes(&root);
+        let line = |processes: &mut Processes| processes.of(&task(7), NOW).command_line.clone();
+        assert_eq!(line(&mut processes).as_deref(), Some("first"));
         fs::write(root.path().join("7/cmdline"), b"second\0").unwrap();
-        assert_eq!(processes.of(&task(7)).command_line.as_deref(), Some("first"), "it is known");
-        processes.exited(&task(7));
-        assert_eq!(processes.of(&task(7)).command_line.as_deref(), Some("second"));
+        assert_eq!(line(&mut processes).as_deref(), Some("first"), "it is known");
+        processes.exited(&task(7), NOW);
+        assert_eq!(line(&mut processes).as_deref(), Some("second"));
         fs::write(root.path().join("7/cmdline"), b"third\0").unwrap();
-        processes.forked(3, 7);
-        assert_eq!(processes.of(&task(7)).command_line.as_deref(), Some("third"));
+        processes.forked(3, 7, NOW);
+        assert_eq!(line(&mut processes).as_deref(), Some("third"));
+    }
+
+    #[test]
+    fn what_is_known_ends_with_an_event_that_was_missed() {
+        let root = procfs(7, b"first\0", &stat("first", 1));
+        let mut processes = processes(&root);
+        processes.forked(3, 8, NOW);
+        assert_eq!(processes.of(&task(7), NOW).command_line.as_deref(), Some("first"));
+        fs::write(root.path().join("7/cmdline"), b"second\0").unwrap();
+        let other = Occasion { session: 2, complete_since: NOW.at, ..NOW };
+        processes.of(&task(9), other);
+        assert_eq!(processes.of(&task(7), NOW).command_line.as_deref(), Some("first"), "another's loss");
+        let later = Occasion { complete_since: NOW.at, ..NOW };
+        assert_eq!(processes.of(&task(7), later).command_line.as_deref(), Some("second"));
+        assert_eq!(processes.of(&task(8), later).parent, None, "who forked it is not known any more");
     }
 }

@@ -1,7 +1,7 @@
 //! The internet sockets that a process holds, from procfs: which of them were made before the process was tagged.
 //!
-//! A socket belongs to the cgroup that it was made in and stays there when its process is moved. So the kernel programs
-//! neither decide nor record it, and whoever tags the process has to be told.
+//! A socket belongs to the cgroup that it was made in and stays there when its process is moved. Then the kernel programs
+//! neither decide nor record it.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,6 +12,10 @@ use std::path::Path;
 /// A socket that is open in a process.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct OpenSocket {
+    /// Number of the descriptor in the process; of one of them, where there are several.
+    pub descriptor: i32,
+    /// Number of the socket on sockfs.
+    pub inode: u64,
     /// `tcp` or `udp`.
     pub transport: &'static str,
     /// This end.
@@ -25,32 +29,44 @@ pub struct OpenSocket {
 /// # Errors
 /// The process is gone, or procfs cannot be read.
 pub fn of_process(process: &Path) -> io::Result<Vec<OpenSocket>> {
-    let mut known = HashMap::new();
-    for (file, transport) in [("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp")] {
-        // The table of the process's own network namespace.
-        let table = fs::read_to_string(process.join("net").join(file))?;
-        for (inode, local, remote) in table.lines().skip(1).filter_map(entry) {
-            known.insert(inode, OpenSocket { transport, local, remote });
+    let mut held: HashMap<u64, i32> = HashMap::new();
+    for descriptor in fs::read_dir(process.join("fd"))? {
+        let path = descriptor?.path();
+        // A descriptor may have been closed meanwhile.
+        let Ok(target) = fs::read_link(&path) else { continue };
+        let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+        // A socket may be open under several numbers; one is enough.
+        if let (Some(inode), Some(number)) = (socket_of(&target), number) {
+            held.insert(inode, number);
         }
     }
     let mut sockets = Vec::new();
-    for descriptor in fs::read_dir(process.join("fd"))? {
-        // A descriptor may have been closed meanwhile.
-        let Ok(target) = fs::read_link(descriptor?.path()) else { continue };
-        let inode = target.to_str().and_then(|target| target.strip_prefix("socket:[")?.strip_suffix(']'));
-        if let Some(socket) = inode.and_then(|inode| known.get(inode)) {
-            sockets.push(*socket);
+    for (file, transport) in [("tcp", "tcp"), ("tcp6", "tcp"), ("udp", "udp"), ("udp6", "udp")] {
+        if held.is_empty() {
+            break;
+        }
+        // The table of the process's own network namespace.
+        let table = fs::read_to_string(process.join("net").join(file))?;
+        for (inode, local, remote) in table.lines().skip(1).filter_map(entry) {
+            if let Some(descriptor) = held.remove(&inode) {
+                sockets.push(OpenSocket { descriptor, inode, transport, local, remote });
+            }
         }
     }
     Ok(sockets)
 }
 
+/// `socket:[123]`, as the links of proc_pid_fd(5) read.
+fn socket_of(target: &Path) -> Option<u64> {
+    target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
 /// A line of proc_pid_net(5)'s socket tables: number, local end, remote end, …, inode as the tenth field.
-fn entry(line: &str) -> Option<(String, SocketAddr, SocketAddr)> {
+fn entry(line: &str) -> Option<(u64, SocketAddr, SocketAddr)> {
     let mut fields = line.split_ascii_whitespace();
     let local = endpoint(fields.nth(1)?)?;
     let remote = endpoint(fields.next()?)?;
-    Some((fields.nth(6)?.to_owned(), local, remote))
+    Some((fields.nth(6)?.parse().ok()?, local, remote))
 }
 
 /// `0100007F:1538`: the address as 32-bit words in host byte order, the port as a number, both in hexadecimal.

@@ -9,6 +9,7 @@ pub mod postgres;
 use bytes::Bytes;
 
 use crate::clock::Boottime;
+use crate::shared;
 
 /// How much of the client's first bytes detection looks at.
 pub const DETECTION_BYTES: usize = 1024;
@@ -45,6 +46,15 @@ impl Protocol {
             Self::Postgres => Box::new(postgres::Postgres::new(limits)),
         }
     }
+
+    /// A state machine as [`Dissector::save`] wrote it.
+    fn restore(self, state: &[u8]) -> Result<Box<dyn Dissector>, postcard::Error> {
+        match self {
+            Self::Postgres => {
+                Ok(Box::new(shared::scope(|| postcard::from_bytes::<postgres::Postgres>(state))?))
+            }
+        }
+    }
 }
 
 /// Tells the protocol from the first bytes that the client sent; at most [`DETECTION_BYTES`] of them are looked at.
@@ -71,7 +81,7 @@ pub enum Side {
 }
 
 /// What a dissector may keep.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Statement text beyond this many bytes is cut, and [`Statement::text_length`] tells.
     pub max_statement_bytes: usize,
@@ -86,6 +96,12 @@ pub trait Dissector: Send {
     /// The protocol's name as rules and records have it, e.g. `postgres`.
     fn name(&self) -> &'static str;
 
+    /// The whole state, from which the next daemon goes on.
+    ///
+    /// # Errors
+    /// The state cannot be written, which is a defect.
+    fn save(&self) -> Result<Vec<u8>, postcard::Error>;
+
     /// The next bytes of one direction, at the time at which they passed the hook.
     fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>);
 
@@ -94,6 +110,31 @@ pub trait Dissector: Send {
 
     /// The connection has ended: whatever is under way is given out as it stands.
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>);
+}
+
+/// A dissector in state that outlives a daemon: its protocol and its own state.
+pub(crate) mod saved {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+    use super::{Dissector, Protocol};
+
+    #[expect(clippy::borrowed_box, reason = "serde hands out the field as it is")]
+    pub(crate) fn serialize<S: Serializer>(
+        dissector: &Box<dyn Dissector>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let state = dissector.save().map_err(ser::Error::custom)?;
+        (dissector.name(), state).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Box<dyn Dissector>, D::Error> {
+        let (name, state) = <(String, Vec<u8>)>::deserialize(deserializer)?;
+        let protocol = [Protocol::Postgres].into_iter().find(|protocol| protocol.name() == name);
+        let protocol = protocol.ok_or_else(|| de::Error::custom("a protocol that is not known"))?;
+        protocol.restore(&state).map_err(de::Error::custom)
+    }
 }
 
 /// What a dissector has found out.
@@ -114,7 +155,7 @@ pub enum Observation {
 }
 
 /// Why a connection cannot be read.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Opaque {
     /// Both ends agreed on TLS.
     Tls,
@@ -125,7 +166,7 @@ pub enum Opaque {
 }
 
 /// Who the client said it is.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Login {
     /// Database user.
     pub user: Option<String>,
@@ -138,7 +179,7 @@ pub struct Login {
 }
 
 /// How a statement was sent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum StatementKind {
     /// Text sent for immediate execution.
     Simple,
@@ -153,7 +194,7 @@ pub enum StatementKind {
 }
 
 /// How a statement ended.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Outcome {
     /// The server said that it is done.
     Completed,
@@ -166,7 +207,7 @@ pub enum Outcome {
 }
 
 /// An error as the server reported it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ServerError {
     /// SQLSTATE or the protocol's equivalent.
     pub code: String,
@@ -177,7 +218,7 @@ pub struct ServerError {
 }
 
 /// One value given to a prepared statement.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Parameter {
     /// SQL NULL.
     Null,
@@ -195,7 +236,7 @@ pub enum Parameter {
 }
 
 /// A column of a result.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Column {
     /// Name as the server gave it.
     pub name: String,
@@ -204,7 +245,7 @@ pub struct Column {
 }
 
 /// The end of one command; a simple query may hold several.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct CommandResult {
     /// What the server calls it, e.g. `INSERT 0 3`.
     pub tag: String,
@@ -213,7 +254,7 @@ pub struct CommandResult {
 }
 
 /// One statement with all that belongs to it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Statement {
     /// Position among the statements of this connection, from 1, in the order in which the client sent them.
     pub sequence: u64,

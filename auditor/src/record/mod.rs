@@ -11,10 +11,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::clock::Utc;
+use crate::interned::Name;
 use crate::protocol::{Login, Statement};
 
 /// A named identity and what is known of it.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Agent {
     /// Name from the configuration.
     pub name: String,
@@ -25,7 +26,7 @@ pub struct Agent {
 }
 
 /// One run of an agent.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Session {
     /// 16 hexadecimal digits.
     pub id: String,
@@ -38,7 +39,7 @@ pub struct Session {
 }
 
 /// A process of an agent. Absent fields were not learnt (it had gone before it could be asked).
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Process {
     /// Process id in the initial PID namespace.
     pub pid: u32,
@@ -57,7 +58,7 @@ pub struct Process {
 }
 
 /// IP protocol of a connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Transport {
     /// TCP.
     Tcp,
@@ -70,7 +71,7 @@ pub enum Transport {
 }
 
 /// One socket conversation.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Connection {
     /// Boot id, a dash, socket cookie in hexadecimal.
     pub id: String,
@@ -84,12 +85,23 @@ pub struct Connection {
     pub socket: Option<String>,
     /// The other end connected to this one.
     pub inbound: bool,
+    /// Where it is older than its session: how much of it was not seen.
+    pub adopted: Option<Adopted>,
     /// What was decided about it.
     pub verdict: Verdict,
 }
 
+/// What went over a connection before it was audited.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Adopted {
+    /// Payload bytes that this end had sent.
+    pub sent: u64,
+    /// Payload bytes that this end had received.
+    pub received: u64,
+}
+
 /// A decision about a destination.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Verdict {
     /// Whether it was let through.
     pub allowed: bool,
@@ -97,26 +109,29 @@ pub struct Verdict {
     pub rule: Option<String>,
     /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`,
     /// `other-root`, `unreadable-name`.
-    pub reason: &'static str,
+    #[serde(with = "crate::interned")]
+    pub reason: Name,
     /// Name of the policy that decided.
     pub policy: Option<String>,
 }
 
 /// What was learnt of the protocol that a connection speaks.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Application {
     /// Protocol name, e.g. `postgres`; `None` where it was not recognised.
-    pub protocol: Option<&'static str>,
+    #[serde(with = "crate::interned::option")]
+    pub protocol: Option<Name>,
     /// Who the client said it is.
     pub login: Option<Login>,
     /// Why the bytes could not be read, where they could not, e.g. `tls`.
-    pub opaque: Option<&'static str>,
+    #[serde(with = "crate::interned::option")]
+    pub opaque: Option<Name>,
     /// What the TLS handshake said in the clear, where there was one.
     pub tls: Option<Tls>,
 }
 
 /// What is known of a connection's TLS. Absent fields were not said, or not seen.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Tls {
     /// Version that the server chose, e.g. `1.3`.
     pub version: Option<String>,
@@ -129,11 +144,12 @@ pub struct Tls {
     /// Application protocols that the client offered, in its order.
     pub alpn: Vec<String>,
     /// Why what is inside was not read.
-    pub reason: Option<&'static str>,
+    #[serde(with = "crate::interned::option")]
+    pub reason: Option<Name>,
 }
 
 /// A range of a stream that the audit never saw: first byte's offset from the beginning of the direction, and length.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct GapRange {
     /// `true`: sent by this host.
     pub sent: bool,
@@ -144,7 +160,7 @@ pub struct GapRange {
 }
 
 /// The kernel's byte counts beside the audited ones, payload bytes, without retransmissions.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Coverage {
     /// Moved out, by the kernel's count; `None` where the kernel did not say.
     pub sent: Option<u64>,
@@ -163,7 +179,7 @@ pub struct Coverage {
 }
 
 /// How a connection ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum CloseReason {
     /// It was established and came to an end.
     Ended,
@@ -172,7 +188,7 @@ pub enum CloseReason {
 }
 
 /// Totals of a session at its end.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SessionTotals {
     /// Connections that were opened.
     pub connections: u64,
@@ -183,7 +199,7 @@ pub struct SessionTotals {
 }
 
 /// Who used the auditor's own API.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Caller {
     /// Peer's process id (SO_PEERCRED).
     pub pid: u32,
@@ -194,7 +210,7 @@ pub struct Caller {
 }
 
 /// Something lost: named, never silent.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Loss {
     /// Site in the kernel programs or stage in the daemon.
     pub site: String,
@@ -205,7 +221,7 @@ pub struct Loss {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Event {
     /// A statement came to its end.
     Statement {
@@ -241,7 +257,8 @@ pub enum Event {
         /// Which; `connection.verdict` says why.
         connection: Arc<Connection>,
         /// The call: `connect`, `sendmsg`, `socket`, or `packet` for the last word in the packet hook.
-        call: &'static str,
+        #[serde(with = "crate::interned")]
+        call: Name,
     },
     /// A process executed a program.
     ProcessStarted,
@@ -259,7 +276,8 @@ pub enum Event {
     /// A session ended.
     SessionEnded {
         /// `empty` (its last process ended), `untag`, `shutdown`, `not-recorded` (its beginning could not be written).
-        reason: &'static str,
+        #[serde(with = "crate::interned")]
+        reason: Name,
         /// What it did.
         totals: SessionTotals,
         /// Its length in microseconds.
@@ -275,7 +293,8 @@ pub enum Event {
     /// The agent did what its rules exclude, or the bytes contradict each other.
     Finding {
         /// Short, stable name, e.g. `protocol-mismatch`.
-        kind: &'static str,
+        #[serde(with = "crate::interned")]
+        kind: Name,
         /// One sentence.
         message: String,
         /// Where.
@@ -292,6 +311,15 @@ pub enum Event {
     },
     /// The daemon stopped in good order.
     DaemonStopped,
+    /// The daemon goes on where an earlier one was: with its sessions, its connections, and what waited in the kernel.
+    DaemonTookOver {
+        /// Time without a daemon in milliseconds, from the last sign of life of the earlier one.
+        without_ms: u64,
+        /// Sessions that go on.
+        sessions: u64,
+        /// Connections that go on.
+        connections: u64,
+    },
     /// Another configuration is in force.
     DaemonReloaded {
         /// SHA-256 of the configuration file's bytes in hexadecimal.
@@ -325,7 +353,7 @@ pub enum Event {
 }
 
 /// One thing that happened, to whom and when.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Entry {
     /// When.
     pub time: Utc,

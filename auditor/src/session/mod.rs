@@ -13,12 +13,14 @@ use crate::clock::{Boottime, Utc};
 use crate::daemon::command::SessionState;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
+use crate::kernel::shares::Unwritten;
 use crate::record::{self, SessionTotals};
 
 /// Ended sessions that can still be listed, and that late events are still attributed to. The trail knows all.
 const REMEMBERED: usize = 1024;
 
 /// A session that is open.
+#[derive(serde::Serialize, serde::Deserialize)]
 pub struct Session {
     /// Its number in the kernel, never zero.
     pub number: u64,
@@ -31,6 +33,7 @@ pub struct Session {
     /// Where its process was before it was tagged, and goes back to when it is untagged.
     pub origin: Option<Cgroup>,
     /// Programs of its own, for a cgroup that is not below the parent.
+    #[serde(skip)]
     pub attachment: Option<Attachment>,
     /// What it has done.
     pub totals: SessionTotals,
@@ -48,6 +51,10 @@ pub struct Session {
     pub lost_a_process: bool,
     /// Since when its cgroup has had no process.
     pub empty_since: Option<Boottime>,
+    /// Its entry among the shares of the rings.
+    pub share: u32,
+    /// What had not been written for want of room when it was last looked at.
+    pub unwritten: Unwritten,
     /// Refusals that are known to have been counted and not recorded.
     pub folded_refusals: u64,
 }
@@ -68,7 +75,7 @@ impl Session {
 }
 
 /// All sessions of a daemon's life.
-#[derive(Default)]
+#[derive(Default, serde::Serialize, serde::Deserialize)]
 pub struct Sessions {
     open: BTreeMap<u64, Session>,
     ended: VecDeque<(u64, SessionState)>,
@@ -81,6 +88,11 @@ impl Sessions {
     }
 
     /// The open session with this number.
+    pub fn get(&self, number: u64) -> Option<&Session> {
+        self.open.get(&number)
+    }
+
+    /// An open session, to be changed.
     pub fn get_mut(&mut self, number: u64) -> Option<&mut Session> {
         self.open.get_mut(&number)
     }
@@ -127,6 +139,11 @@ impl Sessions {
             self.ended.pop_front();
         }
         self.ended.push_back((number, state));
+    }
+
+    /// How a session ended, if that is remembered.
+    pub fn ended(&self, number: u64) -> Option<SessionState> {
+        self.ended.iter().rev().find(|(ended, _)| *ended == number).map(|(_, state)| state.clone())
     }
 
     /// Ended and open ones, by their beginning.

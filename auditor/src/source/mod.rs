@@ -3,11 +3,13 @@
 //! A source gives events in the order in which they happened, as far as that can be known. It lends them for the length of
 //! one call and keeps nothing.
 
+pub mod capture;
+pub mod reader;
 pub mod ring;
 
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
-    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_PACKET, Packet,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, Moved, Packet,
 };
 use auditor_common::unix::{KIND_UNIX, UnixDecision};
 
@@ -32,6 +34,8 @@ pub enum Event<'a> {
     Fork(Fork),
     /// A process ended.
     Exit(Exit),
+    /// A process was moved into a session's cgroup, or out of one.
+    Moved(Moved),
 }
 
 /// A record that is not one: shorter than its kind, or of an unknown kind.
@@ -64,14 +68,38 @@ impl<'a> Event<'a> {
             KIND_EXEC => read(bytes).map(Event::Exec),
             KIND_FORK => read(bytes).map(Event::Fork),
             KIND_EXIT => read(bytes).map(Event::Exit),
+            KIND_MOVED => read(bytes).map(Event::Moved),
             _ => None,
         };
         event.ok_or(Malformed { kind, length })
     }
 
+    /// Appends the record as the kernel wrote it, without the slack of its slot in the ring: [`Event::decode`]'s inverse.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Event::Packet(event, payload) => {
+                out.extend_from_slice(bytes(event));
+                out.extend_from_slice(payload);
+            }
+            Event::Decision(event) => out.extend_from_slice(bytes(event)),
+            Event::UnixDecision(event) => out.extend_from_slice(bytes(event)),
+            Event::Established(event) => out.extend_from_slice(bytes(event)),
+            Event::Closed(event) => out.extend_from_slice(bytes(event)),
+            Event::Exec(event) => out.extend_from_slice(bytes(event)),
+            Event::Fork(event) => out.extend_from_slice(bytes(event)),
+            Event::Exit(event) => out.extend_from_slice(bytes(event)),
+            Event::Moved(event) => out.extend_from_slice(bytes(event)),
+        }
+    }
+
     /// When it happened.
     pub fn time(&self) -> Boottime {
-        let header = match self {
+        Boottime(self.header().time)
+    }
+
+    /// What all records begin with.
+    pub fn header(&self) -> &Header {
+        match self {
             Event::Packet(event, _) => &event.header,
             Event::Decision(event) => &event.header,
             Event::UnixDecision(event) => &event.decision.header,
@@ -80,15 +108,15 @@ impl<'a> Event<'a> {
             Event::Exec(event) => &event.header,
             Event::Fork(event) => &event.header,
             Event::Exit(event) => &event.header,
-        };
-        Boottime(header.time)
+            Event::Moved(event) => &event.header,
+        }
     }
 }
 
-/// Types whose every bit pattern is a value.
+/// Types whose every bit pattern is a value, and whose every byte is one of a field.
 ///
 /// # Safety
-/// repr(C), only integers and byte arrays inside.
+/// repr(C), only integers and byte arrays inside, padding spelt out as fields.
 unsafe trait Record: Copy {}
 // SAFETY: see `auditor_common::event`; the crate's rules say so for all of its types.
 unsafe impl Record for Header {}
@@ -108,6 +136,8 @@ unsafe impl Record for Exec {}
 unsafe impl Record for Fork {}
 // SAFETY: as above.
 unsafe impl Record for Exit {}
+// SAFETY: as above.
+unsafe impl Record for Moved {}
 
 fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {
@@ -117,14 +147,48 @@ fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
+/// A record's bytes.
+fn bytes<T: Record>(record: &T) -> &[u8] {
+    // SAFETY: a Record has no padding, so all of its bytes are initialised; they are borrowed as long as it is.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(record).cast(), size_of::<T>()) }
+}
+
+/// The share of the ring that a record takes up; what is too short to say takes nobody's.
+fn share_of(bytes: &[u8]) -> u32 {
+    read::<Header>(bytes).map_or(0, |header| header.share)
+}
+
+/// The kernel's word on a connection's end, in state that outlives a daemon: the record's bytes.
+pub(crate) mod saved {
+    use auditor_common::event::Closed;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+    pub(crate) fn serialize<S: Serializer>(
+        closed: &Option<Closed>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        closed.as_ref().map(super::bytes).serialize(serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Closed>, D::Error> {
+        let Some(bytes) = Option::<Vec<u8>>::deserialize(deserializer)? else { return Ok(None) };
+        super::read(&bytes).map(Some).ok_or_else(|| de::Error::custom("a record that is too short"))
+    }
+}
+
 /// Gives events.
 pub trait Source {
+    /// Why no more can be given.
+    type Error;
+
     /// Hands out what has happened since the last call, oldest first, and returns when there is nothing more or `most`
     /// events were given.
     ///
     /// # Errors
     /// The first record that cannot be read; what came before it was handed out.
-    fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed>;
+    fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Self::Error>;
 }
 
 #[cfg(test)]

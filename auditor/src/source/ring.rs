@@ -4,134 +4,138 @@
 //! to a segment (the verdict, the handshake) was written before it, so the lifecycle ring is looked at again after a
 //! segment was found, and whatever is older goes first.
 
-use std::collections::VecDeque;
 use std::io;
-use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
-use aya::maps::{MapData, RingBuf};
+use auditor_common::share::occupied_by;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
-use super::{Event, Malformed, Source};
-
-/// Lifecycle records taken off their ring and not yet handed out, at most. The rest waits in the ring.
-const AHEAD: usize = 1024;
+use super::reader::Reader;
+use super::{Event, Malformed, Source, share_of};
+use crate::kernel::shares::Shares;
 
 /// Reading ends of both rings.
 pub struct Rings {
-    payload: RingBuf<MapData>,
-    lifecycle: RingBuf<MapData>,
-    /// Lifecycle records that wait for the segments before them.
-    ahead: VecDeque<Box<[u8]>>,
-    payload_fill: Fill,
-    lifecycle_fill: Fill,
+    payload: Reader,
+    lifecycle: Reader,
+    /// Told how much of each session's records was read.
+    shares: Arc<Shares>,
+    /// What was passed and is not released, on the payload ring and on the lifecycle ring.
+    unreleased: (Unreleased, Unreleased),
+}
+
+/// Shares of a ring, and bytes of their records; neighbours of the same share are one.
+#[derive(Default)]
+struct Unreleased(Vec<(u32, u64)>);
+
+impl Unreleased {
+    /// Passes the record that the reader shows. `false`: it shows none.
+    fn pass(&mut self, reader: &mut Reader) -> bool {
+        let Some(bytes) = reader.peek() else { return false };
+        let (share, length) = (share_of(bytes), occupied_by(bytes.len() as u64));
+        match self.0.last_mut() {
+            Some((last, sum)) if *last == share => *sum += length,
+            _ => self.0.push((share, length)),
+        }
+        reader.pass();
+        true
+    }
 }
 
 impl Rings {
-    /// From the rings of a loaded object.
+    /// Reads on where both readers are.
+    pub fn new(payload: Reader, lifecycle: Reader, shares: Arc<Shares>) -> Self {
+        Self { payload, lifecycle, shares, unreleased: Default::default() }
+    }
+
+    /// Bytes that wait in the payload ring and in the lifecycle ring, read or not, as long as they are not released.
+    pub fn waiting(&self) -> (u64, u64) {
+        (self.payload.waiting(), self.lifecycle.waiting())
+    }
+
+    /// Where the next records are, on the payload ring and on the lifecycle ring.
+    pub fn positions(&self) -> (u64, u64) {
+        (self.payload.position(), self.lifecycle.position())
+    }
+
+    /// The kernel's numbers for the maps.
     ///
     /// # Errors
-    /// The rings' positions cannot be mapped.
-    pub fn new(payload: RingBuf<MapData>, lifecycle: RingBuf<MapData>) -> io::Result<Self> {
-        let (payload_fill, lifecycle_fill) = (Fill::of(payload.as_fd())?, Fill::of(lifecycle.as_fd())?);
-        Ok(Self { payload, lifecycle, ahead: VecDeque::new(), payload_fill, lifecycle_fill })
+    /// The kernel does not tell.
+    pub fn ids(&self) -> io::Result<(u32, u32)> {
+        Ok((self.payload.id()?, self.lifecycle.id()?))
     }
 
-    /// Bytes that wait in the payload ring and in the lifecycle ring.
-    pub fn waiting(&self) -> (u64, u64) {
-        (self.payload_fill.bytes(), self.lifecycle_fill.bytes())
+    /// Passes everything before these positions. `false`: they are none of these rings'.
+    pub fn skip_to(&mut self, (payload, lifecycle): (u64, u64)) -> bool {
+        let Self { payload: segments, lifecycle: others, unreleased, .. } = self;
+        while segments.position() < payload && unreleased.0.pass(segments) {}
+        while others.position() < lifecycle && unreleased.1.pass(others) {}
+        self.positions() == (payload, lifecycle)
     }
-}
 
-/// Takes lifecycle records off their ring.
-fn look_ahead(lifecycle: &mut RingBuf<MapData>, ahead: &mut VecDeque<Box<[u8]>>) {
-    while ahead.len() < AHEAD
-        && let Some(record) = lifecycle.next()
-    {
-        ahead.push_back(Box::from(&*record));
+    /// Passes everything that is there. For whoever cannot make sense of it.
+    pub fn skip_all(&mut self) {
+        while self.unreleased.0.pass(&mut self.payload) {}
+        while self.unreleased.1.pass(&mut self.lifecycle) {}
+    }
+
+    /// Gives back the room of what was passed. What it led to must be safe by then.
+    pub fn release(&mut self) {
+        self.payload.release();
+        self.lifecycle.release();
+        for (share, bytes) in self.unreleased.0.0.drain(..) {
+            self.shares.read_payload(share, bytes);
+        }
+        for (share, bytes) in self.unreleased.1.0.drain(..) {
+            self.shares.read_lifecycle(share, bytes);
+        }
+    }
+
+    /// Hands out the next event with its record's bytes, as the kernel wrote them; `false` when there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn next(&mut self, on: &mut dyn FnMut(Event<'_>, &[u8])) -> Result<bool, Malformed> {
+        let waiting = self.lifecycle.peek().map(Event::decode).transpose()?.map(|event| event.time());
+        let Some(segment) = self.payload.peek() else {
+            // What was seen before the payload ring was empty has no older segment.
+            if waiting.is_none() {
+                return Ok(false);
+            }
+            if let Some(bytes) = self.lifecycle.peek() {
+                on(Event::decode(bytes)?, bytes);
+            }
+            self.unreleased.1.pass(&mut self.lifecycle);
+            return Ok(true);
+        };
+        let event = Event::decode(segment)?;
+        // Again: what led to this segment may have been written between the two looks.
+        if let Some(bytes) = self.lifecycle.peek() {
+            let earlier = Event::decode(bytes)?;
+            if earlier.time() <= event.time() {
+                on(earlier, bytes);
+                self.unreleased.1.pass(&mut self.lifecycle);
+                return Ok(true);
+            }
+        }
+        on(event, segment);
+        self.unreleased.0.pass(&mut self.payload);
+        Ok(true)
     }
 }
 
 impl Source for Rings {
+    type Error = Malformed;
+
     fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed> {
         let mut given = 0;
-        while given < most {
-            look_ahead(&mut self.lifecycle, &mut self.ahead);
-            let before = self.ahead.len();
-            let segment = self.payload.next();
-            let Some(segment) = segment else {
-                // Nothing that is older than these can still come: a segment before one of them would have been seen.
-                for record in self.ahead.drain(..before) {
-                    on(Event::decode(&record)?);
-                    given += 1;
-                }
-                return Ok(given);
-            };
-            let event = Event::decode(&segment)?;
-            // Again: what led to this segment may have been written between the two looks.
-            look_ahead(&mut self.lifecycle, &mut self.ahead);
-            while let Some(record) = self.ahead.front() {
-                let earlier = Event::decode(record)?;
-                if earlier.time() > event.time() {
-                    break;
-                }
-                on(earlier);
-                given += 1;
-                self.ahead.pop_front();
-                if self.ahead.is_empty() {
-                    // There may be more than was taken at once, and all of it before this segment.
-                    look_ahead(&mut self.lifecycle, &mut self.ahead);
-                }
-            }
-            on(event);
+        while given < most && self.next(&mut |event, _| on(event))? {
             given += 1;
         }
         Ok(given)
-    }
-}
-
-/// The positions of a ring's reader and writer, mapped for reading.
-///
-/// A ring buffer map begins with two pages: the consumer's position, then the producer's (kernel/bpf/ringbuf.c, struct
-/// bpf_ringbuf; part of the interface, because the reader maps them).
-struct Fill {
-    pages: NonNull<libc::c_void>,
-    page: usize,
-}
-
-// SAFETY: the mapping is read with atomic loads only, and it lives until it is dropped, on whatever thread.
-unsafe impl Send for Fill {}
-
-impl Fill {
-    fn of(ring: BorrowedFd<'_>) -> io::Result<Self> {
-        // SAFETY: a plain number in, a plain number out.
-        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        let page = usize::try_from(page).map_err(|_| io::Error::last_os_error())?;
-        let Some(length) = NonZeroUsize::new(2 * page) else { return Err(io::ErrorKind::Unsupported.into()) };
-        // SAFETY: a new mapping at an address that the kernel chooses.
-        let pages = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_SHARED, ring, 0) }?;
-        Ok(Self { pages, page })
-    }
-
-    fn bytes(&self) -> u64 {
-        let position = |offset: usize| {
-            // SAFETY: within the two mapped pages, aligned to a page; the kernel and the reader write it atomically.
-            unsafe { self.pages.byte_add(offset).cast::<AtomicU64>().as_ref() }.load(Ordering::Acquire)
-        };
-        // The consumer first: what is added between the two loads only makes the answer larger.
-        let consumed = position(0);
-        position(self.page).saturating_sub(consumed)
-    }
-}
-
-impl Drop for Fill {
-    fn drop(&mut self) {
-        // SAFETY: this mapping and no other, of which no reference is left. A failure leaves two pages mapped.
-        let _ = unsafe { munmap(self.pages, 2 * self.page) };
     }
 }
 

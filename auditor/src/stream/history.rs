@@ -27,7 +27,7 @@ pub(super) fn span(one: Option<Contradiction>, other: Option<Contradiction>) -> 
 }
 
 /// A bounded ring of the bytes that precede a position.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct History {
     capacity: usize,
     /// Grows to `capacity`, then is a ring.

@@ -99,7 +99,7 @@ pub enum Delivery<'a> {
 }
 
 /// A range of a direction that was never seen.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Gap {
     /// Offset of its first byte.
     pub offset: u64,
@@ -108,7 +108,7 @@ pub struct Gap {
 }
 
 /// Bounds on what one direction may cost.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
     /// Bytes of early segments that wait for a hole to be filled.
     pub early_bytes: usize,
@@ -128,7 +128,7 @@ impl Default for Limits {
 }
 
 /// What one direction amounted to so far.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Counters {
     /// Bytes delivered.
     pub delivered: u64,
@@ -153,7 +153,7 @@ pub struct Counters {
 }
 
 /// How the beginning of the stream was learnt.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 enum Origin {
     /// Not yet.
     Unknown,
@@ -166,7 +166,7 @@ enum Origin {
 }
 
 /// One direction of one TCP connection.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct HalfStream {
     limits: Limits,
     /// Sequence number that lies at [`ANCHOR`]; `None` before the first one was seen.
@@ -292,6 +292,22 @@ impl HalfStream {
         }
         let position = self.position(sequence).min(self.highest);
         if position > self.next {
+            self.passed = self.passed.max(position);
+            self.drain(deliver);
+        }
+    }
+
+    /// As [`Self::acknowledged`], where copies may be missing by choice (`overload = "record-loss"`): bytes that were never seen
+    /// have passed as well, up to `sequence`. An acknowledgement that was forged makes a gap that the record shows.
+    pub fn acknowledged_unseen(&mut self, sequence: u32, deliver: &mut dyn FnMut(Delivery<'_>)) {
+        if self.origin == Origin::Unknown {
+            return;
+        }
+        let position = self.position(sequence);
+        // FIN is acknowledged as if it were a byte.
+        let position = self.fin.map_or(position, |fin| position.min(fin));
+        if position > self.next && position - self.next <= u64::from(self.limits.window_bytes) {
+            self.highest = self.highest.max(position);
             self.passed = self.passed.max(position);
             self.drain(deliver);
         }

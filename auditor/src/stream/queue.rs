@@ -17,7 +17,7 @@ use super::history::{Contradiction, contradiction, span};
 use crate::clock::Boottime;
 
 /// An early segment.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Piece {
     /// What was captured.
     pub(super) bytes: Box<[u8]>,
@@ -28,7 +28,7 @@ pub(super) struct Piece {
 }
 
 /// Early segments by position.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Queue {
     pieces: BTreeMap<u64, Piece>,
     bytes: usize,

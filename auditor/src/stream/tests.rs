@@ -83,6 +83,12 @@ impl Fixture {
         self
     }
 
+    fn acknowledge_unseen(&mut self, offset: u32) -> &mut Self {
+        let sequence = self.isn.wrapping_add(offset);
+        self.half.acknowledged_unseen(sequence, &mut |delivery| self.collector.take(delivery));
+        self
+    }
+
     fn finish(&mut self, total: Option<u64>) -> &mut Self {
         self.half.finish(total, &mut |delivery| self.collector.take(delivery));
         self
@@ -219,6 +225,17 @@ fn an_acknowledged_hole_is_final() {
     // Beyond everything seen: believed only as far as the last byte.
     stream.acknowledge(1_000_000).delivered("??c??f");
     stream.send(0, "ab").send(6, "g").delivered("??c??fg");
+}
+
+#[test]
+fn where_copies_may_be_missing_an_acknowledgement_tells_of_bytes_that_nobody_saw() {
+    let mut fixture = Fixture::started();
+    fixture.send(0, "abc").acknowledge(5).delivered("abc");
+    fixture.acknowledge_unseen(5).delivered("abc??");
+    // Too late: they count as lost.
+    fixture.send(3, "defg").delivered("abc??fg");
+    // What was seen stays what it was, and FIN is no byte.
+    fixture.cut(7, "h", 1, FIN).acknowledge_unseen(9).acknowledge_unseen(2).delivered("abc??fgh");
 }
 
 #[test]
@@ -411,7 +428,7 @@ proptest! {
         lost in prop::collection::vec(any::<bool>(), 72),
         early_bytes in 1..400_usize,
         early_segments in 1..10_usize,
-        acknowledgements in prop::collection::vec(prop::option::of(0..600_u32), 72),
+        acknowledgements in prop::collection::vec(prop::option::of((0..600_u32, any::<bool>())), 72),
     ) {
         let mut half = HalfStream::new(Limits { early_bytes, early_segments, ..Limits::default() });
         let mut collector = Collector::default();
@@ -420,8 +437,15 @@ proptest! {
             if !lost {
                 replay(&mut half, &stream, std::slice::from_ref(piece), isn, &mut collector);
             }
-            if let Some(offset) = acknowledged {
-                half.acknowledged(isn.wrapping_add(offset), &mut |delivery| collector.take(delivery));
+            if let Some((offset, unseen)) = acknowledged {
+                let sequence = isn.wrapping_add(offset);
+                if unseen {
+                    // An honest end acknowledges what was sent, whether the copies of it arrived here or not.
+                    let sequence = isn.wrapping_add(offset.min(stream.len() as u32));
+                    half.acknowledged_unseen(sequence, &mut |delivery| collector.take(delivery));
+                } else {
+                    half.acknowledged(sequence, &mut |delivery| collector.take(delivery));
+                }
             }
             prop_assert!(half.queue.bytes() <= early_bytes && half.queue.len() <= early_segments);
         }
@@ -449,7 +473,8 @@ proptest! {
             let sequence = if near { number % 400 } else { number };
             match action {
                 0 => half.start(sequence, &mut sink),
-                1 => half.acknowledged(sequence, &mut sink),
+                1 if flags % 2 == 0 => half.acknowledged(sequence, &mut sink),
+                1 => half.acknowledged_unseen(sequence, &mut sink),
                 2 if number % 16 == 0 => half.start_midstream(&mut sink),
                 3 if number % 32 == 0 => half.finish(Some(u64::from(length) << (number % 33)), &mut sink),
                 _ => {

@@ -8,6 +8,7 @@
 //! speak in the clear hide from whoever stops reading there. A hello that is TLS and does not parse, or is too long, says
 //! nothing. Not told apart: a HelloRetryRequest, which names the same version and cipher as the ServerHello that follows.
 
+use crate::interned::Name;
 use crate::protocol::Side;
 use crate::record::Tls;
 
@@ -28,13 +29,14 @@ const ALPN: u16 = 16;
 const SUPPORTED_VERSIONS: u16 = 43;
 
 /// What the beginning of a TLS connection says.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Hello {
     client: Flight,
     server: Flight,
     tls: Tls,
     seen: bool,
-    violation: Option<&'static str>,
+    #[serde(with = "crate::interned::option")]
+    violation: Option<Name>,
 }
 
 impl Hello {
@@ -88,7 +90,7 @@ impl Hello {
 }
 
 /// One direction up to the end of its first handshake message.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 struct Flight {
     header: Vec<u8>,
     /// Bytes to come of the record that was begun.

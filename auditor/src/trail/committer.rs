@@ -7,10 +7,13 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::error::Error;
 use super::head::{HeadFile, sync_directory};
@@ -18,6 +21,10 @@ use super::recovery::Position;
 use super::segment::Segment;
 use super::writer::{Chunk, Shared, is_full};
 
+/// The end of a segment that stays in the page cache, for those who follow the trail.
+const CACHED_BYTES: u64 = 4 << 20;
+/// What is let go of at once.
+const UNCACHED_BYTES: u64 = 1 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
@@ -35,6 +42,8 @@ struct Current {
     file: File,
     /// Bytes that are durable.
     length: u64,
+    /// Bytes of these that were given back to the page cache.
+    uncached: u64,
     /// Bytes beyond that may be in the file and are to be cut off.
     dirty: bool,
     /// The file's name is durable.
@@ -52,7 +61,14 @@ impl Files {
                     .map_err(Error::call("open", &segment.path))?;
                 // Lines that a killed writer had not synced yet are part of the trail now.
                 file.sync_all().map_err(Error::call("fsync", &segment.path))?;
-                Some(Current { segment: segment.clone(), file, length: *length, dirty: false, named: false })
+                Some(Current {
+                    segment: segment.clone(),
+                    file,
+                    length: *length,
+                    uncached: 0,
+                    dirty: false,
+                    named: false,
+                })
             }
             None => None,
         };
@@ -72,6 +88,7 @@ impl Files {
             current.dirty = false;
             current.length += u64::try_from(chunk.bytes.len()).unwrap_or(u64::MAX);
             chunk.durable = true;
+            current.uncache();
         }
         self.head.write(chunk.sequence, chunk.hash)
     }
@@ -101,6 +118,23 @@ impl Files {
 }
 
 impl Current {
+    /// Lets go of pages that are on the disk, all but the last ones. A trail is written much and read little; its pages
+    /// would crowd out what the host's other programs read. And the kernel hands out next what was given back last: memory
+    /// that is at hand, where fresh memory costs a virtual machine more than the whole rest of the write.
+    fn uncache(&mut self) {
+        let Some(end) = self.length.checked_sub(CACHED_BYTES) else { return };
+        if end.saturating_sub(self.uncached) < UNCACHED_BYTES {
+            return;
+        }
+        let (Ok(from), Ok(length)) = (i64::try_from(self.uncached), i64::try_from(end - self.uncached))
+        else {
+            return;
+        };
+        // Advice: where the file system does not take it, the pages stay.
+        let _ = posix_fadvise(self.file.as_fd(), from, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        self.uncached = end;
+    }
+
     /// Back to the last durable whole line, if more may be there.
     fn restore(&mut self) -> Result<(), Error> {
         if self.dirty {
@@ -119,7 +153,7 @@ fn begin(directory: &Path, first: u64) -> Result<Current, Error> {
         .mode(0o600)
         .open(&segment.path)
         .map_err(Error::call("create", &segment.path))?;
-    Ok(Current { segment, file, length: 0, dirty: false, named: false })
+    Ok(Current { segment, file, length: 0, uncached: 0, dirty: false, named: false })
 }
 
 /// Runs until the trail is closed and nothing waits, or closing finds the disk blocked.

@@ -220,7 +220,7 @@ fn answer(mut commands: Commands, memory: &Mutex<Memory>) {
             Command::State(reply) => drop(reply.send(Ok(DaemonState::default()))),
             Command::Reload(reply) => drop(reply.send(Ok(()))),
             Command::Access(entry) => memory.accesses.push(entry),
-            Command::Stop(reply) => {
+            Command::HandOver(reply) | Command::Stop(reply) => {
                 let _ = reply.send(Ok(()));
                 return;
             }

@@ -15,6 +15,15 @@ const SLACK: Duration = Duration::from_secs(30);
 /// The agent whose session the load runs in.
 pub(super) const AGENT: &str = "bench-agent";
 
+/// A policy that lets this agent speak to this server.
+pub(super) fn configuration(postgres: &Postgres) -> String {
+    format!(
+        "[[agent]]\nname = \"{AGENT}\"\npolicy = \"bench\"\n\n[[policy]]\nname = \"bench\"\ndefault = \"deny\"\n\
+         [[policy.rule]]\nto = [\"127.0.0.1:{}\"]\naction = \"allow\"\nprotocol = \"postgres\"\n",
+        postgres.port()
+    )
+}
+
 /// What one run of pgbench reports.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Throughput {

@@ -1,8 +1,10 @@
 //! What the auditor costs: throughput of a database client against none, beside the two usual ways of getting the same record.
 //!
-//! Machines drift. So each run of a setting has a run without it right before or right after (in turns), and only the ratios of
-//! such pairs are compared. The daemon runs only while it is measured: the other run is on a host without an auditor.
+//! Machines drift, and a single run's throughput depends on where the scheduler happens to put client and server. So each run of a
+//! setting has a run without it right before or right after, a pair is the mean of several such alternations, and only the
+//! ratios of pairs are compared. The daemon runs only while it is measured: the other run is on a host without an auditor.
 
+pub(crate) mod decode;
 mod load;
 mod process;
 mod statistics;
@@ -36,8 +38,11 @@ pub(crate) struct Overhead {
     /// Pairs of runs for each setting
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
-    /// Length of one run
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Runs with and runs without the setting that make a pair, in turns
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    alternations: u32,
+    /// Length of one run in seconds
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
     /// Connections of one run
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=200))]
@@ -86,6 +91,7 @@ struct Report {
     cpus: usize,
     clients: u32,
     seconds: u32,
+    alternations: u32,
     pairs: u32,
     settings: Vec<SettingReport>,
     daemon: DaemonReport,
@@ -133,14 +139,19 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
         options.settings.iter().map(|setting| (*setting, Vec::new())).collect();
     for round in 0..options.pairs {
         for (setting, pairs) in &mut measured {
-            let mut run = |setting| measure(setting, options, &postgres, &program, &mut figures);
-            let pair = if round % 2 == 0 {
-                let none = run(Setting::None)?;
-                Pair { none, with: run(*setting)? }
-            } else {
-                let with = run(*setting)?;
-                Pair { none: run(Setting::None)?, with }
-            };
+            let mut pair = Pair { none: 0.0, with: 0.0 };
+            for alternation in 0..options.alternations {
+                let mut run = |setting| measure(setting, options, &postgres, &program, &mut figures);
+                let (none, with) = if (round + alternation) % 2 == 0 {
+                    let none = run(Setting::None)?;
+                    (none, run(*setting)?)
+                } else {
+                    let with = run(*setting)?;
+                    (run(Setting::None)?, with)
+                };
+                pair.none += none / f64::from(options.alternations);
+                pair.with += with / f64::from(options.alternations);
+            }
             let Pair { none, with } = pair;
             eprintln!(
                 "bench: pair {} of {}, {}: {with:.0} to {none:.0}",
@@ -201,12 +212,7 @@ fn measure(
 }
 
 fn start(program: &Path, postgres: &Postgres, figures: &mut DaemonFigures) -> Result<Daemon> {
-    let configuration = format!(
-        "[[agent]]\nname = \"{AGENT}\"\npolicy = \"bench\"\n\n[[policy]]\nname = \"bench\"\ndefault = \"deny\"\n\
-         [[policy.rule]]\nto = [\"127.0.0.1:{}\"]\naction = \"allow\"\nprotocol = \"postgres\"\n",
-        postgres.port()
-    );
-    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &configuration)?)?;
+    let daemon = Daemon::start_in(Home::new(program.to_path_buf(), &load::configuration(postgres))?)?;
     figures.ready.push(daemon.ready_after().as_secs_f64() * 1000.0);
     Ok(daemon)
 }
@@ -266,6 +272,7 @@ fn report(
         cpus: thread::available_parallelism().map(usize::from).unwrap_or_default(),
         clients: options.clients,
         seconds: options.seconds,
+        alternations: options.alternations,
         pairs: options.pairs,
         settings,
         daemon: DaemonReport {
@@ -280,8 +287,11 @@ fn report(
 }
 
 fn print(report: &Report) {
-    let Report { kernel, cpus, clients, seconds, pairs, .. } = report;
-    println!("pgbench -S, {clients} client(s), {pairs} pairs of {seconds} s; Linux {kernel}, {cpus} CPUs");
+    let Report { kernel, cpus, clients, seconds, alternations, pairs, .. } = report;
+    println!(
+        "pgbench -S, {clients} client(s), {pairs} pairs of {alternations} alternations of {seconds} s; Linux {kernel}, \
+         {cpus} CPUs"
+    );
     println!(
         "{:<20}{:>10}{:>10}{:>8}{:>17}{:>17}",
         "setting", "none tps", "tps", "ratio", "quartiles", "min to max"

@@ -3,9 +3,12 @@
 //! One thread owns all state, so there is no lock and no question of order. It sleeps until the next turn (10 ms), a
 //! wake-up from the kernel programs or a command.
 
+mod existing;
+mod safekeeping;
 mod sessions;
 
-use std::collections::HashMap;
+pub(super) use sessions::session_pins;
+
 use std::mem;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -13,6 +16,8 @@ use std::time::Duration;
 
 use super::attribution::Attribution;
 use super::command::{Command, CommandError, Commands, DaemonState, Reply, SessionState};
+use super::journal::{Item, Journal};
+use super::recorder::Recorder;
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
@@ -20,7 +25,6 @@ use crate::kernel::object::{Attachment, KernelError, Object, RingSizes};
 use crate::kernel::tables::Tables;
 use crate::record::{Entry, Event as Recorded, Loss};
 use crate::session;
-use crate::source::Source as _;
 use crate::source::ring::{Rings, Waiter};
 use crate::trail::{self, Trail};
 
@@ -30,10 +34,14 @@ const TURN: Duration = Duration::from_millis(10);
 const SHORT_TURN: Duration = Duration::from_millis(1);
 /// Events that are taken in one go before commands and sessions have their turn.
 const EVENTS_IN_ONE_GO: usize = 8192;
+/// Events that are taken before the lease and the disk are looked at again: under a flood, what is taken in one go takes longer
+/// than the lease lasts.
+const EVENTS_IN_ONE_STEP: usize = 256;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
 const SHORTENED_TEXT: usize = 1 << 20;
-/// Entries that are written before more events are taken.
-const ENTRIES_IN_ONE_GO: usize = 256;
+/// Entries that are written before more events are taken. Few, so that they are still in the processor's cache, and so is the
+/// memory that they give back for the next ones.
+const ENTRIES_IN_ONE_GO: usize = 16;
 /// Time between two renewals of the lease, a fraction of its length.
 const RENEW_LEASE: Duration = Duration::from_millis(200);
 /// How long somebody waits at most until what has happened is in the trail.
@@ -75,11 +83,20 @@ pub(super) struct Parts {
     pub(super) object: Object,
     pub(super) tables: Tables,
     pub(super) rings: Rings,
+    pub(super) recorder: Option<Recorder>,
     pub(super) sizes: RingSizes,
     pub(super) attribution: Attribution,
+    /// `None` where it could not be written.
+    pub(super) journal: Option<Journal>,
+    /// Directory of it.
+    pub(super) runtime_dir: PathBuf,
+    /// Directory of pinned links and tables.
+    pub(super) pins: PathBuf,
     pub(super) trail: Trail,
     pub(super) commands: Commands,
     pub(super) degraded: Vec<String>,
+    /// The next daemon goes on with everything.
+    pub(super) handed_over: bool,
 }
 
 /// See the module.
@@ -92,7 +109,6 @@ pub(super) struct Pipeline {
     leased: Boottime,
     opening: Vec<Opening>,
     settling: Vec<Settling>,
-    reported: HashMap<(&'static str, u32), u64>,
 }
 
 /// Somebody who waits for a session that is open, and whose beginning is not on the disk yet.
@@ -125,7 +141,6 @@ impl Pipeline {
             leased: Boottime::default(),
             opening: Vec::new(),
             settling: Vec::new(),
-            reported: HashMap::new(),
         }
     }
 
@@ -143,6 +158,19 @@ impl Pipeline {
             let more = !self.trail_takes() || self.drain()?;
             self.parts.commands.clear_wake();
             while let Some(command) = self.parts.commands.take() {
+                if let Command::HandOver(reply) = command {
+                    match self.parts.hand_over() {
+                        Ok(()) if self.parts.journal.is_some() => {
+                            self.parts.handed_over = true;
+                            answer(reply, Ok(()));
+                            self.parts.commands.close();
+                            return Ok(self.parts);
+                        }
+                        Ok(()) => answer(reply, Err(failed("its journal cannot be written; stop it first"))),
+                        Err(error) => answer(reply, Err(failed(error))),
+                    }
+                    continue;
+                }
                 if let Command::Stop(reply) = command {
                     self.stop()?;
                     // The asker may be gone; the daemon stops all the same.
@@ -151,12 +179,14 @@ impl Pipeline {
                 }
                 self.command(command);
             }
-            if !more {
-                self.parts.attribution.settle(Clock::now());
+            let now = Clock::now();
+            if !more && self.parts.attribution.is_due(now) {
+                self.parts.record(Item::Settled(now));
             }
+            self.follow_moves();
             self.look_after_sessions();
             self.beat();
-            self.write()?;
+            self.parts.commit()?;
             self.answer_opened();
             self.answer_settled(more);
         }
@@ -240,21 +270,24 @@ impl Pipeline {
 
     /// Takes events off the rings. Answers whether there may be more.
     fn drain(&mut self) -> Result<bool, PipelineError> {
-        let Parts { rings, attribution, trail, .. } = &mut self.parts;
-        let mut written = Ok(());
-        let given = rings.drain(EVENTS_IN_ONE_GO, &mut |event| {
-            attribution.on(event);
-            if attribution.waiting() >= ENTRIES_IN_ONE_GO && written.is_ok() {
-                written = write(attribution, trail);
+        for _ in 0..EVENTS_IN_ONE_GO / EVENTS_IN_ONE_STEP {
+            for _ in 0..EVENTS_IN_ONE_STEP {
+                if !self.parts.next_event()? {
+                    self.parts.commit()?;
+                    return Ok(false);
+                }
+                let full = self.parts.journal.as_ref().is_some_and(Journal::is_full);
+                if full || self.parts.attribution.waiting() >= ENTRIES_IN_ONE_GO {
+                    self.parts.commit()?;
+                }
             }
-        })?;
-        written?;
-        self.write()?;
-        Ok(given >= EVENTS_IN_ONE_GO)
-    }
-
-    fn write(&mut self) -> Result<(), PipelineError> {
-        write(&mut self.parts.attribution, &self.parts.trail)
+            self.renew_lease();
+            if !self.trail_takes() {
+                break;
+            }
+        }
+        self.parts.commit()?;
+        Ok(true)
     }
 
     fn command(&mut self, command: Command) {
@@ -273,17 +306,27 @@ impl Pipeline {
                         "no open session {session}: `auditor sessions --live` lists them"
                     ))),
                 };
-                answer(reply, result);
+                // What the asker is told is done, whatever becomes of this daemon.
+                match self.parts.commit() {
+                    Ok(()) => answer(reply, result),
+                    Err(error) => answer(reply, Err(failed(error))),
+                }
             }
             Command::Sessions(reply) => answer(reply, Ok(self.parts.attribution.sessions.states())),
             Command::State(reply) => answer(reply, self.state()),
-            Command::Reload(reply) => answer(reply, self.reload()),
+            Command::Reload(reply) => {
+                let result = self.reload();
+                match self.parts.commit() {
+                    Ok(()) => answer(reply, result),
+                    Err(error) => answer(reply, Err(failed(error))),
+                }
+            }
             Command::Settle(reply) => {
                 self.settling.push(Settling { since: Clock::now(), sequence: None, reply });
             }
-            Command::Access(entry) => self.parts.attribution.enter_made(entry),
+            Command::Access(entry) => self.parts.record(Item::Made(entry)),
             // Handled by the loop.
-            Command::Stop(reply) => answer(reply, Ok(())),
+            Command::Stop(reply) | Command::HandOver(reply) => answer(reply, Ok(())),
         }
     }
 
@@ -299,30 +342,11 @@ impl Pipeline {
             let error = KernelError::UnixRules(error.to_string());
             return Err(CommandError::Invalid(format!("nothing was changed: {error}")));
         }
-        let Parts { attribution, tables, .. } = &mut self.parts;
-        let clock = Clock::read();
-        let sessions: Vec<_> = attribution
-            .sessions
-            .iter()
-            .map(|session| {
-                // The agent's policy may be another one by now.
-                let agent = loaded.settings.agent(&session.record.agent.name);
-                let policy = agent.map_or(String::new(), |agent| agent.policy.clone());
-                (session.cgroup.id(), session.number, policy)
-            })
-            .collect();
-        attribution
-            .policies
-            .replace(
-                &loaded.settings,
-                tables,
-                &clock,
-                sessions.iter().map(|(cgroup, number, policy)| (*cgroup, *number, policy.as_str())),
-            )
-            .map_err(failed)?;
-        attribution.limits = loaded.settings.capture.limits();
+        let configuration =
+            self.parts.attribution.put_in_force(&loaded, &mut self.parts.tables).map_err(failed)?;
+        self.parts.note(&Item::Reloaded(configuration));
         self.parts.settings = loaded.settings;
-        self.parts.attribution.enter_now(0, Recorded::DaemonReloaded { configuration: loaded.digest });
+        self.parts.enter_now(0, Recorded::DaemonReloaded { configuration: loaded.digest });
         Ok(())
     }
 
@@ -360,16 +384,17 @@ impl Pipeline {
             return;
         }
         self.heartbeat = now;
-        self.parts.attribution.set_clock(Clock::read());
+        self.parts.record(Item::Clock(Clock::read().offset()));
         self.heartbeat_record();
     }
 
     fn heartbeat_record(&mut self) {
+        let mut reported = self.parts.attribution.reported.clone();
         let losses = match self.parts.tables.failures() {
             Ok(failures) => failures
                 .into_iter()
                 .filter_map(|(site, errno, count)| {
-                    let before = self.reported.insert((site, errno), count).unwrap_or(0);
+                    let before = reported.insert((site.to_owned(), errno), count).unwrap_or(0);
                     (count > before).then(|| Loss {
                         site: site.to_owned(),
                         error: nix::Error::from_raw(errno.cast_signed()).to_string(),
@@ -382,7 +407,8 @@ impl Pipeline {
             }
         };
         let sessions = self.parts.attribution.sessions.len();
-        self.parts.attribution.enter_now(0, Recorded::Heartbeat { losses, sessions });
+        self.parts.record(Item::Reported(reported));
+        self.parts.enter_now(0, Recorded::Heartbeat { losses, sessions });
     }
 
     fn stop(&mut self) -> Result<(), PipelineError> {
@@ -394,7 +420,7 @@ impl Pipeline {
             .map(|session| (session.number, session.cgroup.clone()))
             .collect();
         // Nobody sends any more, so that the rings come to an end.
-        self.count_folded_refusals();
+        self.count_what_is_not_recorded();
         for (number, cgroup) in &sessions {
             self.revoke(*number, cgroup);
         }
@@ -406,7 +432,7 @@ impl Pipeline {
             }
         }
         self.heartbeat_record();
-        self.parts.attribution.enter_now(0, Recorded::DaemonStopped);
+        self.parts.enter_now(0, Recorded::DaemonStopped);
         // The disk may take nothing: the end comes all the same, and what is lost by it is told.
         let began = Clock::now();
         for entry in self.parts.attribution.take_entries() {
@@ -421,12 +447,17 @@ impl Pipeline {
 /// Appends the entries that wait.
 fn write(attribution: &mut Attribution, trail: &Trail) -> Result<(), PipelineError> {
     for entry in attribution.take_entries() {
-        match trail.append(&entry) {
-            Err(trail::Error::TooLong { bytes }) => trail.append(&shortened(entry, bytes))?,
-            result => result?,
-        };
+        append(trail, entry)?;
     }
     Ok(())
+}
+
+/// Appends an entry, or what can be said of it.
+pub(super) fn append(trail: &Trail, entry: Entry) -> Result<u64, trail::Error> {
+    match trail.append(&entry) {
+        Err(trail::Error::TooLong { bytes }) => trail.append(&shortened(entry, bytes)),
+        result => result,
+    }
 }
 
 /// What an entry says when it is longer than a line may be: escaping can make six bytes of one.

@@ -1,21 +1,23 @@
 //! Sessions as the pipeline opens and ends them: the cgroup, the kernel's tables, the programs, the record; in the order in
 //! which each step can be taken back.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use auditor_common::control::{self, Member};
+
 use super::{Parts, Pipeline, failed};
 use crate::clock::Clock;
+use crate::config::Overload;
 use crate::daemon::command::{CommandError, OpenSession, SessionState, Target};
+use crate::daemon::journal::Item;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
-use crate::process::sockets;
+use crate::kernel::shares::Unwritten;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
 
-/// Sockets of a process that was tagged that are named one by one.
-const OLDER_SOCKETS: usize = 64;
 /// Time between two looks at whether the cgroup of a session that lost a process has emptied.
 const LOOK_AT_SESSIONS: Duration = Duration::from_millis(50);
 /// Time between two looks at all sessions: a process can also leave its cgroup alive.
@@ -33,7 +35,7 @@ impl Pipeline {
                 self.parts.configuration.display()
             )));
         };
-        let policy = agent.policy.clone();
+        let (policy, existing_sockets) = (agent.policy.clone(), agent.existing_sockets);
         if let Some(reason) = self.parts.trail.blocked() {
             return Err(CommandError::Failed(format!(
                 "nothing can be recorded at the moment ({reason}), so no session is opened"
@@ -46,7 +48,7 @@ impl Pipeline {
         let (cgroup, owns_cgroup) = match &request.target {
             Target::Process(pid) => {
                 let before = self.origin(*pid)?;
-                self.parts.attribution.forget_process(*pid);
+                self.parts.record(Item::Forgotten(*pid));
                 // A command that was started for the session has nothing to go back to.
                 origin = request.command.is_none().then_some(before);
                 let name = Path::new(self.parts.parent.name().trim_start_matches('/')).join(&id);
@@ -62,10 +64,20 @@ impl Pipeline {
                 (cgroup, false)
             }
         };
-        let attachment = match self.admit(&request.target, &cgroup, number, &policy) {
+        let share = match self.parts.tables.take_share() {
+            Ok(share) => share,
+            Err(error) => {
+                remove(&cgroup, owns_cgroup);
+                return Err(failed(error));
+            }
+        };
+        let unwritten = self.parts.tables.shares().unwritten(share);
+        let entry = self.parts.attribution.policies.session(number, share, &policy);
+        let attachment = match self.admit(&request.target, &cgroup, entry) {
             Ok(attachment) => attachment,
             Err(error) => {
                 self.revoke(number, &cgroup);
+                self.parts.tables.give_share_back(share);
                 remove(&cgroup, owns_cgroup);
                 return Err(error);
             }
@@ -82,7 +94,7 @@ impl Pipeline {
             cgroup: cgroup.clone(),
             owns_cgroup,
             origin,
-            attachment,
+            attachment: None,
             totals: record::SessionTotals::default(),
             open_connections: 0,
             bytes_moved: 0,
@@ -91,43 +103,23 @@ impl Pipeline {
             opened_utc: Clock::now_utc(),
             lost_a_process: false,
             empty_since: None,
+            share,
+            unwritten,
             folded_refusals: 0,
         };
         let state = opened.state(None);
-        self.parts.attribution.sessions.insert(opened);
+        self.parts.record(Item::Opened(Box::new(opened)));
+        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
+            session.attachment = attachment;
+        }
         let event = Recorded::SessionOpened {
             by: request.caller,
             cgroup: cgroup.name().to_owned(),
             command: request.command,
         };
-        self.parts.attribution.enter_now(number, event);
-        if let Target::Process(pid) = request.target {
-            self.tell_of_older_sockets(number, pid);
-        }
+        self.parts.enter_now(number, event);
+        self.see_to_existing_sockets(number, &cgroup, &request.target, existing_sockets);
         Ok((number, state))
-    }
-
-    /// Sockets that a process had before it became a session's stay outside.
-    fn tell_of_older_sockets(&mut self, number: u64, pid: u32) {
-        let open = match sockets::of_process(&Path::new("/proc").join(pid.to_string())) {
-            Ok(open) => open,
-            Err(error) => {
-                tracing::warn!(%error, pid, "the sockets of a process that was tagged are not known");
-                return;
-            }
-        };
-        for socket in open.iter().take(OLDER_SOCKETS) {
-            let message = format!(
-                "process {pid} has a {} socket from {} to {} that was made before the session: it is neither decided nor \
-                 recorded",
-                socket.transport, socket.local, socket.remote
-            );
-            let finding = Recorded::Finding { kind: "older-socket", message, connection: None };
-            self.parts.attribution.enter_now(number, finding);
-        }
-        if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
-            session.totals.violations += open.len() as u64;
-        }
     }
 
     /// Where a process lives. One that belongs to a session does not become another one's: its history would have two
@@ -182,18 +174,25 @@ impl Pipeline {
         &mut self,
         target: &Target,
         cgroup: &Cgroup,
-        number: u64,
-        policy: &str,
+        entry: control::Session,
     ) -> Result<Option<Attachment>, CommandError> {
-        let entry = self.parts.attribution.policies.session(number, policy);
         self.parts.tables.set_session(cgroup.id(), entry).map_err(failed)?;
-        self.parts.tables.count_refusals(number).map_err(failed)?;
+        self.parts.tables.count_refusals(entry.id).map_err(failed)?;
         match target {
             Target::Process(pid) => {
                 cgroup.admit(*pid).map_err(failed)?;
                 Ok(None)
             }
-            Target::Cgroup(_) => Ok(Some(self.parts.object.attach(cgroup).map_err(failed)?)),
+            Target::Cgroup(_) => {
+                let pins = session_pins(&self.parts.pins, entry.id);
+                let attachment = self.parts.object.attach(cgroup, &pins).map_err(failed)?;
+                // From here on who is born in it is known; these are older.
+                let member = Member { session: entry.id, cgroup: cgroup.id() };
+                for pid in cgroup.all_members().map_err(failed)? {
+                    self.parts.tables.add_member(pid, member).map_err(failed)?;
+                }
+                Ok(Some(attachment))
+            }
         }
     }
 
@@ -215,58 +214,77 @@ impl Pipeline {
         };
         let cgroup = session.cgroup.clone();
         // From here on nothing of it leaves; what did is in the rings.
-        self.count_folded_refusals();
+        self.count_what_is_not_recorded();
         self.revoke(number, &cgroup);
         if self.trail_takes() {
             self.drain().map_err(failed)?;
         }
-        let now = Clock::now();
-        self.parts.attribution.finish_session(Some(number), now);
-        let Some(session) = self.parts.attribution.sessions.remove(number) else {
+        self.tell_of_unwritten(number);
+        let Some(session) = self.parts.attribution.sessions.get_mut(number) else {
             return Err(CommandError::NotFound("the session has ended already".to_owned()));
         };
-        let totals = session.totals;
-        let duration_us = u64::try_from(now.since(session.opened).as_micros()).unwrap_or(u64::MAX);
-        let state = session.state(Some(Clock::now_utc()));
-        self.parts.attribution.sessions.remember(number, state.clone());
-        self.parts.attribution.enter_now(number, Recorded::SessionEnded { reason, totals, duration_us });
-        if let Some(attachment) = session.attachment
+        let (attachment, origin, owns_cgroup, share) =
+            (session.attachment.take(), session.origin.take(), session.owns_cgroup, session.share);
+        let (at, utc) = (Clock::now(), Clock::now_utc());
+        self.parts.record(Item::Ended { number, at, utc, reason });
+        let Some(state) = self.parts.attribution.sessions.ended(number) else {
+            return Err(CommandError::NotFound("the session has ended already".to_owned()));
+        };
+        self.parts.tables.give_share_back(share);
+        if let Some(attachment) = attachment
             && let Err(error) = attachment.detach()
         {
             tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
         }
         if reason == "untag"
-            && let Some(origin) = session.origin
+            && let Some(origin) = origin
         {
             release(&cgroup, &origin);
         }
-        remove(&cgroup, session.owns_cgroup);
+        remove(&cgroup, owns_cgroup);
         Ok(state)
     }
 
+    /// Tells of what happened and is not recorded one by one.
+    pub(super) fn count_what_is_not_recorded(&mut self) {
+        self.count_folded_refusals();
+        let open: Vec<u64> = self.parts.attribution.sessions.iter().map(|session| session.number).collect();
+        for number in open {
+            self.tell_of_unwritten(number);
+        }
+    }
+
+    /// Tells of what a session did beyond its share of the rings, or beyond what the rings hold.
+    fn tell_of_unwritten(&mut self, number: u64) {
+        let Parts { tables, attribution, settings, .. } = &self.parts;
+        let Some(session) = attribution.sessions.get(number) else { return };
+        let unwritten = tables.shares().unwritten(session.share);
+        let more = unwritten.since(session.unwritten);
+        if more.is_empty() {
+            return;
+        }
+        let message = overrun(more, settings.daemon.overload);
+        self.parts.record(Item::Overrun { number, unwritten, message, at: Clock::now() });
+    }
+
     /// Tells of refusals that were too many to be recorded one by one.
-    pub(super) fn count_folded_refusals(&mut self) {
+    fn count_folded_refusals(&mut self) {
         let Parts { tables, attribution, .. } = &mut self.parts;
         let mut folded = Vec::new();
-        for session in attribution.sessions.iter_mut() {
+        for session in attribution.sessions.iter() {
             match tables.folded_refusals(session.number) {
-                Ok(count) if count > session.folded_refusals => {
-                    let more = count - session.folded_refusals;
-                    session.folded_refusals = count;
-                    session.totals.violations += more;
-                    folded.push((session.number, more));
-                }
+                Ok(count) if count > session.folded_refusals => folded.push((session.number, count)),
                 Ok(_) => {}
                 Err(error) => tracing::error!(%error, "count refusals"),
             }
         }
-        for (number, more) in folded {
-            let finding = Recorded::Finding {
-                kind: "refusals-folded",
-                message: format!("{more} further attempts were refused, too many to be recorded one by one"),
-                connection: None,
-            };
-            attribution.enter_now(number, finding);
+        match tables.folded_refusals(0) {
+            Ok(count) if count > attribution.folded_of_nobody => folded.push((0, count)),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "count refusals"),
+        }
+        for (number, count) in folded {
+            self.parts.record(Item::Folded(number, count, Clock::now()));
         }
     }
 
@@ -279,7 +297,7 @@ impl Pipeline {
         let all = now.since(self.looked_at_all_sessions) >= LOOK_AT_ALL_SESSIONS;
         if all {
             self.looked_at_all_sessions = now;
-            self.count_folded_refusals();
+            self.count_what_is_not_recorded();
         }
         let mut over = Vec::new();
         for session in self.parts.attribution.sessions.iter_mut() {
@@ -306,6 +324,29 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// What a session did faster than it could be recorded, in one sentence.
+fn overrun(more: Unwritten, overload: Overload) -> String {
+    let Unwritten { packets, attempts, connections, processes } = more;
+    let (packets_were, attempts_were) = match overload {
+        Overload::Backpressure => ("held back", "refused"),
+        Overload::RecordLoss => ("lost", "let through unrecorded"),
+    };
+    let parts = [
+        (attempts, format!("{attempts} allowed attempts were {attempts_were}")),
+        (packets, format!("{packets} parts of packets were {packets_were}")),
+        (connections, format!("{connections} beginnings or ends of connections are not recorded")),
+        (processes, format!("{processes} executions, births or ends of processes are not recorded")),
+    ];
+    let told: Vec<String> =
+        parts.into_iter().filter(|(count, _)| *count != 0).map(|(_, text)| text).collect();
+    format!("the session did more than its share of the rings holds: {}", told.join(", "))
+}
+
+/// Where the links of a session's own programs are pinned.
+pub(in crate::daemon) fn session_pins(pins: &Path, number: u64) -> PathBuf {
+    pins.join(format!("session-{}", session::id(number)))
 }
 
 /// Removes a session's cgroup, if it was made for it. The kernel refuses while processes live in it.

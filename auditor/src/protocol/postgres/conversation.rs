@@ -37,7 +37,7 @@ pub(super) const MAX_QUEUED_BYTES: usize = 16 << 20;
 pub(super) type Violation = String;
 
 /// A request that waits for its answer.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Pending {
     pub(super) request: Request,
     pub(super) started: Boottime,
@@ -45,7 +45,7 @@ pub(super) struct Pending {
 }
 
 /// The state of one session.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
     pub(super) limits: Limits,
     replication: Replication,

@@ -6,7 +6,7 @@ use super::names::Name;
 pub(super) const NAME_PREFIX: usize = 80;
 
 /// A string up to its zero byte, its length counted and its first bytes kept.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Text {
     pub(super) kept: Vec<u8>,
     keep: usize,
@@ -42,7 +42,7 @@ impl Text {
 }
 
 /// A big-endian number of `N` bytes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Number<const N: usize> {
     value: u32,
     seen: usize,

@@ -10,7 +10,7 @@ use crate::clock::Boottime;
 const MAX_LENGTH: u32 = 0x3fff_ffff;
 
 /// The type and the size of a message.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Head {
     /// The message's type byte.
     pub(super) kind: u8,
@@ -46,7 +46,7 @@ pub(super) enum Step<'a> {
 }
 
 /// What a hole did to the framing.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Hole {
     /// It lies within one body; the next message's place is still known.
     InBody,
@@ -55,7 +55,7 @@ pub(super) enum Hole {
 }
 
 /// The framing of one direction.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Framer {
     header: [u8; 5],
     filled: usize,
@@ -63,7 +63,7 @@ pub(super) struct Framer {
     body: Option<Body>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 struct Body {
     head: Head,
     remaining: u32,
@@ -71,6 +71,7 @@ struct Body {
 
 impl Framer {
     /// Takes one step, consuming from `input`; `None` when more bytes are needed.
+    #[inline]
     pub(super) fn step<'a>(&mut self, input: &mut &'a [u8], at: Boottime) -> Option<Step<'a>> {
         let Some(body) = &mut self.body else { return self.header(input, at) };
         if body.remaining == 0 {
@@ -111,6 +112,11 @@ impl Framer {
         }
         if self.filled == 0 {
             self.started = at;
+            // Most headers come whole.
+            if let Some((header, rest)) = input.split_first_chunk() {
+                *input = rest;
+                return Some(self.begin(*header));
+            }
         }
         let length = (self.header.len() - self.filled).min(input.len());
         let (piece, rest) = input.split_at(length);
@@ -121,14 +127,18 @@ impl Framer {
             return None;
         }
         self.filled = 0;
-        let [kind, a, b, c, d] = self.header;
+        Some(self.begin(self.header))
+    }
+
+    #[inline]
+    fn begin<'a>(&mut self, [kind, a, b, c, d]: [u8; 5]) -> Step<'a> {
         let length = u32::from_be_bytes([a, b, c, d]);
         if !(4..=MAX_LENGTH).contains(&length) {
-            return Some(Step::Malformed { kind, length });
+            return Step::Malformed { kind, length };
         }
         let head = Head { kind, body: length - 4, started: self.started };
         self.body = Some(Body { head, remaining: head.body });
-        Some(Step::Start(head))
+        Step::Start(head)
     }
 }
 

@@ -46,7 +46,7 @@ use super::{Dissector, Limits, Login, Observation, Opaque, Outcome, Side, Statem
 use crate::clock::Boottime;
 
 /// One connection to a PostgreSQL server.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Postgres {
     limits: Limits,
     phase: Phase,
@@ -54,7 +54,7 @@ pub struct Postgres {
     refused: (bool, bool),
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 enum Phase {
     /// The client's packets without type bytes.
     Startup(StartupReader),
@@ -66,7 +66,7 @@ enum Phase {
     Over,
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Negotiation {
     wanted: Opaque,
     /// What the client sent without waiting for the answer, and since when.
@@ -209,6 +209,10 @@ impl Dissector for Postgres {
         super::Protocol::Postgres.name()
     }
 
+    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
+        crate::shared::scope(|| postcard::to_stdvec(self))
+    }
+
     fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {
         if bytes.is_empty() {
             return;
@@ -249,7 +253,7 @@ impl Dissector for Postgres {
 }
 
 /// A connection past its start-up packets.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Session {
     client: Framer,
     requests: RequestReader,

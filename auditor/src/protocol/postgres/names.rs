@@ -27,7 +27,7 @@ const NAME_BYTES: usize = 63;
 const SAFE_BYTES: u64 = 20;
 
 /// The name of a prepared statement or portal; empty for the unnamed one.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Name {
     /// All of it.
     Exact(Box<[u8]>),
@@ -73,7 +73,7 @@ pub(super) trait Kept: Clone {
 }
 
 /// What a Parse gave a name to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Prepared {
     /// The statement's name.
     pub(super) name: Name,
@@ -114,9 +114,10 @@ fn columns_cost(columns: &[Column]) -> usize {
 }
 
 /// What a Bind made of a prepared statement.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Portal {
     /// The statement as its name was understood at the Bind.
+    #[serde(with = "crate::shared")]
     pub(super) prepared: Arc<Prepared>,
     /// Parameter values as sent.
     pub(super) values: Values,
@@ -144,7 +145,7 @@ impl Kept for Portal {
 }
 
 /// Prepared statements and portals of one session.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Names {
     /// Prepared statements.
     pub(super) statements: Table<Prepared>,
@@ -159,8 +160,10 @@ impl Default for Names {
 }
 
 /// A bounded table of names.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(bound(serialize = "T: serde::Serialize", deserialize = "T: crate::shared::Readable"))]
 pub(super) struct Table<T> {
+    #[serde(with = "crate::shared::option")]
     unnamed: Option<Arc<T>>,
     named: HashMap<Arc<[u8]>, Slot<T>>,
     /// Names in the order in which they got their meaning; a stamp that is not the slot's is an old meaning.
@@ -171,10 +174,12 @@ pub(super) struct Table<T> {
     max_cost: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[serde(bound(serialize = "T: serde::Serialize", deserialize = "T: crate::shared::Readable"))]
 struct Slot<T> {
     stamp: u64,
     cost: usize,
+    #[serde(with = "crate::shared")]
     value: Arc<T>,
 }
 

@@ -16,7 +16,7 @@ const MAX_NOTICES: usize = 8;
 ///
 /// For a Query that is the message itself. For an Execute it is everything since the last record or Sync: its Parse, Bind
 /// and Describe where they come in the same batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Unit {
     /// When the first request's first byte passed.
     pub(super) started: Option<Boottime>,
@@ -86,7 +86,7 @@ pub(super) fn add_notice(notices: &mut Vec<ServerError>, notice: ServerError) {
 }
 
 /// What a record is about.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Subject {
     pub(super) kind: StatementKind,
     pub(super) text: Bytes,

@@ -14,7 +14,7 @@ use super::values::{Values, ValuesBody};
 use crate::protocol::Limits;
 
 /// What Describe and Close are about.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Target {
     /// A prepared statement.
     Statement,
@@ -23,7 +23,7 @@ pub(super) enum Target {
 }
 
 /// A client message, as far as it matters. Small, because many of them may wait for an answer.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) enum Request {
     /// Query.
     Query(Box<Query>),
@@ -54,7 +54,7 @@ pub(super) enum Request {
 }
 
 /// Text to be executed now.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Query {
     pub(super) text: Bytes,
     pub(super) text_length: u64,
@@ -63,7 +63,7 @@ pub(super) struct Query {
 }
 
 /// Text for a name.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Parse {
     pub(super) name: Name,
     pub(super) text: Bytes,
@@ -75,7 +75,7 @@ pub(super) struct Parse {
 }
 
 /// Values for a statement, and a portal's name for both.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Bind {
     pub(super) portal: Name,
     pub(super) statement: Name,
@@ -85,7 +85,7 @@ pub(super) struct Bind {
 }
 
 /// A call by number.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Function {
     pub(super) oid: u32,
     pub(super) values: Values,
@@ -124,7 +124,7 @@ impl Request {
 }
 
 /// Reads one client message after the other.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct RequestReader {
     limits: Limits,
     body: Body,
@@ -133,7 +133,7 @@ pub(super) struct RequestReader {
     hole: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 enum Body {
     Skip,
     Prefix(usize),
@@ -235,7 +235,7 @@ impl RequestReader {
 }
 
 /// The body of Parse: name, text, count and OIDs of parameter types.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct ParseBody {
     field: ParseField,
     name: Text,
@@ -245,7 +245,7 @@ struct ParseBody {
     types: Vec<u32>,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 enum ParseField {
     Name,
     Text,

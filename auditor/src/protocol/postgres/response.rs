@@ -19,7 +19,7 @@ const COLUMN_BYTES: usize = 64 << 10;
 const TYPES_BYTES: usize = 2 + 4 * 0xffff;
 
 /// Reads one server message after the other.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct ResponseReader {
     limits: Limits,
     keep: usize,

@@ -21,7 +21,7 @@ const TLS_HANDSHAKE: u8 = 0x16;
 const SECRET_WORDS: [&str; 4] = ["password", "passwd", "secret", "token"];
 
 /// A start-up packet.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Packet {
     /// StartupMessage.
     Startup {
@@ -50,7 +50,7 @@ pub(super) enum Packet {
 }
 
 /// The start-up parameter `replication`.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Replication {
     /// An ordinary session.
     #[default]
@@ -62,7 +62,7 @@ pub(super) enum Replication {
 }
 
 /// Gathers one start-up packet.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct StartupReader {
     kept: Vec<u8>,
     skip: u32,

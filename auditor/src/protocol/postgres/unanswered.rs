@@ -15,7 +15,7 @@ use crate::clock::Boottime;
 use crate::protocol::{Observation, Outcome, ServerError};
 
 /// A Parse, Bind, Describe or Close that failed, until it is known which Execute it was for.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Failure {
     error: ServerError,
     unit: Unit,
@@ -24,14 +24,14 @@ pub(super) struct Failure {
 }
 
 /// What a failed request was about.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 enum Meant {
-    Statement(Arc<Prepared>),
-    Portal(Name, Arc<Portal>),
+    Statement(#[serde(with = "crate::shared")] Arc<Prepared>),
+    Portal(Name, #[serde(with = "crate::shared")] Arc<Portal>),
 }
 
 /// What names would have meant had the server answered.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Supposed {
     names: Names,
     /// Bytes of values that were shown.

@@ -9,7 +9,7 @@ use crate::protocol::{Limits, Parameter};
 /// How much of one parameter value is kept.
 const MAX_VALUE_BYTES: usize = 16 << 10;
 /// Values of a Bind or FunctionCall, as sent.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Values {
     /// Format codes: none means text for all, one is for all, else one for each.
     formats: Vec<u16>,
@@ -67,7 +67,7 @@ impl Values {
 
 /// The body of Bind (portal, statement, formats, values, result formats) and of FunctionCall (OID, formats, values,
 /// result format).
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct ValuesBody {
     function: bool,
     keep_values: bool,
@@ -81,7 +81,7 @@ pub(super) struct ValuesBody {
     budget: usize,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 enum ValuesField {
     Portal,
     Statement,
@@ -172,6 +172,10 @@ impl ValuesBody {
         let keep = if self.keep_values { wire.min(MAX_VALUE_BYTES).min(self.budget) } else { 0 };
         if self.keep_values {
             self.budget -= keep;
+            if self.values.raw.is_empty() {
+                // Two numbers and a short value, without growing three times over.
+                self.values.raw.reserve(8 + keep.clamp(8, 64));
+            }
             self.values.raw.extend_from_slice(&length.to_be_bytes());
             self.values.raw.extend_from_slice(&u32::try_from(keep).unwrap_or(0).to_be_bytes());
         }

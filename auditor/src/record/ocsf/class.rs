@@ -3,37 +3,26 @@
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::fragment::{Fragments, Part};
 use super::object::{
     Actor, Analytic, Api, ConnectionInfo, Control, Endpoint, Evidence, FindingInfo, HttpRequest,
     HttpResponse, Metadata, Named, ProcessObject, SessionObject, Traffic, UNKNOWN, Url, User,
 };
 use super::own::Own;
-use super::statement::StatementFields;
-use super::text::Verbatim;
 use super::{Identity, Renderer, VERSION};
-use crate::protocol::{Outcome, Statement};
-use crate::record::verb::Verbs;
 use crate::record::{Caller, CloseReason, Connection, Coverage, Entry, Event, Verdict};
 
 /// `severity_id`.
-const INFORMATIONAL: u8 = 1;
+pub(super) const INFORMATIONAL: u8 = 1;
 const LOW: u8 = 2;
 const MEDIUM: u8 = 3;
 const HIGH: u8 = 4;
 
 /// `status_id`, where the class does not say otherwise.
-const SUCCESS: u8 = 1;
-const FAILURE: u8 = 2;
+pub(super) const SUCCESS: u8 = 1;
+pub(super) const FAILURE: u8 = 2;
 
 /// `activity_id` of what OCSF has no word for; `activity_name` then has ours.
-const OTHER: u8 = 99;
-
-#[derive(Serialize)]
-struct QueryInfo<'a> {
-    uid: String,
-    query_string: Verbatim<'a>,
-}
+pub(super) const OTHER: u8 = 99;
 
 #[derive(Serialize)]
 struct Unmapped<'a> {
@@ -54,10 +43,6 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     status_id: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status_code: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     status_detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
@@ -70,12 +55,12 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     is_alert: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    policy: Option<Part<'a, Named<'a>>>,
+    policy: Option<Named<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    firewall_rule: Option<Part<'a, Named<'a>>>,
+    firewall_rule: Option<Named<'a>>,
     metadata: Metadata<'a>,
     device: &'a RawValue,
-    actor: Part<'a, Actor<'a>>,
+    actor: Actor<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<ProcessObject<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,21 +72,15 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     privileges: Option<[&'a str; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    src_endpoint: Option<Part<'a, Endpoint<'a>>>,
+    src_endpoint: Option<Endpoint<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    dst_endpoint: Option<Part<'a, Endpoint<'a>>>,
+    dst_endpoint: Option<Endpoint<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connection_info: Option<ConnectionInfo<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     app_protocol_name: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Traffic>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    type_id: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    database: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    query_info: Option<QueryInfo<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api: Option<Api<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -118,17 +97,11 @@ pub(super) struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    pub(super) fn new(
-        renderer: &'a Renderer,
-        entry: &'a Entry,
-        identity: Identity<'a>,
-        fragments: Option<&'a Fragments>,
-    ) -> Self {
-        let mut record = Self::base(renderer, entry, identity, fragments);
+    pub(super) fn new(renderer: &'a Renderer, entry: &'a Entry, identity: Identity<'a>) -> Self {
+        let mut record = Self::base(renderer, entry, identity);
         match &entry.event {
-            Event::Statement { connection, statement, .. } => {
-                record.datastore(connection, statement, fragments);
-            }
+            // 6005 Datastore Activity: see `statement`.
+            Event::Statement { .. } => {}
             Event::ConnectionOpened { connection } => {
                 record.network(1, renderer, connection);
                 record.status_id = Some(SUCCESS);
@@ -151,7 +124,7 @@ impl<'a> Record<'a> {
             Event::ProcessEnded => record.process(2, entry),
             Event::SessionOpened { by, .. } => {
                 record.session(1, entry, None);
-                record.actor = Actor::caller(by).into();
+                record.actor = Actor::caller(by);
             }
             Event::SessionEnded { reason, duration_us, .. } => {
                 record.session(OTHER, entry, Some(reason));
@@ -170,6 +143,7 @@ impl<'a> Record<'a> {
                 record.severity_id = if degraded.is_empty() { INFORMATIONAL } else { LOW };
             }
             Event::DaemonStopped => record.lifecycle(renderer, 4, None),
+            Event::DaemonTookOver { .. } => record.lifecycle(renderer, OTHER, Some("Takeover")),
             Event::DaemonReloaded { .. } => record.lifecycle(renderer, OTHER, Some("Reload")),
             Event::Heartbeat { losses, .. } => {
                 record.lifecycle(renderer, OTHER, Some("Heartbeat"));
@@ -184,12 +158,7 @@ impl<'a> Record<'a> {
         record
     }
 
-    fn base(
-        renderer: &'a Renderer,
-        entry: &'a Entry,
-        identity: Identity<'a>,
-        fragments: Option<&'a Fragments>,
-    ) -> Self {
+    fn base(renderer: &'a Renderer, entry: &'a Entry, identity: Identity<'a>) -> Self {
         Self {
             time: entry.time.epoch_millis(),
             class_uid: 0,
@@ -199,8 +168,6 @@ impl<'a> Record<'a> {
             type_uid: 0,
             severity_id: INFORMATIONAL,
             status_id: None,
-            status: None,
-            status_code: None,
             status_detail: None,
             message: None,
             duration: None,
@@ -215,14 +182,9 @@ impl<'a> Record<'a> {
                 sequence: identity.sequence,
                 product: &renderer.product,
                 profiles: ["host", "security_control"],
-                is_truncated: None,
-                untruncated_size: None,
             },
             device: &renderer.device,
-            actor: match fragments {
-                Some(fragments) => Part::Ready(&fragments.actor),
-                None => Part::Now(Actor::of(entry)),
-            },
+            actor: Actor::of(entry),
             process: None,
             launch_type_id: None,
             user: None,
@@ -233,16 +195,13 @@ impl<'a> Record<'a> {
             connection_info: None,
             app_protocol_name: None,
             traffic: None,
-            type_id: None,
-            database: None,
-            query_info: None,
             api: None,
             http_request: None,
             http_response: None,
             app: None,
             finding_info: None,
             evidences: None,
-            unmapped: Unmapped { auditor: Own::new(entry.session.as_deref(), &entry.event, fragments) },
+            unmapped: Unmapped { auditor: Own::new(entry.session.as_deref(), &entry.event) },
         }
     }
 
@@ -258,59 +217,14 @@ impl<'a> Record<'a> {
         let control = Control::new(verdict);
         self.action_id = Some(control.action_id);
         self.disposition_id = Some(control.disposition_id);
-        self.policy = control.policy.map(Part::Now);
-        self.firewall_rule = control.firewall_rule.map(Part::Now);
+        self.policy = control.policy;
+        self.firewall_rule = control.firewall_rule;
     }
 
     fn endpoints(&mut self, renderer: &'a Renderer, connection: &'a Connection) {
         let (source, destination) = Endpoint::both(connection, &renderer.hostname);
-        self.src_endpoint = Some(source.into());
-        self.dst_endpoint = Some(destination.into());
-    }
-
-    /// 6005 Datastore Activity.
-    fn datastore(
-        &mut self,
-        connection: &'a Connection,
-        statement: &'a Statement,
-        fragments: Option<&'a Fragments>,
-    ) {
-        let verbs = Verbs::of(statement);
-        let activity = activity_of(&verbs);
-        self.class(6005, activity);
-        self.activity_name = verbs.first.or(verbs.all.first().copied()).filter(|_| activity == OTHER);
-        self.unmapped.auditor.statement = Some(StatementFields::new(connection, statement, &verbs));
-        self.control(&connection.verdict);
-        if let Some(fragments) = fragments {
-            self.policy = fragments.policy.as_deref().map(Part::Ready);
-            self.firewall_rule = fragments.firewall_rule.as_deref().map(Part::Ready);
-            self.src_endpoint = Some(Part::Ready(&fragments.src_endpoint));
-            self.dst_endpoint = Some(Part::Ready(&fragments.dst_endpoint));
-            self.database = Some(&fragments.database);
-        }
-        match &statement.outcome {
-            Outcome::Completed => self.status_id = Some(SUCCESS),
-            Outcome::Failed(error) => {
-                self.status_id = Some(FAILURE);
-                self.status_code = Some(&error.code);
-                self.status_detail = Some(&error.message);
-            }
-            Outcome::Skipped => {
-                self.status_id = Some(OTHER);
-                self.status = Some("Skipped");
-            }
-            Outcome::Unknown => self.status_id = Some(0),
-        }
-        self.duration = u64::try_from(statement.finished.since(statement.started).as_millis()).ok();
-        if statement.text_length > u64::try_from(statement.text.len()).unwrap_or(u64::MAX) {
-            self.metadata.is_truncated = Some(true);
-            self.metadata.untruncated_size = Some(statement.text_length);
-        }
-        self.type_id = Some(1); // Database
-        self.query_info = Some(QueryInfo {
-            uid: format!("{}/{}", connection.id, statement.sequence),
-            query_string: Verbatim::new(&statement.text),
-        });
+        self.src_endpoint = Some(source);
+        self.dst_endpoint = Some(destination);
     }
 
     /// 4001 Network Activity.
@@ -403,8 +317,8 @@ impl<'a> Record<'a> {
         self.class(6003, activity);
         self.activity_name = (activity == OTHER).then_some(method);
         self.status_id = Some(if status < 400 { SUCCESS } else { FAILURE });
-        self.actor = Actor::caller(by).into();
-        self.src_endpoint = Some(Endpoint::local(None, &renderer.hostname).into());
+        self.actor = Actor::caller(by);
+        self.src_endpoint = Some(Endpoint::local(None, &renderer.hostname));
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
         self.api = Some(Api { operation: method, service: Named { name: "auditor" } });
         self.http_request = Some(HttpRequest {
@@ -418,28 +332,3 @@ impl<'a> Record<'a> {
 /// The methods that OCSF's enumeration has.
 const HTTP_METHODS: [&str; 9] =
     ["OPTIONS", "GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "PATCH"];
-
-/// The activity that all of a statement's verbs are, Other where they differ.
-fn activity_of(verbs: &Verbs<'_>) -> u8 {
-    let mut activities = verbs.first.iter().chain(&verbs.all).map(|verb| activity_of_verb(verb));
-    let first = activities.next().unwrap_or(0);
-    if activities.all(|activity| activity == first) { first } else { OTHER }
-}
-
-/// OCSF's activities are about data records, so DDL is none of them.
-fn activity_of_verb(keyword: &str) -> u8 {
-    const ACTIVITIES: [(&str, u8); 8] = [
-        ("select", 4), // Query
-        ("table", 4),
-        ("values", 4),
-        ("fetch", 4),
-        ("insert", 6), // Create
-        ("update", 2),
-        ("delete", 7),
-        ("truncate", 7),
-    ];
-    ACTIVITIES
-        .iter()
-        .find(|(verb, _)| verb.eq_ignore_ascii_case(keyword))
-        .map_or(OTHER, |(_, activity)| *activity)
-}

@@ -7,42 +7,26 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
-
 use super::object::{Actor, Control, Database, Endpoint};
 use super::own::{AgentFields, ConnectionFields, SessionFields};
+use super::{Renderer, VERSION, json};
 use crate::record::{Application, Connection, Entry, Process, Session};
 
 /// More connections than this that are busy at once render more than once.
 const MAX_KEPT: usize = 256;
 
-/// A part of a record: rendered before, or to be rendered with it.
-#[derive(Serialize)]
-#[serde(untagged)]
-pub(super) enum Part<'a, T> {
-    Ready(&'a RawValue),
-    Now(T),
-}
-
-impl<T> From<T> for Part<'_, T> {
-    fn from(value: T) -> Self {
-        Self::Now(value)
-    }
-}
-
-/// The parts of a statement's record that are the connection's.
+/// The parts of a statement's record that are the connection's, in the order in which they stand in it. What is the
+/// statement's stands between them.
 #[derive(Debug)]
 pub(super) struct Fragments {
-    pub(super) actor: Box<RawValue>,
-    pub(super) policy: Option<Box<RawValue>>,
-    pub(super) firewall_rule: Option<Box<RawValue>>,
-    pub(super) src_endpoint: Box<RawValue>,
-    pub(super) dst_endpoint: Box<RawValue>,
-    pub(super) database: Box<RawValue>,
-    pub(super) agent: Option<Box<RawValue>>,
-    pub(super) session: Option<Box<RawValue>>,
-    pub(super) connection: Box<RawValue>,
+    /// From `action_id` to the value of `metadata.uid`.
+    pub(super) control: Vec<u8>,
+    /// From `metadata.product` to `metadata.profiles`.
+    pub(super) product: Vec<u8>,
+    /// From the end of `metadata` to the value of `query_info.uid`, as far as that is the connection's.
+    pub(super) who: Vec<u8>,
+    /// From the end of `query_info` to the value of `unmapped.auditor.statement`.
+    pub(super) own: Vec<u8>,
 }
 
 impl Fragments {
@@ -50,22 +34,53 @@ impl Fragments {
         entry: &Entry,
         connection: &Connection,
         application: &Application,
-        hostname: &str,
+        renderer: &Renderer,
     ) -> Result<Self, serde_json::Error> {
-        let (source, destination) = Endpoint::both(connection, hostname);
-        let control = Control::new(&connection.verdict);
+        let (source, destination) = Endpoint::both(connection, &renderer.hostname);
+        let verdict = Control::new(&connection.verdict);
         let session = entry.session.as_deref();
-        Ok(Self {
-            actor: to_raw_value(&Actor::of(entry))?,
-            policy: control.policy.as_ref().map(to_raw_value).transpose()?,
-            firewall_rule: control.firewall_rule.as_ref().map(to_raw_value).transpose()?,
-            src_endpoint: to_raw_value(&source)?,
-            dst_endpoint: to_raw_value(&destination)?,
-            database: to_raw_value(&Database::of(application))?,
-            agent: session.map(|session| to_raw_value(&AgentFields::new(&session.agent))).transpose()?,
-            session: session.map(|session| to_raw_value(&SessionFields::new(session))).transpose()?,
-            connection: to_raw_value(&ConnectionFields::new(connection, Some(application)))?,
-        })
+
+        let mut control = Vec::new();
+        let mut members = json::Object::within(&mut control);
+        members.number("action_id", verdict.action_id.into());
+        members.number("disposition_id", verdict.disposition_id.into());
+        members.optional("policy", verdict.policy.as_ref())?;
+        members.optional("firewall_rule", verdict.firewall_rule.as_ref())?;
+        members.key("metadata");
+        json::Object::open(&mut control).word("version", VERSION);
+        control.extend_from_slice(b",\"uid\":\"");
+
+        let mut product = Vec::new();
+        let mut members = json::Object::within(&mut product);
+        members.value("product", &renderer.product)?;
+        members.value("profiles", &["host", "security_control"])?;
+
+        let mut who = b"}".to_vec();
+        let mut members = json::Object::within(&mut who);
+        members.value("device", &renderer.device)?;
+        members.value("actor", &Actor::of(entry))?;
+        members.value("src_endpoint", &source)?;
+        members.value("dst_endpoint", &destination)?;
+        members.number("type_id", 1); // Database
+        members.value("database", &Database::of(application))?;
+        members.key("query_info");
+        let mut query = json::Object::open(&mut who);
+        query.string("uid", &connection.id)?;
+        // The statement's number is still to come.
+        who.pop();
+        who.push(b'/');
+
+        let mut own = b"}".to_vec();
+        let mut members = json::Object::within(&mut own);
+        members.key("unmapped").extend_from_slice(b"{\"auditor\":");
+        let mut auditor = json::Object::open(&mut own);
+        auditor.word("kind", "statement");
+        auditor.optional("agent", session.map(|session| AgentFields::new(&session.agent)).as_ref())?;
+        auditor.optional("session", session.map(SessionFields::new).as_ref())?;
+        auditor.value("connection", &ConnectionFields::new(connection, Some(application)))?;
+        auditor.key("statement");
+
+        Ok(Self { control, product, who, own })
     }
 }
 
@@ -89,7 +104,7 @@ impl Cache {
         entry: &Entry,
         connection: &Arc<Connection>,
         application: &Arc<Application>,
-        hostname: &str,
+        renderer: &Renderer,
     ) -> Result<Arc<Fragments>, serde_json::Error> {
         let key = [
             entry.session.as_ref().map_or(0, |session| Arc::as_ptr(session).addr()),
@@ -104,7 +119,7 @@ impl Cache {
         if kept.len() >= MAX_KEPT {
             kept.clear();
         }
-        let fragments = Arc::new(Fragments::new(entry, connection, application, hostname)?);
+        let fragments = Arc::new(Fragments::new(entry, connection, application, renderer)?);
         let new = Kept {
             fragments: Arc::clone(&fragments),
             _session: entry.session.clone(),

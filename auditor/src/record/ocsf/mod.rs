@@ -1,10 +1,11 @@
 //! Rendering: an [`Entry`] as one JSON object on one line, a valid OCSF 1.8.0 event.
 //!
 //! Every class carries the profiles `host` (who did it, on which device) and `security_control` (what was decided).
-//! All classes share one flat structure of optional attributes instead of a type each: what differs between them is
-//! which attributes are set, and a reader can see that in one function a class. The structure borrows from the entry
-//! and is written straight into the caller's buffer; what never changes (device, product), or not for a
-//! while ([`fragment`]), is rendered once.
+//! All classes but one share one flat structure of optional attributes instead of a type each: what differs between them
+//! is which attributes are set, and a reader can see that in one function a class. The structure borrows from the entry
+//! and is written straight into the caller's buffer; what never changes (device, product) is rendered once. Statements, of
+//! which there are a hundred for each other record, are written by hand ([`statement`]), around what does not change from one
+//! to the next of a connection ([`fragment`]).
 //!
 //! | event | class | activity |
 //! |---|---|---|
@@ -27,6 +28,7 @@
 
 mod class;
 mod fragment;
+mod json;
 mod object;
 mod own;
 mod statement;
@@ -124,12 +126,12 @@ impl Renderer {
         identity: Identity<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), serde_json::Error> {
-        let fragments = match &entry.event {
-            Event::Statement { connection, application, .. } => {
-                Some(self.cache.get(entry, connection, application, &self.hostname)?)
+        match &entry.event {
+            Event::Statement { connection, application, statement } => {
+                let fragments = self.cache.get(entry, connection, application, self)?;
+                statement::render(entry.time, identity, &fragments, connection, statement, out)
             }
-            _ => None,
-        };
-        serde_json::to_writer(out, &Record::new(self, entry, identity, fragments.as_deref()))
+            _ => serde_json::to_writer(out, &Record::new(self, entry, identity)),
+        }
     }
 }

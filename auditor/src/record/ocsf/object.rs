@@ -20,10 +20,6 @@ pub(super) struct Metadata<'a> {
     pub(super) sequence: u64,
     pub(super) product: &'a RawValue,
     pub(super) profiles: [&'static str; 2],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) is_truncated: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) untruncated_size: Option<u64>,
 }
 
 /// A user of this host, or the agent as whom a session is opened.

@@ -7,23 +7,19 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::Serializer;
 
-use super::fragment::{Fragments, Part};
-use super::statement::StatementFields;
 use crate::record::{
-    Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
+    Adopted, Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
 };
 
 #[derive(Default, Serialize)]
 pub(super) struct Own<'a> {
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    agent: Option<Part<'a, AgentFields<'a>>>,
+    agent: Option<AgentFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<Part<'a, SessionFields<'a>>>,
+    session: Option<SessionFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    connection: Option<Part<'a, ConnectionFields<'a>>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) statement: Option<StatementFields<'a>>,
+    connection: Option<ConnectionFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<GapFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,29 +31,16 @@ pub(super) struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    pub(super) fn new(
-        session: Option<&'a Session>,
-        event: &'a Event,
-        fragments: Option<&'a Fragments>,
-    ) -> Self {
-        if let Some(fragments) = fragments {
-            return Self {
-                kind: kind(event),
-                agent: fragments.agent.as_deref().map(Part::Ready),
-                session: fragments.session.as_deref().map(Part::Ready),
-                connection: Some(Part::Ready(&fragments.connection)),
-                ..Self::default()
-            };
-        }
+    pub(super) fn new(session: Option<&'a Session>, event: &'a Event) -> Self {
         let mut own = Self {
             kind: kind(event),
-            agent: session.map(|session| AgentFields::new(&session.agent).into()),
-            session: session.map(|session| SessionFields::new(session).into()),
+            agent: session.map(|session| AgentFields::new(&session.agent)),
+            session: session.map(SessionFields::new),
             ..Self::default()
         };
         match event {
             Event::ConnectionOpened { connection } => {
-                own.connection = Some(ConnectionFields::new(connection, None).into());
+                own.connection = Some(ConnectionFields::new(connection, None));
             }
             Event::ConnectionClosed {
                 connection,
@@ -77,43 +60,37 @@ impl<'a> Own<'a> {
                     statements: Some(*statements),
                     ..ConnectionFields::new(connection, Some(application))
                 };
-                own.connection = Some(fields.into());
+                own.connection = Some(fields);
             }
             Event::ConnectionRefused { connection, call } => {
                 let fields = ConnectionFields { call: Some(call), ..ConnectionFields::new(connection, None) };
-                own.connection = Some(fields.into());
+                own.connection = Some(fields);
             }
             Event::SessionOpened { cgroup, command, .. } => {
-                own.session = session.map(|session| {
-                    let fields = SessionFields {
-                        cgroup: Some(cgroup),
-                        command: command.as_deref(),
-                        ..SessionFields::new(session)
-                    };
-                    fields.into()
+                own.session = session.map(|session| SessionFields {
+                    cgroup: Some(cgroup),
+                    command: command.as_deref(),
+                    ..SessionFields::new(session)
                 });
             }
             Event::SessionEnded { reason, totals, duration_us } => {
-                own.session = session.map(|session| {
-                    let fields = SessionFields {
-                        end: Some(reason),
-                        connections: Some(totals.connections),
-                        statements: Some(totals.statements),
-                        violations: Some(totals.violations),
-                        duration_us: Some(*duration_us),
-                        ..SessionFields::new(session)
-                    };
-                    fields.into()
+                own.session = session.map(|session| SessionFields {
+                    end: Some(reason),
+                    connections: Some(totals.connections),
+                    statements: Some(totals.statements),
+                    violations: Some(totals.violations),
+                    duration_us: Some(*duration_us),
+                    ..SessionFields::new(session)
                 });
             }
             Event::Gap { connection, range } => {
                 own.gap = Some(GapFields::new(range));
-                own.connection = Some(ConnectionFields::new(connection, None).into());
+                own.connection = Some(ConnectionFields::new(connection, None));
             }
             Event::Finding { kind, connection, .. } => {
                 own.finding = Some(FindingFields { kind });
                 own.connection =
-                    connection.as_deref().map(|connection| ConnectionFields::new(connection, None).into());
+                    connection.as_deref().map(|connection| ConnectionFields::new(connection, None));
             }
             Event::DaemonStarted { configuration, degraded, kernel } => {
                 own.daemon = Some(DaemonFields {
@@ -127,6 +104,14 @@ impl<'a> Own<'a> {
                 own.daemon =
                     Some(DaemonFields { configuration: Some(configuration), ..DaemonFields::default() });
             }
+            Event::DaemonTookOver { without_ms, sessions, connections } => {
+                own.daemon = Some(DaemonFields {
+                    without_ms: Some(*without_ms),
+                    sessions: Some(*sessions),
+                    connections: Some(*connections),
+                    ..DaemonFields::default()
+                });
+            }
             Event::Heartbeat { losses, sessions } => {
                 own.daemon = Some(DaemonFields {
                     losses: Some(losses.iter().map(LossFields::new).collect()),
@@ -137,7 +122,7 @@ impl<'a> Own<'a> {
             Event::TrailRecovered { segment, bytes } => {
                 own.recovery = Some(RecoveryFields { segment, bytes: *bytes });
             }
-            // A statement comes with its fragments.
+            // A statement's record is written by hand.
             Event::Statement { .. }
             | Event::ProcessStarted
             | Event::ProcessEnded
@@ -164,6 +149,7 @@ fn kind(event: &Event) -> &'static str {
         Event::DaemonStarted { .. } => "daemon-started",
         Event::DaemonStopped => "daemon-stopped",
         Event::DaemonReloaded { .. } => "daemon-reloaded",
+        Event::DaemonTookOver { .. } => "daemon-took-over",
         Event::Heartbeat { .. } => "heartbeat",
         Event::TrailRecovered { .. } => "trail-recovered",
         Event::ApiAccess { .. } => "api-access",
@@ -225,6 +211,12 @@ impl<'a> SessionFields<'a> {
 }
 
 #[derive(Serialize)]
+struct AdoptedFields {
+    sent: u64,
+    received: u64,
+}
+
+#[derive(Serialize)]
 pub(super) struct ConnectionFields<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,6 +237,10 @@ pub(super) struct ConnectionFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a str>,
     reason: &'static str,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    adopted: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adopted_at: Option<AdoptedFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -274,6 +270,8 @@ impl<'a> ConnectionFields<'a> {
             verdict: if connection.verdict.allowed { "allow" } else { "deny" },
             rule: connection.verdict.rule.as_deref(),
             reason: connection.verdict.reason,
+            adopted: connection.adopted.is_some(),
+            adopted_at: connection.adopted.map(|Adopted { sent, received }| AdoptedFields { sent, received }),
             call: None,
             end: None,
             statements: None,
@@ -380,6 +378,10 @@ struct DaemonFields<'a> {
     losses: Option<Vec<LossFields<'a>>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connections: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    without_ms: Option<u64>,
 }
 
 #[derive(Serialize)]

@@ -1,111 +1,219 @@
-//! `unmapped.auditor.statement`.
+//! A statement's record: 6005 Datastore Activity, and `unmapped.auditor.statement`.
+//!
+//! By hand, member by member in the order of all records, see [`json`].
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::Identity;
+use super::class::{FAILURE, INFORMATIONAL, OTHER, SUCCESS};
+use super::fragment::Fragments;
+use super::json::{self, Object};
 use super::text::{Hex, Verbatim};
+use crate::clock::Utc;
 use crate::protocol::{Outcome, Parameter, ServerError, Statement, StatementKind};
 use crate::record::Connection;
 use crate::record::verb::Verbs;
 
-#[derive(Serialize)]
-pub(super) struct StatementFields<'a> {
-    seq: u64,
-    kind: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    verb: Option<Lower<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    verbs: Vec<Lower<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    classified: Option<bool>,
-    outcome: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    parameters: Option<Parameters<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rows: Option<u64>,
-    #[serde(skip_serializing_if = "Tags::is_empty")]
-    tags: Tags<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error_code: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error_message: Option<&'a str>,
-    #[serde(skip_serializing_if = "Notices::is_empty")]
-    notices: Notices<'a>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    transaction: Option<char>,
-    duration_us: u64,
-    request_bytes: u64,
-    response_bytes: u64,
-    #[serde(skip_serializing_if = "Columns::is_empty")]
-    columns: Columns<'a>,
-    truncated: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text_bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    escaped: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    incomplete: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decision: Option<&'static str>,
-}
+/// Datastore Activity.
+const CLASS: u64 = 6005;
 
-impl<'a> StatementFields<'a> {
-    pub(super) fn new(connection: &Connection, statement: &'a Statement, verbs: &Verbs<'a>) -> Self {
-        let error = match &statement.outcome {
-            Outcome::Failed(error) => Some(error),
-            Outcome::Completed | Outcome::Skipped | Outcome::Unknown => None,
-        };
-        let kept = u64::try_from(statement.text.len()).unwrap_or(u64::MAX);
-        let truncated = statement.text_length > kept;
-        Self {
-            seq: statement.sequence,
-            kind: match statement.kind {
-                StatementKind::Simple => "simple",
-                StatementKind::Prepared => "prepared",
-                StatementKind::Copy => "copy",
-                StatementKind::Function => "function",
-                StatementKind::Admin => "admin",
-            },
-            verb: verbs.first.map(Lower),
-            verbs: verbs.all.iter().copied().map(Lower).collect(),
-            classified: (!verbs.classified).then_some(false),
-            outcome: match &statement.outcome {
-                Outcome::Completed => "completed",
-                Outcome::Failed(_) => "failed",
-                Outcome::Skipped => "skipped",
-                Outcome::Unknown => "unknown",
-            },
-            name: statement.name.as_deref(),
-            parameters: (!statement.parameters.is_empty()).then_some(Parameters(&statement.parameters)),
-            rows: statement.rows(),
-            tags: Tags(statement),
-            error_code: error.map(|error| error.code.as_str()),
-            error_message: error.map(|error| error.message.as_str()),
-            notices: Notices(&statement.notices),
-            transaction: statement.transaction,
-            duration_us: u64::try_from(statement.finished.since(statement.started).as_micros())
-                .unwrap_or(u64::MAX),
-            request_bytes: statement.request_bytes,
-            response_bytes: statement.response_bytes,
-            columns: Columns(statement),
-            truncated,
-            text_bytes: truncated.then_some(statement.text_length),
-            escaped: Verbatim::new(&statement.text).escaped(),
-            incomplete: statement.incomplete.then_some(true),
-            decision: connection.verdict.allowed.then_some("allowed"),
+/// Appends the record. `fragments` are those of the entry's connection.
+pub(super) fn render(
+    time: Utc,
+    identity: Identity<'_>,
+    fragments: &Fragments,
+    connection: &Connection,
+    statement: &Statement,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
+    let text = Verbatim::new(&statement.text);
+    let verbs = Verbs::of(statement);
+    let truncated = truncated(statement);
+    let activity = activity_of(&verbs);
+
+    let mut record = Object::open(out);
+    record.number("time", time.epoch_millis());
+    record.number("class_uid", CLASS);
+    record.number("category_uid", CLASS / 1000);
+    record.number("activity_id", activity.into());
+    if activity == OTHER
+        && let Some(verb) = verbs.first.or(verbs.all.first().copied())
+    {
+        record.string("activity_name", verb)?;
+    }
+    record.number("type_uid", CLASS * 100 + u64::from(activity));
+    record.number("severity_id", INFORMATIONAL.into());
+    match &statement.outcome {
+        Outcome::Completed => record.number("status_id", SUCCESS.into()),
+        Outcome::Failed(error) => {
+            record.number("status_id", FAILURE.into());
+            record.string("status_code", &error.code)?;
+            record.string("status_detail", &error.message)?;
         }
+        Outcome::Skipped => {
+            record.number("status_id", OTHER.into());
+            record.word("status", "Skipped");
+        }
+        Outcome::Unknown => record.number("status_id", 0),
     }
+    let took = statement.finished.since(statement.started);
+    if let Ok(milliseconds) = u64::try_from(took.as_millis()) {
+        record.number("duration", milliseconds);
+    }
+    out.extend_from_slice(&fragments.control);
+    out.extend_from_slice(identity.uid.as_bytes());
+    out.push(b'"');
+    let mut metadata = Object::within(out);
+    metadata.number("sequence", identity.sequence);
+    out.extend_from_slice(&fragments.product);
+    if truncated {
+        let mut metadata = Object::within(out);
+        metadata.flag("is_truncated", true);
+        metadata.number("untruncated_size", statement.text_length);
+    }
+    out.extend_from_slice(&fragments.who);
+    json::number(out, statement.sequence);
+    out.push(b'"');
+    let mut query = Object::within(out);
+    match text.plain() {
+        Some(text) => query.string("query_string", text)?,
+        None => query.value("query_string", &text)?,
+    }
+    out.extend_from_slice(&fragments.own);
+    own(connection, statement, &verbs, text, out)?;
+    out.extend_from_slice(b"}}}");
+    Ok(())
 }
 
-/// A keyword in lower case.
-struct Lower<'a>(&'a str);
+fn truncated(statement: &Statement) -> bool {
+    statement.text_length > u64::try_from(statement.text.len()).unwrap_or(u64::MAX)
+}
 
-impl Serialize for Lower<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0.to_ascii_lowercase())
+/// `unmapped.auditor.statement`.
+fn own(
+    connection: &Connection,
+    statement: &Statement,
+    verbs: &Verbs<'_>,
+    text: Verbatim<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), serde_json::Error> {
+    let mut own = Object::open(out);
+    own.number("seq", statement.sequence);
+    own.word(
+        "kind",
+        match statement.kind {
+            StatementKind::Simple => "simple",
+            StatementKind::Prepared => "prepared",
+            StatementKind::Copy => "copy",
+            StatementKind::Function => "function",
+            StatementKind::Admin => "admin",
+        },
+    );
+    if let Some(verb) = verbs.first {
+        lower(own.key("verb"), verb);
     }
+    if !verbs.all.is_empty() {
+        json::array(own.key("verbs"), &verbs.all, |out, verb| {
+            lower(out, verb);
+            Ok(())
+        })?;
+    }
+    if !verbs.classified {
+        own.flag("classified", false);
+    }
+    own.word(
+        "outcome",
+        match &statement.outcome {
+            Outcome::Completed => "completed",
+            Outcome::Failed(_) => "failed",
+            Outcome::Skipped => "skipped",
+            Outcome::Unknown => "unknown",
+        },
+    );
+    if let Some(name) = &statement.name {
+        own.string("name", name)?;
+    }
+    if !statement.parameters.is_empty() {
+        own.value("parameters", &Parameters(&statement.parameters))?;
+    }
+    if let Some(rows) = statement.rows() {
+        own.number("rows", rows);
+    }
+    if !statement.results.is_empty() {
+        json::array(own.key("tags"), &statement.results, |out, result| json::string(out, &result.tag))?;
+    }
+    if let Outcome::Failed(error) = &statement.outcome {
+        own.string("error_code", &error.code)?;
+        own.string("error_message", &error.message)?;
+    }
+    if !statement.notices.is_empty() {
+        own.value("notices", &Notices(&statement.notices))?;
+    }
+    if let Some(state) = statement.transaction {
+        own.value("transaction", &state)?;
+    }
+    let took = statement.finished.since(statement.started);
+    own.number("duration_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    own.number("request_bytes", statement.request_bytes);
+    own.number("response_bytes", statement.response_bytes);
+    if !statement.columns.is_empty() {
+        json::array(own.key("columns"), &statement.columns, |out, column| {
+            let mut object = Object::open(out);
+            object.string("name", &column.name)?;
+            object.string("type", &column.type_name)?;
+            object.close();
+            Ok(())
+        })?;
+    }
+    let truncated = truncated(statement);
+    own.flag("truncated", truncated);
+    if truncated {
+        own.number("text_bytes", statement.text_length);
+    }
+    if text.plain().is_none() {
+        own.flag("escaped", true);
+    }
+    if statement.incomplete {
+        own.flag("incomplete", true);
+    }
+    if connection.verdict.allowed {
+        own.word("decision", "allowed");
+    }
+    own.close();
+    Ok(())
+}
+
+/// Appends a keyword, which needs no escapes, in lower case.
+fn lower(out: &mut Vec<u8>, keyword: &str) {
+    out.push(b'"');
+    out.extend(keyword.bytes().map(|byte| byte.to_ascii_lowercase()));
+    out.push(b'"');
+}
+
+/// The activity that all of a statement's verbs are, Other where they differ.
+fn activity_of(verbs: &Verbs<'_>) -> u8 {
+    let mut activities = verbs.first.iter().chain(&verbs.all).map(|verb| activity_of_verb(verb));
+    let first = activities.next().unwrap_or(0);
+    if activities.all(|activity| activity == first) { first } else { OTHER }
+}
+
+/// OCSF's activities are about data records, so DDL is none of them.
+fn activity_of_verb(keyword: &str) -> u8 {
+    const ACTIVITIES: [(&str, u8); 8] = [
+        ("select", 4), // Query
+        ("table", 4),
+        ("values", 4),
+        ("fetch", 4),
+        ("insert", 6), // Create
+        ("update", 2),
+        ("delete", 7),
+        ("truncate", 7),
+    ];
+    ACTIVITIES
+        .iter()
+        .find(|(verb, _)| verb.eq_ignore_ascii_case(keyword))
+        .map_or(OTHER, |(_, activity)| *activity)
 }
 
 /// Bind values: text as a string, NULL as null, a binary value as `{"hex": …}`, a cut one as
@@ -143,49 +251,7 @@ impl Serialize for ParameterValue<'_> {
     }
 }
 
-/// The server's command tags, in order.
-struct Tags<'a>(&'a Statement);
-
-impl Tags<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.results.is_empty()
-    }
-}
-
-impl Serialize for Tags<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.results.iter().map(|result| result.tag.as_str()))
-    }
-}
-
-struct Columns<'a>(&'a Statement);
-
-impl Columns<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.columns.is_empty()
-    }
-}
-
-impl Serialize for Columns<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        struct ColumnFields<'a> {
-            name: &'a str,
-            r#type: &'a str,
-        }
-        let columns = self.0.columns.iter();
-        serializer
-            .collect_seq(columns.map(|column| ColumnFields { name: &column.name, r#type: &column.type_name }))
-    }
-}
-
 struct Notices<'a>(&'a [ServerError]);
-
-impl Notices<'_> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
 
 impl Serialize for Notices<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -46,6 +46,7 @@ fn connection() -> Arc<Connection> {
         remote: Some(SocketAddr::from(([10, 0, 0, 2], 5432))),
         socket: None,
         inbound: false,
+        adopted: None,
         verdict: Verdict { allowed: true, rule: Some("p#1: x".to_owned()), reason: "rule", policy: None },
     })
 }

@@ -20,9 +20,9 @@ impl<'a> Verbatim<'a> {
         Self { bytes, text: std::str::from_utf8(bytes).ok() }
     }
 
-    /// `Some(true)` where the text had to be escaped.
-    pub(super) fn escaped(self) -> Option<bool> {
-        self.text.is_none().then_some(true)
+    /// The text, where it is what it is meant to be: nothing has to be escaped.
+    pub(super) fn plain(self) -> Option<&'a str> {
+        self.text
     }
 }
 
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn valid_text_is_untouched() {
         let text = Verbatim::new(br"select '\x41\\'");
-        assert_eq!(text.escaped(), None);
+        assert!(text.plain().is_some());
         assert_eq!(serde_json::to_string(&text).unwrap(), r#""select '\\x41\\\\'""#);
     }
 
@@ -105,7 +105,7 @@ mod tests {
         fn escaping_is_reversible(bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'\\'), Just(b'x')], 0..64)) {
             let verbatim = Verbatim::new(&bytes);
             let written: String = serde_json::from_slice(&serde_json::to_vec(&verbatim).unwrap()).unwrap();
-            if verbatim.escaped().is_some() {
+            if verbatim.plain().is_none() {
                 prop_assert_eq!(restore(&written), bytes);
             } else {
                 prop_assert_eq!(written.into_bytes(), bytes);

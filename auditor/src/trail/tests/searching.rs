@@ -29,6 +29,7 @@ fn sample(directory: &Path) -> String {
                 remote: Some(SocketAddr::from(([10, 0, 0, 1], port))),
                 socket: None,
                 inbound: false,
+                adopted: None,
                 verdict: Verdict { allowed, rule: None, reason: "rule", policy: None },
             })
         };

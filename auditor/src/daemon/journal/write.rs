@@ -1,0 +1,181 @@
+//! The writing end of the journal.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{EVENT, FRAME_HEAD, ITEM, Identity, Item, MAGIC, Position, checksum, file_name};
+
+/// Bytes that are gathered before they are written.
+const GATHERED: usize = 256 << 10;
+/// Bytes from which on a generation is followed by the next.
+const GENERATION: u64 = 32 << 20;
+/// A state that is large is written less often: a generation is at least so many times as long as its state.
+const STATE_SHARE: u64 = 4;
+
+/// See [`super`].
+pub(in crate::daemon) struct Journal {
+    directory: PathBuf,
+    identity: Identity,
+    generation: u64,
+    file: File,
+    /// Bytes in the file, and from how many on the next generation is due.
+    length: u64,
+    due: u64,
+    /// The generation before may go when the trail is durable up to here.
+    obsolete: Option<u64>,
+    /// The frame that is gathered: room for its head and position, then items.
+    frame: Vec<u8>,
+    /// Where items begin in it.
+    items: usize,
+}
+
+impl Journal {
+    /// Begins a generation with the state as it is. Earlier generations stay until [`Self::settle`].
+    pub(in crate::daemon) fn begin(
+        directory: &Path,
+        identity: Identity,
+        generation: u64,
+        position: Position,
+        state: &impl Serialize,
+    ) -> io::Result<Self> {
+        let (file, length) = write_state(directory, &identity, generation, position, state)?;
+        let mut journal = Self {
+            directory: directory.to_owned(),
+            identity,
+            generation,
+            file,
+            length,
+            due: length.saturating_mul(STATE_SHARE).max(GENERATION),
+            obsolete: Some(position.sequence),
+            frame: Vec::with_capacity(2 * GATHERED),
+            items: 0,
+        };
+        journal.clear();
+        Ok(journal)
+    }
+
+    /// Gathers an event, as the kernel wrote it.
+    pub(in crate::daemon) fn event(&mut self, bytes: &[u8]) {
+        self.frame.push(EVENT);
+        // A record on a ring is shorter than the ring, which is shorter than 4 GiB.
+        self.frame.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+        self.frame.extend_from_slice(bytes);
+    }
+
+    /// Gathers something else.
+    pub(in crate::daemon) fn item(&mut self, item: &Item) -> io::Result<()> {
+        self.frame.push(ITEM);
+        let place = self.frame.len();
+        self.frame.extend_from_slice(&[0; 4]);
+        self.frame = postcard::to_extend(item, std::mem::take(&mut self.frame)).map_err(io::Error::other)?;
+        let length = u32::try_from(self.frame.len() - place - 4).map_err(io::Error::other)?;
+        self.frame[place..place + 4].copy_from_slice(&length.to_le_bytes());
+        Ok(())
+    }
+
+    /// Whether enough is gathered to be written.
+    pub(in crate::daemon) fn is_full(&self) -> bool {
+        self.frame.len() >= GATHERED
+    }
+
+    /// Writes what was gathered. `position`: behind it.
+    pub(in crate::daemon) fn commit(&mut self, position: Position) -> io::Result<()> {
+        if self.frame.len() == self.items {
+            return Ok(());
+        }
+        let (payload, lifecycle) = position.rings;
+        for (index, number) in [payload, lifecycle, position.sequence].into_iter().enumerate() {
+            let place = FRAME_HEAD + 8 * index;
+            self.frame[place..place + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        let body = (self.frame.len() - FRAME_HEAD) as u64;
+        let crc = checksum(body, &self.frame[FRAME_HEAD..]);
+        self.frame[..8].copy_from_slice(&body.to_le_bytes());
+        self.frame[8..FRAME_HEAD].copy_from_slice(&crc.to_le_bytes());
+        self.file.write_all(&self.frame)?;
+        self.length += self.frame.len() as u64;
+        self.clear();
+        Ok(())
+    }
+
+    /// Whether the next generation is due.
+    pub(in crate::daemon) fn is_long(&self) -> bool {
+        self.length >= self.due && self.obsolete.is_none()
+    }
+
+    /// Begins the next generation; nothing may be gathered.
+    pub(in crate::daemon) fn next(&mut self, position: Position, state: &impl Serialize) -> io::Result<()> {
+        let generation = self.generation + 1;
+        let (file, length) = write_state(&self.directory, &self.identity, generation, position, state)?;
+        (self.file, self.length, self.generation) = (file, length, generation);
+        self.due = length.saturating_mul(STATE_SHARE).max(GENERATION);
+        self.obsolete = Some(position.sequence);
+        Ok(())
+    }
+
+    /// Removes earlier generations, once the trail is durable up to where this one begins.
+    pub(in crate::daemon) fn settle(&mut self, durable: u64) -> io::Result<()> {
+        if self.obsolete.is_some_and(|sequence| durable >= sequence) {
+            self.obsolete = None;
+            remove(&self.directory, self.generation)?;
+        }
+        Ok(())
+    }
+
+    /// Ends it: there is nothing that the next daemon would have to know.
+    pub(in crate::daemon) fn remove(self) -> io::Result<()> {
+        remove(&self.directory, u64::MAX)
+    }
+
+    fn clear(&mut self) {
+        // A single large frame is rare; its memory is given back.
+        self.frame.truncate(0);
+        self.frame.shrink_to(4 * GATHERED);
+        self.items = FRAME_HEAD + 3 * 8;
+        self.frame.resize(self.items, 0);
+    }
+}
+
+/// Removes all generations before `until`, and what was left half-written.
+pub(super) fn remove(directory: &Path, until: u64) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        let old = super::generation(name).is_some_and(|generation| generation < until);
+        if old || name == NEW {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Where a generation's beginning is written before it gets its name.
+const NEW: &str = "journal-new";
+
+/// Makes a generation's file with its first frame, whole or not at all.
+fn write_state(
+    directory: &Path,
+    identity: &Identity,
+    generation: u64,
+    position: Position,
+    state: &impl Serialize,
+) -> io::Result<(File, u64)> {
+    let mut bytes = Vec::with_capacity(64 << 10);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.resize(MAGIC.len() + FRAME_HEAD, 0);
+    let mut bytes = postcard::to_extend(&(identity, position, state), bytes).map_err(io::Error::other)?;
+    let (head, body) = bytes.split_at_mut(MAGIC.len() + FRAME_HEAD);
+    let length = body.len() as u64;
+    head[MAGIC.len()..MAGIC.len() + 8].copy_from_slice(&length.to_le_bytes());
+    head[MAGIC.len() + 8..].copy_from_slice(&checksum(length, body).to_le_bytes());
+    let new = directory.join(NEW);
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&bytes)?;
+    fs::rename(&new, directory.join(file_name(generation)))?;
+    Ok((file, bytes.len() as u64))
+}

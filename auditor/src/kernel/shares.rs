@@ -1,0 +1,162 @@
+//! The sessions' shares of the rings, as the kernel programs and the daemon both have them mapped.
+//!
+//! What was read is told to the programs by a store, not by a system call: see [`auditor_common::share`] for what they make of
+//! it. An entry outlives its session. What a session leaves on the rings is taken off its entry when it is read, whoever the
+//! entry belongs to by then, so nothing has to be waited for; entries are given out in turn, the one that was given back
+//! longest ago first.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::mem::offset_of;
+use std::num::NonZeroUsize;
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use auditor_common::share::{SHARES, Share};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// Records that were not written for want of room, since the object was loaded.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Unwritten {
+    /// Parts of packets.
+    pub packets: u64,
+    /// Attempts that policy allows.
+    pub attempts: u64,
+    /// Beginnings and ends of connections.
+    pub connections: u64,
+    /// Executions, births and ends of processes.
+    pub processes: u64,
+}
+
+impl Unwritten {
+    /// What has come since an earlier look.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets.saturating_sub(earlier.packets),
+            attempts: self.attempts.saturating_sub(earlier.attempts),
+            connections: self.connections.saturating_sub(earlier.connections),
+            processes: self.processes.saturating_sub(earlier.processes),
+        }
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// The mapped table.
+#[derive(Debug)]
+pub struct Shares {
+    entries: NonNull<libc::c_void>,
+}
+
+/// Bytes of the mapping.
+const LENGTH: usize = SHARES as usize * size_of::<Share>();
+
+// SAFETY: the mapping is used with atomic operations only, and lives until it is dropped, on whatever thread.
+unsafe impl Send for Shares {}
+// SAFETY: as above.
+unsafe impl Sync for Shares {}
+
+impl Shares {
+    /// Maps the table of this descriptor.
+    ///
+    /// # Errors
+    /// mmap(2) failed.
+    pub fn map(table: BorrowedFd<'_>) -> io::Result<Self> {
+        let Some(length) = NonZeroUsize::new(LENGTH) else { return Err(io::ErrorKind::Unsupported.into()) };
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let entries = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, table, 0) }?;
+        Ok(Self { entries })
+    }
+
+    /// A table that no program knows, for events that no kernel of this host gives.
+    ///
+    /// # Errors
+    /// mmap(2) failed.
+    pub fn detached() -> io::Result<Self> {
+        let Some(length) = NonZeroUsize::new(LENGTH) else { return Err(io::ErrorKind::Unsupported.into()) };
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses, of zeros.
+        let entries = unsafe { mmap_anonymous(None, length, protection, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self { entries })
+    }
+
+    /// A field of an entry. Numbers that no entry has are the first one's: nothing else could be meant.
+    fn field(&self, share: u32, offset: usize) -> &AtomicU64 {
+        let entry = if share < SHARES { share as usize } else { 0 };
+        // SAFETY: within the mapping, because `entry` is less than SHARES and `offset` a field's; aligned, because the mapping
+        // is to a page and entries are a multiple of eight; the kernel programs use the same fields atomically.
+        unsafe { self.entries.byte_add(entry * size_of::<Share>() + offset).cast::<AtomicU64>().as_ref() }
+    }
+
+    /// Takes bytes of records off what their session occupies of the payload ring.
+    pub fn read_payload(&self, share: u32, bytes: u64) {
+        add(self.field(share, offset_of!(Share, payload_read)), bytes);
+    }
+
+    /// The same for the lifecycle ring.
+    pub fn read_lifecycle(&self, share: u32, bytes: u64) {
+        add(self.field(share, offset_of!(Share, lifecycle_read)), bytes);
+    }
+
+    /// What could not be written of an entry's sessions.
+    pub fn unwritten(&self, share: u32) -> Unwritten {
+        let load = |offset| self.field(share, offset).load(Ordering::Relaxed);
+        Unwritten {
+            packets: load(offset_of!(Share, packets)),
+            attempts: load(offset_of!(Share, attempts)),
+            connections: load(offset_of!(Share, connections)),
+            processes: self.processes(share),
+        }
+    }
+
+    /// [`Unwritten::processes`] alone. What was written after one of these was left out is read after it is counted.
+    pub fn processes(&self, share: u32) -> u64 {
+        self.field(share, offset_of!(Share, processes)).load(Ordering::Acquire)
+    }
+}
+
+/// Only the thread that reads the rings adds to these, so that a load and a store are enough.
+fn add(count: &AtomicU64, bytes: u64) {
+    count.store(count.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Release);
+}
+
+impl Drop for Shares {
+    fn drop(&mut self) {
+        // SAFETY: this mapping and no other, of which no reference is left. A failure leaves it mapped.
+        let _ = unsafe { munmap(self.entries, LENGTH) };
+    }
+}
+
+/// Entries that belong to nobody.
+#[derive(Debug)]
+pub struct Free(VecDeque<u32>);
+
+impl Default for Free {
+    fn default() -> Self {
+        // The first is for what belongs to no session.
+        Self((1..SHARES).collect())
+    }
+}
+
+impl Free {
+    /// Takes the entry that was given back longest ago.
+    pub fn take(&mut self) -> Option<u32> {
+        self.0.pop_front()
+    }
+
+    /// Takes these out.
+    pub fn keep(&mut self, taken: &BTreeSet<u32>) {
+        self.0.retain(|share| !taken.contains(share));
+    }
+
+    /// Gives an entry back.
+    pub fn give_back(&mut self, share: u32) {
+        self.0.push_back(share);
+    }
+}

@@ -1,0 +1,168 @@
+//! The reading end of one ring buffer map, whose room is given back when its reader says so, not when a record was read.
+//!
+//! What was read and not yet [released](Reader::release) stays in the map, which outlives the daemon: the next one finds it.
+//!
+//! The layout is the kernel's (kernel/bpf/ringbuf.c, struct bpf_ringbuf; part of the interface, because readers map it): a page
+//! with the consumer's position, a page with the producer's, then the data, mapped twice in a row so that no record is cut by
+//! the end. A record is preceded by eight bytes: length with two flags, and an offset that is the kernel's business.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use aya::maps::MapData;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+
+/// BPF_RINGBUF_BUSY_BIT: reserved, and not submitted yet.
+const BUSY: u32 = 1 << 31;
+/// BPF_RINGBUF_DISCARD_BIT: reserved, and thrown away.
+const DISCARDED: u32 = 1 << 30;
+/// BPF_RINGBUF_HDR_SZ.
+const HEADER: u64 = 8;
+
+/// A mapping of a part of the ring.
+struct Pages {
+    address: NonNull<libc::c_void>,
+    length: usize,
+}
+
+impl Pages {
+    fn map(ring: BorrowedFd<'_>, offset: usize, length: usize, protection: ProtFlags) -> io::Result<Self> {
+        let size = NonZeroUsize::new(length).ok_or(io::ErrorKind::InvalidInput)?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
+        // SAFETY: a new mapping at an address that the kernel chooses.
+        let address = unsafe { mmap(None, size, protection, MapFlags::MAP_SHARED, ring, offset) }?;
+        Ok(Self { address, length })
+    }
+
+    /// The number at the beginning of the mapping.
+    fn position(&self) -> &AtomicU64 {
+        // SAFETY: at least a page is mapped, and a page is aligned for any number; kernel and reader use it atomically.
+        unsafe { self.address.cast().as_ref() }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: this mapping and no other, of which no reference is left. A failure leaves its pages mapped.
+        let _ = unsafe { munmap(self.address, self.length) };
+    }
+}
+
+/// See the module.
+pub struct Reader {
+    map: MapData,
+    consumer: Pages,
+    /// The producer's page and the data.
+    producer: Pages,
+    page: usize,
+    size: u64,
+    /// Position of the next record to read.
+    next: u64,
+}
+
+// SAFETY: the mappings are of a file, not of a thread; positions are used atomically, and data is read behind them.
+unsafe impl Send for Reader {}
+
+impl Reader {
+    /// Reads from where the last reader released to.
+    ///
+    /// # Errors
+    /// The map is not a ring buffer, or mmap(2) refused.
+    pub fn new(map: MapData) -> io::Result<Self> {
+        // SAFETY: a plain number in, a plain number out.
+        let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        let page = usize::try_from(page).map_err(|_| io::Error::last_os_error())?;
+        let size = map.info().map_err(io::Error::other)?.max_entries();
+        let ring = map.fd().as_fd();
+        let consumer = Pages::map(ring, 0, page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let length = page + 2 * usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let producer = Pages::map(ring, page, length, ProtFlags::PROT_READ)?;
+        let next = consumer.position().load(Ordering::Acquire);
+        Ok(Self { map, consumer, producer, page, size: u64::from(size), next })
+    }
+
+    /// The record at the reader's position, if one is there. It stays the next one until [`Self::pass`].
+    pub fn peek(&mut self) -> Option<&[u8]> {
+        loop {
+            if self.next >= self.produced() {
+                return None;
+            }
+            let length = self.header(self.next).load(Ordering::Acquire);
+            if length & BUSY != 0 {
+                return None;
+            }
+            if length & DISCARDED == 0 {
+                // Positions grow for ever; the ring's size is a power of two, at most 2^31.
+                let start = self.page + ((self.next + HEADER) & (self.size - 1)) as usize;
+                // SAFETY: the kernel submitted a record of this length here, which is never longer than the ring, whose data is
+                // mapped twice in a row. It is not overwritten before the consumer's position has passed it, for which
+                // `release` needs this reader exclusively.
+                return Some(unsafe {
+                    std::slice::from_raw_parts(
+                        self.producer.address.byte_add(start).cast().as_ptr(),
+                        length as usize,
+                    )
+                });
+            }
+            self.next += room(length);
+        }
+    }
+
+    /// Goes behind the record that [`Self::peek`] showed.
+    pub fn pass(&mut self) {
+        if self.next < self.produced() {
+            let length = self.header(self.next).load(Ordering::Acquire);
+            if length & BUSY == 0 {
+                self.next += room(length);
+            }
+        }
+    }
+
+    /// Gives the room of all that was passed back to the kernel programs.
+    pub fn release(&mut self) {
+        self.consumer.position().store(self.next, Ordering::Release);
+    }
+
+    /// Position of the next record.
+    pub fn position(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes that are not released.
+    pub fn waiting(&self) -> u64 {
+        let consumed = self.consumer.position().load(Ordering::Acquire);
+        self.produced().saturating_sub(consumed)
+    }
+
+    /// The kernel's number for the map.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn id(&self) -> io::Result<u32> {
+        Ok(self.map.info().map_err(io::Error::other)?.id())
+    }
+
+    fn produced(&self) -> u64 {
+        self.producer.position().load(Ordering::Acquire)
+    }
+
+    fn header(&self, position: u64) -> &AtomicU32 {
+        let offset = self.page + (position & (self.size - 1)) as usize;
+        // SAFETY: within the mapped data; records begin at multiples of eight; the kernel writes it atomically.
+        unsafe { self.producer.address.byte_add(offset).cast().as_ref() }
+    }
+}
+
+impl AsFd for Reader {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.map.fd().as_fd()
+    }
+}
+
+/// What a record takes: header and data, rounded up.
+fn room(length: u32) -> u64 {
+    (u64::from(length & !(BUSY | DISCARDED)) + HEADER).next_multiple_of(HEADER)
+}

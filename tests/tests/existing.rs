@@ -1,0 +1,151 @@
+//! Sockets that are older than their session: what the far end hears of them, and what the trail says.
+#![allow(clippy::unwrap_used, reason = "a test panics")]
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use auditor_tests::agent::{self, Agent};
+use auditor_tests::daemon::{Daemon, cgroup_mount};
+use auditor_tests::{UNPRIVILEGED, child, require_root};
+use serde_json::{Value, json};
+
+const AGENT: &str = "older";
+const SOON: Duration = Duration::from_secs(3);
+
+fn configuration(port: u16, existing: &str) -> String {
+    format!(
+        "[[agent]]\nname = \"{AGENT}\"\npolicy = \"p\"\n{existing}\n[[policy]]\nname = \"p\"\ndefault = \"deny\"\n\
+         [[policy.rule]]\nto = [\"127.0.0.1:{port}\"]\naction = \"allow\"\n"
+    )
+}
+
+/// An agent that is no session's, as an unprivileged user.
+fn agent(daemon: &Daemon) -> Agent {
+    let words = agent::words(daemon.home()).unwrap();
+    let user = child::find_user(&[UNPRIVILEGED]).unwrap();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).current_dir(daemon.home().folder());
+    Agent::start(child::as_user(&mut command, &user)).unwrap()
+}
+
+/// A connection of the agent's, under a name, with the end that it leads to.
+fn connect(agent: &mut Agent, listener: &TcpListener, name: &str) -> TcpStream {
+    let port = listener.local_addr().unwrap().port();
+    assert_eq!(agent.tell(&format!("connect {name} 127.0.0.1 {port}")).unwrap(), "ok");
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream
+}
+
+fn hear(stream: &mut TcpStream, length: usize) -> Result<String, ErrorKind> {
+    let mut heard = vec![0; length];
+    stream.read_exact(&mut heard).map_err(|error| error.kind())?;
+    Ok(String::from_utf8(heard).unwrap())
+}
+
+fn findings<'a>(records: &'a [Value], kind: &str) -> Vec<&'a str> {
+    records
+        .iter()
+        .filter(|record| record["unmapped"]["auditor"]["finding"]["kind"] == kind)
+        .map(|record| record["message"].as_str().unwrap())
+        .collect()
+}
+
+#[test]
+fn what_a_process_had_open_ends_when_it_is_tagged() {
+    require_root().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(&configuration(port, "")).unwrap();
+    let mut agent = agent(&daemon);
+    let mut far = connect(&mut agent, &listener, "old");
+    let near = far.peer_addr().unwrap();
+    assert_eq!(agent.tell("send old before").unwrap(), "ok");
+    assert_eq!(hear(&mut far, 6).as_deref(), Ok("before"));
+
+    let pid = agent.id().to_string();
+    daemon.ask(&["tag", "--agent", AGENT, "--pid", &pid]).unwrap();
+    assert_eq!(hear(&mut far, 1), Err(ErrorKind::ConnectionReset));
+    assert_ne!(agent.tell("send old after").unwrap(), "ok");
+    // What it makes from here on is a session's.
+    let mut new = connect(&mut agent, &listener, "new");
+    assert_eq!(agent.tell("send new audited").unwrap(), "ok");
+    assert_eq!(hear(&mut new, 7).as_deref(), Ok("audited"));
+
+    agent.end().unwrap();
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    let destroyed = findings(&records, "older-socket-destroyed");
+    assert_eq!(destroyed.len(), 1, "{destroyed:?}");
+    assert!(destroyed[0].contains(&format!("from {near} to 127.0.0.1:{port}")), "{destroyed:?}");
+    assert_eq!(findings(&records, "older-socket"), Vec::<&str>::new());
+    daemon.stop().unwrap();
+}
+
+/// A cgroup of the test's own.
+struct OwnCgroup(PathBuf);
+
+impl OwnCgroup {
+    fn new(name: &str) -> Self {
+        let path = cgroup_mount().unwrap().join(format!("test-{name}-{}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        // It stays while somebody lives in it; then there is a failure to read about already.
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_connection_of_a_cgroup_goes_on_audited_and_one_from_elsewhere_ends() {
+    require_root().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(&configuration(port, "existing_sockets = \"adopt\"\n")).unwrap();
+    let cgroup = OwnCgroup::new("existing");
+    let mut agent = agent(&daemon);
+    let mut from_elsewhere = connect(&mut agent, &listener, "elsewhere");
+    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
+    let mut of_cgroup = connect(&mut agent, &listener, "own");
+    assert_eq!(agent.tell("send own before").unwrap(), "ok");
+    assert_eq!(hear(&mut of_cgroup, 6).as_deref(), Ok("before"));
+    let near = of_cgroup.peer_addr().unwrap();
+
+    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    assert_eq!(hear(&mut from_elsewhere, 1), Err(ErrorKind::ConnectionReset));
+    assert_eq!(agent.tell("send own and-after").unwrap(), "ok");
+    assert_eq!(hear(&mut of_cgroup, 9).as_deref(), Ok("and-after"));
+    assert_eq!(agent.tell("close own").unwrap(), "ok");
+    drop(of_cgroup);
+    let pid = agent.id();
+    agent.end().unwrap();
+    daemon.settle().unwrap();
+
+    let records = daemon.records().unwrap();
+    assert_eq!(findings(&records, "older-socket-destroyed").len(), 1);
+    assert_eq!(findings(&records, "older-socket-adopted").len(), 1);
+    for kind in ["connection-opened", "connection-closed"] {
+        let of_kind: Vec<_> =
+            records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == kind).collect();
+        assert_eq!(of_kind.len(), 1, "{kind}");
+        let (record, connection) = (of_kind[0], &of_kind[0]["unmapped"]["auditor"]["connection"]);
+        assert_eq!(connection["adopted"], true, "{kind}");
+        assert_eq!(connection["adopted_at"], json!({"sent": 6, "received": 0}), "{kind}");
+        assert_eq!(record["src_endpoint"]["port"], near.port(), "{kind}");
+        assert_eq!(record["actor"]["process"]["pid"], pid, "{kind}");
+        if kind == "connection-closed" {
+            let coverage = &connection["coverage"];
+            let count = |name: &str| coverage[name].as_u64().unwrap_or(0);
+            assert_eq!(count("audited_sent") + count("opaque_sent"), 9, "{coverage}");
+        }
+    }
+    daemon.stop().unwrap();
+}
