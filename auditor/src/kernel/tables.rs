@@ -84,6 +84,8 @@ pub struct Tables {
     refusals: PerCpuHashMap<MapData, u64, Shared<Refusals>>,
     members: HashMap<MapData, u32, Shared<Member>>,
     shares: Arc<Shares>,
+    /// Programs that are loaded later name the map by this descriptor.
+    _shares_map: MapData,
     free_shares: Free,
 }
 
@@ -94,8 +96,8 @@ impl Tables {
     /// One is missing or of another type.
     pub fn take(object: &mut Ebpf, new: bool) -> Result<Self, TableError> {
         let mut map = |name: &'static str| object.take_map(name).ok_or(TableError::Missing(name));
-        let Map::Array(shares) = map("SHARES")? else { return Err(TableError::Missing("SHARES")) };
-        let shares = Shares::map(shares.fd().as_fd())
+        let Map::Array(shares_map) = map("SHARES")? else { return Err(TableError::Missing("SHARES")) };
+        let shares = Shares::map(shares_map.fd().as_fd())
             .map_err(|error| TableError::Mapping { table: "SHARES", error })?;
         let mut tables = Self {
             sessions: map("SESSIONS")?.try_into().map_err(failed("SESSIONS"))?,
@@ -106,6 +108,7 @@ impl Tables {
             refusals: map("REFUSALS")?.try_into().map_err(failed("REFUSALS"))?,
             members: map("MEMBERS")?.try_into().map_err(failed("MEMBERS"))?,
             shares: Arc::new(shares),
+            _shares_map: shares_map,
             free_shares: Free::default(),
         };
         if new {
