@@ -133,7 +133,7 @@ fn what_the_kernel_answers_is_quoted() {
     require_root().unwrap();
     let home = home(GOOD);
     // Stands in for whatever reason the kernel has: too few descriptors for the tables.
-    let wrapper = ["prlimit", "--nofile=12:12", "--"];
+    let wrapper = ["prlimit", "--nofile=16:16", "--"];
     let said = refused(&child::output(&mut wrapped(&wrapper, &home), LIMIT).unwrap(), 4);
     assert!(said.contains("Too many open files"), "{said}");
     nothing_left(&home);

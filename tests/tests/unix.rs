@@ -431,21 +431,76 @@ fn a_server_is_reached_by_its_socket_only_where_policy_names_it() {
     daemon.stop().unwrap();
 }
 
+/// Kills a daemon and waits until it is dead.
+fn kill_hard(daemon: &Daemon) {
+    kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGKILL).unwrap();
+    let stat = format!("/proc/{}/stat", daemon.id());
+    while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 #[test]
-fn a_daemon_that_is_killed_leaves_no_unix_socket_open() {
+fn a_daemon_that_is_killed_leaves_no_unix_socket_open_and_the_next_goes_on() {
     require_root().unwrap();
     let folder = open_folder();
     let (allowed, denied) = (Far::at(&folder.path().join("allowed")), Far::at(&folder.path().join("denied")));
     let order = |name: &str| format!("unix {}", path(folder.path(), name));
-    let daemon = Daemon::start(&allow(&[format!("unix:{}", path(folder.path(), "allowed"))])).unwrap();
-    let mut agent = Agent::run(daemon.home(), AGENT, UNPRIVILEGED).unwrap();
+    let first = Daemon::start(&allow(&[format!("unix:{}", path(folder.path(), "allowed"))])).unwrap();
+    let mut agent = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
     assert_eq!(agent.tell(&order("allowed")).unwrap(), "ok");
     assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM");
-    kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGKILL).unwrap();
+    kill_hard(&first);
     assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM", "at once");
     thread::sleep(LEASE);
     assert_eq!(agent.tell(&order("allowed")).unwrap(), "EPERM", "nobody writes it down");
     assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM");
     assert_eq!((allowed.heard().len(), denied.heard().len()), (1, 0));
+
+    let second = Daemon::start_in(first.home().next().unwrap()).unwrap();
+    assert_eq!(agent.tell(&order("allowed")).unwrap(), "ok");
+    assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM");
+    assert_eq!((allowed.heard().len(), denied.heard().len()), (1, 0));
+    second.settle().unwrap();
+    let session: Value =
+        serde_json::from_str(second.ask(&["sessions", "--live", "--json"]).unwrap().trim()).unwrap();
+    // Without a daemon two were held back. What the default refused is no violation.
+    assert_eq!(session["violations"], 2, "{session}");
+    let records = second.records().unwrap();
+    let reasons = |name: &str| -> Vec<String> {
+        let refused = about(&records, "connection-refused", &format!("unix:{}", path(folder.path(), name)));
+        let reason = |record: &&Value| record["unmapped"]["auditor"]["connection"]["reason"].to_string();
+        refused.iter().map(reason).collect()
+    };
+    assert_eq!(reasons("allowed"), ["\"lease\""]);
+    assert_eq!(reasons("denied"), ["\"default\"", "\"default\"", "\"lease\"", "\"default\""]);
+    let opened = about(&records, "connection-opened", &format!("unix:{}", path(folder.path(), "allowed")));
+    assert_eq!(opened.len(), 2, "before and after");
     agent.end().unwrap();
+    let pins = second.home().pins.clone();
+    second.stop().unwrap();
+    assert!(!pins.exists(), "pins are left");
+}
+
+#[test]
+fn a_daemon_that_fails_open_lets_go_on_what_rules_allow() {
+    require_root().unwrap();
+    let folder = open_folder();
+    let (allowed, denied) = (Far::at(&folder.path().join("allowed")), Far::at(&folder.path().join("denied")));
+    let order = |name: &str| format!("unix {}", path(folder.path(), name));
+    let rules = allow(&[format!("unix:{}", path(folder.path(), "allowed"))]);
+    let first = Daemon::start(&format!("[daemon]\nfail_mode = \"open\"\n\n{rules}")).unwrap();
+    let mut agent = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
+    kill_hard(&first);
+    thread::sleep(LEASE);
+    assert_eq!(agent.tell(&order("allowed")).unwrap(), "ok");
+    assert_eq!(agent.tell(&order("denied")).unwrap(), "EPERM");
+    assert_eq!((allowed.heard().len(), denied.heard().len()), (1, 0));
+    let second = Daemon::start_in(first.home().next().unwrap()).unwrap();
+    second.settle().unwrap();
+    let records = second.records().unwrap();
+    let opened = about(&records, "connection-opened", &format!("unix:{}", path(folder.path(), "allowed")));
+    assert_eq!(opened.len(), 1, "recorded by the next");
+    agent.end().unwrap();
+    second.stop().unwrap();
 }

@@ -253,7 +253,6 @@ impl Object {
     /// # Errors
     /// Something is missing in this kernel; the message names it.
     pub fn load(sizes: RingSizes, pins: &Path) -> Result<Loaded, KernelError> {
-        let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
         let tables = pins.join(layout(sizes));
         let found = MAPS.iter().all(|map| tables.join(map).exists());
         if !found {
@@ -262,6 +261,17 @@ impl Object {
                 .and_then(|()| make_pins(&tables))
                 .map_err(|error| KernelError::Pins { path: tables.clone(), error })?;
         }
+        let loaded = Self::load_into(sizes, pins, &tables, found);
+        if loaded.is_err() && !found {
+            // The error at hand matters more than one more. `pins` may hold something else.
+            let _ = remove_pins(&tables);
+            let _ = fs::remove_dir(pins);
+        }
+        loaded
+    }
+
+    fn load_into(sizes: RingSizes, pins: &Path, tables: &Path, found: bool) -> Result<Loaded, KernelError> {
+        let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
         let mut loader = EbpfLoader::new();
         for (name, value) in unix.iter().flatten() {
