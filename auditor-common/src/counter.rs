@@ -50,6 +50,8 @@ sites! {
     SITE_LEASE = 11, "lease";
     /// There is no room to remember a task's session.
     SITE_MEMBERS = 12, "members";
+    /// The name of a unix socket, or the caller's root directory, could not be read: refused.
+    SITE_UNIX_NAME = 20, "unix-name";
 }
 
 /// Numeric values of the errno codes that the kernel programs give themselves.

@@ -14,6 +14,7 @@ pub mod event;
 pub mod packet;
 pub mod rule;
 pub mod share;
+pub mod unix;
 
 /// Version of what the programs' tables and records mean. To be raised when that changes and no size does: a daemon goes on with
 /// tables that it finds only if they are of its own version.

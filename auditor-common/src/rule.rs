@@ -38,6 +38,13 @@ pub const REASON_URGENT: u8 = 7;
 /// The daemon is gone or hangs.
 pub const REASON_LEASE: u8 = 8;
 
+/// A rule allows the path of a unix socket, but the caller has another root directory or user namespace: there the path may lead
+/// elsewhere.
+pub const REASON_OTHER_ROOT: u8 = 20;
+
+/// The name of a unix socket could not be read.
+pub const REASON_UNREADABLE_NAME: u8 = 21;
+
 /// Bits of [`RuleKey`] that precede the address: table, transport, padding and port.
 pub const KEY_PREFIX_BITS: u32 = 64;
 

@@ -29,6 +29,7 @@ mod packet;
 mod process;
 mod session;
 mod socket;
+mod unix;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
@@ -67,6 +68,19 @@ pub fn sendmsg4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(context: SockAddrContext) -> i32 {
     answer(connect::sendmsg6(&context))
+}
+
+/// BPF_CGROUP_UNIX_CONNECT, Linux 6.7. aya-ebpf has no word for it, so the section is connect4's; the daemon loads it with the
+/// attach type that it is for.
+#[cgroup_sock_addr(connect4)]
+pub fn connect_unix(context: SockAddrContext) -> i32 {
+    answer(unix::connect(&context))
+}
+
+/// BPF_CGROUP_UNIX_SENDMSG, Linux 6.7. As above.
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg_unix(context: SockAddrContext) -> i32 {
+    answer(unix::sendmsg(&context))
 }
 
 /// BPF_CGROUP_INET_SOCK_CREATE, Linux 4.10.

@@ -75,12 +75,34 @@ pub(crate) struct Subject {
 /// Records a refusal, or counts it when its session has had its share of this second or of the ring.
 #[inline(always)]
 pub(crate) fn record_refusal(subject: &Subject, verdict: &Verdict) {
-    // A session that has ended has no entry any more; what it leaves behind is nobody's.
-    let entry = REFUSALS.get_ptr_mut(subject.owner.session).or_else(
+    let session = subject.owner.session;
+    if !is_folded(session) && !record(subject, verdict) {
+        fold(session);
+    }
+}
+
+/// What is counted of a session's refusals. One that has ended has no entry any more; what it leaves behind is nobody's.
+#[inline(always)]
+fn refusals(session: u64) -> Option<*mut Refusals> {
+    REFUSALS.get_ptr_mut(session).or_else(
         #[inline(always)]
         || REFUSALS.get_ptr_mut(Owner::NOBODY.session),
-    );
-    let Some(refusals) = entry else { return };
+    )
+}
+
+/// Counts a refusal that is not recorded.
+#[inline(always)]
+pub(crate) fn fold(session: u64) {
+    if let Some(refusals) = refusals(session) {
+        // SAFETY: this processor's value, which stays mapped while the program runs.
+        unsafe { (*refusals).folded += 1 };
+    }
+}
+
+/// Whether a session has had its share of refusals for this second; this one is counted then, and not to be recorded.
+#[inline(always)]
+pub(crate) fn is_folded(session: u64) -> bool {
+    let Some(refusals) = refusals(session) else { return true };
     let now = emit::now();
     // SAFETY: this processor's value, which stays mapped while the program runs.
     unsafe {
@@ -89,10 +111,12 @@ pub(crate) fn record_refusal(subject: &Subject, verdict: &Verdict) {
             (*refusals).recorded = 0;
         }
         (*refusals).recorded += 1;
-        if (*refusals).recorded > REFUSALS_A_SECOND || !record(subject, verdict) {
+        if (*refusals).recorded > REFUSALS_A_SECOND {
             (*refusals).folded += 1;
+            return true;
         }
     }
+    false
 }
 
 /// Records a decision. `false`: there was no room.

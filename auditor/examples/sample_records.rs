@@ -88,6 +88,7 @@ fn connection() -> Connection {
         transport: Transport::Tcp,
         local: Some(SocketAddr::from(([10, 20, 0, 7], 49152))),
         remote: Some(SocketAddr::from(([10, 20, 0, 9], 5432))),
+        socket: None,
         inbound: false,
         adopted: None,
         verdict: Verdict {
@@ -103,6 +104,7 @@ fn refused() -> Connection {
     Connection {
         local: None,
         remote: Some(SocketAddr::from(([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 443))),
+        socket: None,
         verdict: Verdict {
             allowed: false,
             rule: None,

@@ -125,6 +125,7 @@ fn statement() -> Entry {
                 transport: Transport::Tcp,
                 local: Some(SocketAddr::from(([10, 20, 0, 7], 49152))),
                 remote: Some(SocketAddr::from(([10, 20, 0, 9], 5432))),
+                socket: None,
                 inbound: false,
                 adopted: None,
                 verdict: Verdict {

@@ -1,6 +1,6 @@
 """An agent that does what it is told, line by line, so that a test can change the world between two of its steps.
 
-connect NAME ADDRESS PORT, send NAME TEXT, close NAME, attempt ADDRESS PORT. Answers each with one word.
+connect NAME ADDRESS PORT, send NAME TEXT, close NAME, attempt ADDRESS PORT, unix PATH. Answers each with one word.
 """
 
 import errno
@@ -27,6 +27,9 @@ def obey(verb, *words):
         sockets.pop(words[0]).close()
     elif verb == "attempt":
         connected(*words).close()
+    elif verb == "unix":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.connect(words[0])
     else:
         return "what?"
     return "ok"

@@ -16,6 +16,8 @@ pub const ATTEMPT: &str = include_str!("../clients/attempt.py");
 pub const ATTACK: &str = include_str!("../clients/attack.py");
 /// Agents that flood, and one that is quiet.
 pub const FLOOD: &str = include_str!("../clients/flood.py");
+/// Tries unix sockets and prints what the kernel said.
+pub const UNIX: &str = include_str!("../clients/unix.py");
 /// Does what it is told, line by line: see [`crate::agent`].
 pub const AGENT: &str = include_str!("../clients/agent.py");
 /// The demo's script for psql.

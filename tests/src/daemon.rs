@@ -73,6 +73,20 @@ impl Home {
         Ok(home)
     }
 
+    /// For another daemon at the same places, with the same configuration.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn next(&self) -> Result<Self> {
+        let configuration =
+            fs::read_to_string(self.configuration()).context("cannot read the configuration")?;
+        let mut next = Self::new(self.program.clone(), &configuration)?;
+        next.state.clone_from(&self.state);
+        next.runtime.clone_from(&self.runtime);
+        next.pins.clone_from(&self.pins);
+        Ok(next)
+    }
+
     /// `--config`
     pub fn configuration(&self) -> PathBuf {
         self.folder.path().join("auditor.toml")

@@ -190,7 +190,9 @@ fn a_flood_of_refusals_does_not_crowd_out_an_honest_agent() {
     }
     check_coverage(&records);
 
-    let recorded = of_kind(&records, "connection-refused").len() as u64;
+    // The C library of the honest agent asks for its user's name, which is a unix socket and refused too.
+    let flood = |record: &&&Value| record["unmapped"]["auditor"]["connection"]["socket"].is_null();
+    let recorded = of_kind(&records, "connection-refused").iter().filter(flood).count() as u64;
     let folded: u64 = findings(&records, "refusals-folded").into_iter().map(number).sum();
     eprintln!("flood: {attempts} attempts, {recorded} recorded, {folded} folded");
     assert!(folded > 1000 && recorded >= 200, "{recorded} recorded, {folded} folded");

@@ -175,7 +175,7 @@ impl Scene {
     /// Another daemon at the same places, while this one runs.
     fn replace(&mut self) {
         let before = self.daemon.take().unwrap();
-        let mut next = next_home(before.home());
+        let mut next = before.home().next().unwrap();
         next.replace = true;
         self.ended.push(before);
         self.daemon = Some(Daemon::start_in(next).unwrap());
@@ -183,7 +183,7 @@ impl Scene {
 
     /// Another daemon at the same places.
     fn restart(&mut self) {
-        let next = next_home(self.ended.last().unwrap().home());
+        let next = self.ended.last().unwrap().home().next().unwrap();
         self.daemon = Some(Daemon::start_in(next).unwrap());
     }
 
@@ -234,15 +234,6 @@ impl Scene {
 }
 
 /// A home at the same places, with the same configuration.
-fn next_home(home: &Home) -> Home {
-    let configuration = fs::read_to_string(home.configuration()).unwrap();
-    let mut next = Home::new(place::auditor("debug").unwrap(), &configuration).unwrap();
-    next.state.clone_from(&home.state);
-    next.runtime.clone_from(&home.runtime);
-    next.pins.clone_from(&home.pins);
-    next
-}
-
 fn start(home: &Home, words: &[OsString]) -> Child {
     let mut command = home.run(AGENT, UNPRIVILEGED, words);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -368,7 +359,7 @@ fn damaged(damage: impl Fn(&Path)) {
     thread::sleep(Duration::from_millis(500));
     kill_and_wait(&first);
     damage(journals(&first.home().runtime).last().unwrap());
-    let second = Daemon::start_in(next_home(first.home())).unwrap();
+    let second = Daemon::start_in(first.home().next().unwrap()).unwrap();
     let records = records_with_finding(&second, "session-abandoned");
     assert!(findings(&records).contains(&"state-lost"), "{:?}", findings(&records));
     assert_eq!(agent.tell(&attempt).unwrap(), "EPERM", "nobody knows whose it is");
@@ -378,7 +369,7 @@ fn damaged(damage: impl Fn(&Path)) {
     assert_eq!(waiting(&allowed), 1);
     // It is lost once: the daemon after this one takes over again.
     kill_and_wait(&second);
-    let third = Daemon::start_in(next_home(second.home())).unwrap();
+    let third = Daemon::start_in(second.home().next().unwrap()).unwrap();
     assert_eq!(next.tell(&attempt).unwrap(), "ok");
     let records = third.records().unwrap();
     assert_eq!(findings(&records).iter().filter(|kind| **kind == "state-lost").count(), 1);
@@ -423,7 +414,7 @@ fn a_daemon_that_fails_open_lets_go_on_what_its_rules_allow() {
         assert_eq!(agent.tell(&attempt(port)).unwrap(), "ok");
         assert_eq!(agent.tell(&attempt(denied_port)).unwrap(), "EPERM");
     }
-    let second = Daemon::start_in(next_home(first.home())).unwrap();
+    let second = Daemon::start_in(first.home().next().unwrap()).unwrap();
     agent.end().unwrap();
     second.settle().unwrap();
     let records = second.records().unwrap();
@@ -450,7 +441,7 @@ fn a_session_that_ended_while_there_was_no_daemon_is_ended_by_the_next() {
     assert_eq!(agent.tell(&format!("connect live 127.0.0.1 {port}")).unwrap(), "ok");
     kill_and_wait(&first);
     agent.end().unwrap();
-    let second = Daemon::start_in(next_home(first.home())).unwrap();
+    let second = Daemon::start_in(first.home().next().unwrap()).unwrap();
     second.settle().unwrap();
     let records = second.records().unwrap();
     for kind in ["session-opened", "session-ended", "connection-opened", "connection-closed"] {

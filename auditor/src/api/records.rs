@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::types::RecordFilter;
-use crate::policy::ambiguous;
+use crate::policy::{SCHEME, ambiguous};
 use crate::protocol::Protocol;
 use crate::trail::Error;
 use crate::trail::query::{Cursor, Destination, Query, find, scan};
@@ -124,13 +124,15 @@ impl RecordFilter {
     }
 }
 
-/// Only an address: no record of this version has a destination's name.
+/// An address or a unix socket: no record of this version has a destination's host name.
 fn destination(text: &str) -> Result<Destination, FilterError> {
     if let Some((address, port, whole)) = ambiguous(text) {
         return Err(FilterError::Ambiguous(address, port, whole));
     }
     Destination::parse(text)
-        .filter(|destination| destination.host.parse::<IpAddr>().is_ok())
+        .filter(|destination| {
+            destination.host.starts_with(SCHEME) || destination.host.parse::<IpAddr>().is_ok()
+        })
         .ok_or_else(|| FilterError::Destination(text.to_owned()))
 }
 

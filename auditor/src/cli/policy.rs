@@ -1,12 +1,13 @@
 //! `auditor policy check` and `auditor policy test`: is the configuration valid, and what would it decide? No daemon needed.
 
+use std::fmt;
 use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use auditor::clock::Clock;
 use auditor::config::{self, Loaded};
-use auditor::policy::{self, Destination, DestinationError, Explanation};
+use auditor::policy::{self, Destination, DestinationError, Explanation, SCHEME, SocketName};
 use auditor::record::Transport;
 use auditor_common::endpoint::Endpoint;
 use clap::{Subcommand, ValueEnum};
@@ -29,9 +30,9 @@ pub(crate) enum Policy {
         /// Agent, by its name in the configuration
         #[arg(long, value_name = "NAME")]
         agent: String,
-        /// Where to: 10.20.0.9:5432 or [2001:db8::1]:443
-        #[arg(long, value_name = "ADDRESS:PORT", value_parser = destination)]
-        to: SocketAddr,
+        /// Where to: 10.20.0.9:5432, [2001:db8::1]:443, unix:/run/postgresql/.s.PGSQL.5432 or unix:@name
+        #[arg(long, value_name = "DESTINATION", value_parser = destination)]
+        to: To,
         #[arg(long = "statement", hide = true, value_name = "SQL", value_parser = super::absent::option)]
         _statement: Option<super::absent::Never>,
         /// Over which transport
@@ -41,6 +42,22 @@ pub(crate) enum Policy {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// What is asked about.
+#[derive(Clone, Debug)]
+pub(crate) enum To {
+    Address(SocketAddr),
+    Socket(SocketName),
+}
+
+impl fmt::Display for To {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(formatter),
+            Self::Socket(socket) => socket.fmt(formatter),
+        }
+    }
 }
 
 /// A transport protocol.
@@ -55,7 +72,7 @@ pub(crate) enum Over {
 struct Answer<'a> {
     allowed: bool,
     agent: &'a str,
-    to: SocketAddr,
+    to: String,
     policy: &'a str,
     rule: Option<&'a str>,
     reason: &'a str,
@@ -66,7 +83,7 @@ impl Policy {
     pub(crate) fn execute(self, places: &Places) -> Result<(), Failure> {
         match self {
             Self::Check { file } => check(file.unwrap_or_else(|| places.config.clone())),
-            Self::Test { agent, to, transport, json, .. } => test(places, &agent, to, transport, json),
+            Self::Test { agent, to, transport, json, .. } => test(places, &agent, &to, transport, json),
         }
     }
 }
@@ -93,16 +110,21 @@ fn counted(count: usize, one: &str, several: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { several })
 }
 
-fn test(places: &Places, agent: &str, to: SocketAddr, transport: Over, as_json: bool) -> Result<(), Failure> {
+fn test(places: &Places, agent: &str, to: &To, transport: Over, as_json: bool) -> Result<(), Failure> {
     let loaded = config::load(&places.config).map_err(|error| Failure::configuration(&error))?;
     let Loaded { settings, warnings, .. } = loaded;
     let transport = match transport {
         Over::Tcp => Transport::Tcp,
         Over::Udp => Transport::Udp,
     };
-    let explanation =
-        policy::explain(&settings, agent, Endpoint::from(to), transport, &Clock::read(), Clock::now())
-            .map_err(Failure::usage)?;
+    let (clock, now) = (Clock::read(), Clock::now());
+    let explanation = match to {
+        To::Address(address) => {
+            policy::explain(&settings, agent, Endpoint::from(*address), transport, &clock, now)
+        }
+        To::Socket(socket) => policy::explain_socket(&settings, agent, socket.bytes(), &clock, now),
+    }
+    .map_err(Failure::usage)?;
     let concerns = |policy: &String| *policy == explanation.policy;
     for warning in warnings.iter().filter(|warning| warning.policy.as_ref().is_none_or(concerns)) {
         complain_of_place(warning.render(&places.config));
@@ -116,10 +138,19 @@ fn test(places: &Places, agent: &str, to: SocketAddr, transport: Over, as_json: 
     if explanation.allowed { Ok(()) } else { Err(Failure::told()) }
 }
 
-/// One address and one port, for clap.
-fn destination(text: &str) -> Result<SocketAddr, String> {
+/// One address and one port, or one unix socket, for clap.
+fn destination(text: &str) -> Result<To, String> {
     if let Ok(address) = text.parse() {
-        return Ok(address);
+        return Ok(To::Address(address));
+    }
+    if text.starts_with(SCHEME) {
+        return match text.parse::<SocketName>() {
+            Ok(socket) if socket.is_directory() => {
+                Err("ask about one socket, not about a directory".to_owned())
+            }
+            Ok(socket) => Ok(To::Socket(socket)),
+            Err(error) => Err(error.to_string()),
+        };
     }
     // What rules take, questions take too, except for networks and every port; so the same reasons are given.
     Err(match text.parse::<Destination>() {
@@ -131,11 +162,11 @@ fn destination(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn answer<'a>(explanation: &'a Explanation, agent: &'a str, to: SocketAddr) -> Answer<'a> {
+fn answer<'a>(explanation: &'a Explanation, agent: &'a str, to: &To) -> Answer<'a> {
     Answer {
         allowed: explanation.allowed,
         agent,
-        to,
+        to: to.to_string(),
         policy: &explanation.policy,
         rule: explanation.rule.as_deref(),
         reason: explanation.reason,

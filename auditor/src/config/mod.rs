@@ -13,6 +13,7 @@ mod document;
 mod expiry;
 mod overlap;
 mod section;
+mod sockets;
 #[cfg(test)]
 mod tests;
 
@@ -145,6 +146,11 @@ impl Settings {
     /// The agent of this name.
     pub fn agent(&self, name: &str) -> Option<&Agent> {
         self.agents.iter().find(|agent| agent.name == name)
+    }
+
+    /// Whether any rule names a unix socket.
+    pub fn names_unix_sockets(&self) -> bool {
+        self.policies.iter().flat_map(|policy| &policy.rules).any(|rule| !rule.sockets.is_empty())
     }
 
     /// The policy of this name.

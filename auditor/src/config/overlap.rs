@@ -14,6 +14,7 @@ use std::ops::Range;
 use auditor_common::rule::ANY_PORT;
 
 use super::diagnostic::{Report, quoted};
+use super::sockets;
 use crate::policy::{Action, Destination, Policy, Rule, network};
 
 /// Where a policy and the destinations of its rules stand, in the order of [`Policy::rules`] and their destinations.
@@ -21,6 +22,8 @@ pub(super) struct Spans {
     pub(super) policy: Range<usize>,
     pub(super) rules: Vec<Range<usize>>,
     pub(super) destinations: Vec<Vec<Range<usize>>>,
+    /// The same of their unix sockets.
+    pub(super) sockets: Vec<Vec<Range<usize>>>,
     /// Something was reported and left out: what the rest means together is not what the file says.
     pub(super) incomplete: bool,
 }
@@ -28,6 +31,7 @@ pub(super) struct Spans {
 pub(super) fn check(policy: &Policy, spans: &Spans, report: &mut Report<'_>) {
     check_meeting(policy, spans, report);
     check_nesting(policy, spans, report);
+    sockets::check(policy, &spans.sockets, report);
     if !spans.incomplete {
         check_effect(policy, spans, report);
     }

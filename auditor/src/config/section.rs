@@ -14,7 +14,7 @@ use super::document::{At, Section, Word, nearest};
 use super::overlap::{self, Spans};
 use super::{Agent, Capture, Daemon, ExistingSockets, FailMode, Overload, Results, Settings, expiry};
 use crate::clock::Utc;
-use crate::policy::{Action, Destination, Policy, Rule};
+use crate::policy::{Action, Destination, Policy, Rule, SCHEME, SocketName};
 use crate::protocol::Protocol;
 
 /// Bounds on `ring_bytes`. The least holds a largest segment of the loopback device (64 KiB) several times over: one that never
@@ -189,14 +189,16 @@ fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, 
         policy: section.span.clone(),
         rules: Vec::new(),
         destinations: Vec::new(),
+        sockets: Vec::new(),
         incomplete: section.value("default").is_some() && default.is_none(),
     };
     let mut rules = Vec::new();
     let sections = section.sections("rule", "[[policy.rule]]", report);
     for (section, number) in sections.iter().zip(1..) {
         match rule(section, number, now, report) {
-            (Some(rule), destinations) => {
-                spans.incomplete |= rule.destinations.is_empty();
+            (Some(rule), (destinations, sockets)) => {
+                spans.incomplete |= rule.destinations.is_empty() && rule.sockets.is_empty();
+                spans.sockets.push(sockets);
                 spans.rules.push(section.span.clone());
                 spans.destinations.push(destinations);
                 rules.push(rule);
@@ -211,13 +213,11 @@ fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, 
     (policy, name.span)
 }
 
+/// Spans of a rule's destinations and of its unix sockets.
+type RuleSpans = (Vec<Range<usize>>, Vec<Range<usize>>);
+
 /// A rule with its valid destinations and their spans; `None` where its action is not known.
-fn rule(
-    section: &Section<'_>,
-    number: u32,
-    now: Utc,
-    report: &mut Report<'_>,
-) -> (Option<Rule>, Vec<Range<usize>>) {
+fn rule(section: &Section<'_>, number: u32, now: Utc, report: &mut Report<'_>) -> (Option<Rule>, RuleSpans) {
     section.check_keys(&["to", "action", "protocol", "expires"], &[], report);
     if section.value("action").is_none() {
         report.error(
@@ -237,9 +237,13 @@ fn rule(
         );
     }
     let expires = expires(section, now, report);
+    let (sockets, socket_spans) = sockets(section, protocol, report).into_iter().unzip();
     let (destinations, spans) = destinations(section, protocol, report).into_iter().unzip();
     let place = report.place(&section.span);
-    (action.map(|action| Rule { number, destinations, action, protocol, expires, place }), spans)
+    (
+        action.map(|action| Rule { number, destinations, sockets, action, protocol, expires, place }),
+        (spans, socket_spans),
+    )
 }
 
 fn action(section: &Section<'_>, key: &str, report: &mut Report<'_>) -> Option<Action> {
@@ -271,6 +275,9 @@ fn destinations(
     }
     let mut destinations = Vec::new();
     for At { value: text, span } in list.value {
+        if text.starts_with(SCHEME) {
+            continue;
+        }
         let destination = match text.parse::<Destination>() {
             Ok(destination) => destination,
             Err(error) => {
@@ -295,6 +302,36 @@ fn destinations(
         }
     }
     destinations
+}
+
+/// The unix sockets among a rule's destinations; what else is wrong with `to` is told by [`destinations`].
+fn sockets(
+    section: &Section<'_>,
+    protocol: Option<Protocol>,
+    report: &mut Report<'_>,
+) -> Vec<(SocketName, Range<usize>)> {
+    let Some(list) = section.value("to").and_then(|value| value.get_ref().as_array()) else {
+        return Vec::new();
+    };
+    let mut sockets = Vec::new();
+    for value in list {
+        let Some(text) = value.get_ref().as_str().filter(|text| text.starts_with(SCHEME)) else { continue };
+        let span = value.span();
+        match (text.parse::<SocketName>(), protocol) {
+            (Err(error), _) => report.error(span, format!("unix socket {}: {error}", quoted(text))),
+            (Ok(_), Some(protocol)) => report.error(
+                span,
+                format!(
+                    "unix socket {}: what is said on unix sockets is not read by this version, so nobody could tell \
+                     whether it is {}: name it in a rule without `protocol`",
+                    quoted(text),
+                    protocol.name()
+                ),
+            ),
+            (Ok(socket), None) => sockets.push((socket, span)),
+        }
+    }
+    sockets
 }
 
 fn expires(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> Option<Utc> {

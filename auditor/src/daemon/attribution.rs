@@ -15,6 +15,8 @@ use auditor_common::event::{
     Packet, Skipped,
 };
 use auditor_common::packet::{TCP, UDP};
+use auditor_common::rule::REASON_DEFAULT;
+use auditor_common::unix::UnixDecision;
 
 use super::conversation::{Conversation, Findings, Notice};
 use super::journal::{AdoptedSocket, Configuration, Item, Reported};
@@ -324,6 +326,7 @@ impl Attribution {
             Event::Packet(packet, payload) => self.packet(&packet, payload),
             Event::Skipped(skipped) => self.skipped(&skipped),
             Event::Decision(decision) => self.decision(&decision),
+            Event::UnixDecision(decision) => self.unix_decision(&decision),
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
             Event::Exec(exec) => {
@@ -446,6 +449,7 @@ impl Attribution {
             transport,
             local: None,
             remote: (decision.hook != HOOK_SOCKET).then(|| decision.remote.socket_address()),
+            socket: None,
             inbound: false,
             adopted: None,
             verdict,
@@ -468,6 +472,43 @@ impl Attribution {
         } else {
             self.datagram(decision.cookie, number, connection, process, at);
         }
+    }
+
+    /// A unix socket's end is told by nobody, so that a connection is recorded when it is allowed, and not followed.
+    fn unix_decision(&mut self, event: &UnixDecision) {
+        let decision = &event.decision;
+        let at = Boottime(decision.header.time);
+        let number = decision.header.session;
+        let occasion = self.occasion(&decision.header);
+        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task, occasion));
+        let name = event.name.get(..event.length as usize).unwrap_or(&event.name);
+        let policy = self.policies.by_table(decision.table);
+        let connection = Arc::new(Connection {
+            id: self.connection_id(decision.cookie),
+            transport: Transport::Unix,
+            local: None,
+            remote: None,
+            socket: (!name.is_empty()).then(|| policy::show_socket(name)),
+            inbound: false,
+            adopted: None,
+            verdict: policy::render_socket(policy, &decision.verdict, name),
+        });
+        let allowed = decision.verdict.allows();
+        if let Some(session) = self.sessions.get_mut(number) {
+            if allowed {
+                session.totals.connections += 1;
+            } else if decision.verdict.reason != REASON_DEFAULT {
+                // Ordinary programs ask for nscd, and live without: what no rule names is no violation of one.
+                session.totals.violations += 1;
+            }
+        }
+        let event = if allowed {
+            Recorded::ConnectionOpened { connection }
+        } else {
+            let call = if decision.hook == HOOK_SENDMSG { "sendmsg" } else { "connect" };
+            Recorded::ConnectionRefused { connection, call }
+        };
+        self.enter(number, process, at, event);
     }
 
     fn connect(
@@ -579,6 +620,7 @@ impl Attribution {
             transport: Transport::Tcp,
             local: None,
             remote: Some(remote),
+            socket: None,
             inbound,
             adopted: None,
             verdict,
@@ -612,6 +654,7 @@ impl Attribution {
             transport: Transport::Tcp,
             local: Some(local),
             remote: Some(remote),
+            socket: None,
             // Who connected to whom was not seen.
             inbound: false,
             adopted: Some(bytes),

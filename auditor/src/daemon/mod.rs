@@ -206,7 +206,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     tracefs::ensure_mounted(Path::new(tracefs::MOUNT)).map_err(KernelError::from)?;
     prepare_pins(&options.pin_dir)?;
     make_directory(&options.state_dir)?;
-    let degraded = degraded(loaded.settings.daemon.fail_mode);
+    let mut degraded = degraded(loaded.settings.daemon.fail_mode);
+    degraded.extend(posture::paths::doubts(&loaded.settings));
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -308,7 +309,14 @@ impl Start<'_> {
         boot_id: String,
         kernel_release: String,
     ) -> Result<(Parts, Commander), StartError> {
-        let Self { sizes, recorder, options, loaded, hierarchy, pins, degraded, trail, recovery, .. } = self;
+        let Self { sizes, recorder, options, loaded, hierarchy, pins, mut degraded, trail, recovery, .. } =
+            self;
+        if let Some(error) = object.unix_unsupported() {
+            if loaded.settings.names_unix_sockets() {
+                return Err(KernelError::UnixRules(error.to_string()).into());
+            }
+            degraded.push(format!("unix sockets are neither decided nor recorded: {error}"));
+        }
         let reader = |map| Reader::new(map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
@@ -643,7 +651,7 @@ fn prepare_pins(directory: &Path) -> Result<(), StartError> {
 fn degraded(fail_mode: FailMode) -> Vec<String> {
     let mut sentences = vec![
         "what is said under TLS is not read".to_owned(),
-        "unix sockets are neither decided nor recorded".to_owned(),
+        "what is said on unix sockets is not read, and their end is not recorded".to_owned(),
         "a socket that was made outside of a session and handed to an agent is neither decided nor recorded"
             .to_owned(),
     ];

@@ -14,7 +14,7 @@ use super::journal::Configuration;
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, FailMode, Overload, Settings};
 use crate::kernel::object::RingSizes;
-use crate::kernel::tables::{CompiledRule, TableError, Tables};
+use crate::kernel::tables::{CompiledName, CompiledRule, TableError, Tables};
 use crate::policy::{Action, Policy};
 
 /// The part of a ring that is filled when its reader is woken: a quarter.
@@ -29,6 +29,7 @@ pub(super) struct Installed {
     pub(super) table: u32,
     pub(super) policy: Arc<Policy>,
     rules: Vec<CompiledRule>,
+    names: Vec<CompiledName>,
 }
 
 /// All of them.
@@ -39,6 +40,7 @@ pub(super) struct Policies {
     retired: HashMap<u32, Arc<Policy>>,
     /// Their rules, which go when no program can still be deciding by them.
     leaving: Vec<CompiledRule>,
+    leaving_names: Vec<CompiledName>,
     next_table: u32,
     control: Control,
     /// Where the last generation and this one come from.
@@ -52,6 +54,7 @@ impl Policies {
             by_name: HashMap::new(),
             retired: HashMap::new(),
             leaving: Vec::new(),
+            leaving_names: Vec::new(),
             next_table: 1,
             control: Control {
                 generation: 0,
@@ -84,6 +87,7 @@ impl Policies {
         let old = std::mem::take(&mut self.by_name);
         self.retired = old.values().map(|old| (old.table, Arc::clone(&old.policy))).collect();
         self.leaving.clear();
+        self.leaving_names.clear();
         self.next_table = configuration.first_table;
         self.by_name = self.compile(&settings, clock);
         self.remember(configuration);
@@ -122,7 +126,12 @@ impl Policies {
         let configuration = Configuration { text: text.to_owned(), first_table: self.next_table };
         let new = self.compile(settings, clock);
         let rules: Vec<CompiledRule> = new.values().flat_map(|installed| installed.rules.clone()).collect();
+        let names: Vec<CompiledName> = new.values().flat_map(|installed| installed.names.clone()).collect();
         tables.add_rules(&rules)?;
+        tables.add_names(&names).inspect_err(|_| {
+            // Nothing refers to these; what could not be removed only takes room.
+            let _ = tables.remove_rules(&rules);
+        })?;
         let old = std::mem::replace(&mut self.by_name, new);
         for (cgroup, number, share, policy) in sessions {
             if let Err(error) = tables.set_session(cgroup, self.session(number, share, policy)) {
@@ -133,7 +142,10 @@ impl Policies {
         }
         self.advance(settings, tables)?;
         self.retired = old.values().map(|old| (old.table, Arc::clone(&old.policy))).collect();
-        self.leaving.extend(old.into_values().flat_map(|old| old.rules));
+        for old in old.into_values() {
+            self.leaving.extend(old.rules);
+            self.leaving_names.extend(old.names);
+        }
         self.remember(configuration.clone());
         Ok(configuration)
     }
@@ -141,14 +153,16 @@ impl Policies {
     /// Removes the rules of generations that are over. To be called a turn after [`Self::replace`]: programs that have read a
     /// session's entry before it was switched have ended by then.
     pub(super) fn sweep(&mut self, tables: &mut Tables) {
-        if self.leaving.is_empty() {
+        if self.leaving.is_empty() && self.leaving_names.is_empty() {
             return;
         }
-        if let Err(error) = tables.remove_rules(&self.leaving) {
+        let removed = tables.remove_rules(&self.leaving).and(tables.remove_names(&self.leaving_names));
+        if let Err(error) = removed {
             // They only take room: no session refers to them.
             tracing::warn!(%error, "rules of an earlier policy stay in the kernel's table");
         }
         self.leaving.clear();
+        self.leaving_names.clear();
     }
 
     fn compile(&mut self, settings: &Settings, clock: &Clock) -> HashMap<String, Installed> {
@@ -161,8 +175,11 @@ impl Policies {
                 .into_iter()
                 .map(|entry| (entry.prefix_length, entry.key, entry.value))
                 .collect();
-            installed
-                .insert(policy.name.clone(), Installed { table, policy: Arc::new(policy.clone()), rules });
+            let names = policy.compile_sockets(table, clock);
+            installed.insert(
+                policy.name.clone(),
+                Installed { table, policy: Arc::new(policy.clone()), rules, names },
+            );
         }
         installed
     }

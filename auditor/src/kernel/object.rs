@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
 };
-use aya::{Btf, Ebpf, EbpfError, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::mount::{MsFlags, mount};
 use sha2::{Digest as _, Sha256};
 
@@ -22,6 +22,7 @@ use super::cgroup::Cgroup;
 use super::link;
 use super::tables::{TableError, Tables};
 use super::tracefs::{self, Offsets, TracefsError};
+use super::{btf, unix};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -61,7 +62,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 13] = [
+const MAPS: [&str; 15] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -75,6 +76,8 @@ const MAPS: [&str; 13] = [
     "RELEASED",
     "WALK",
     "WALK_STEPS",
+    "NAMES",
+    "UNIX_SOCKETS",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
 const TRACEPOINTS_PREFIX: &str = "tracepoints-";
@@ -110,6 +113,11 @@ pub enum KernelError {
     /// A table.
     #[error(transparent)]
     Table(#[from] TableError),
+    /// The configuration has rules about unix sockets, and this host cannot decide them.
+    #[error(
+        "the configuration has rules for unix sockets, which cannot be decided here: {0}; boot a kernel of 6.7 or later, or remove them"
+    )]
+    UnixRules(String),
     /// A map is in the object and not in the list of those that are pinned.
     #[error("the object's map {0} is not pinned: this is a defect of the auditor, please report it")]
     NotPinned(String),
@@ -178,11 +186,8 @@ impl Attachment {
     /// # Errors
     /// A pin could not be removed.
     pub fn detach(self) -> io::Result<()> {
-        for Hook { name, .. } in &HOOKS {
-            match fs::remove_file(self.pins.join(name)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+        for name in HOOKS.iter().map(|hook| hook.name).chain(unix::programs()) {
+            remove(&self.pins.join(name))?;
         }
         // The directory may hold more than these links.
         let _ = fs::remove_dir(&self.pins);
@@ -192,6 +197,13 @@ impl Attachment {
     /// Names of the programs.
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
         self.links.iter().map(|(name, _)| *name)
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -218,6 +230,7 @@ pub fn make_pins(directory: &Path) -> io::Result<()> {
 #[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
+    unix: Result<unix::Programs, unix::Unsupported>,
     pins: PathBuf,
     tracepoints: Vec<FdLink>,
 }
@@ -243,8 +256,6 @@ impl Object {
     /// # Errors
     /// Something is missing in this kernel; the message names it.
     pub fn load(sizes: RingSizes, pins: &Path) -> Result<Loaded, KernelError> {
-        let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
-        let btf = Btf::from_sys_fs().ok();
         let tables = pins.join(layout(sizes));
         let found = MAPS.iter().all(|map| tables.join(map).exists());
         if !found {
@@ -253,25 +264,23 @@ impl Object {
                 .and_then(|()| make_pins(&tables))
                 .map_err(|error| KernelError::Pins { path: tables.clone(), error })?;
         }
-        let loaded = Self::load_in(&tables, found, &offsets, btf.as_ref(), sizes, pins);
+        let loaded = Self::load_into(sizes, pins, &tables, found);
         if loaded.is_err() && !found {
-            // Nobody has used them. The error at hand matters more than one more of the same kind.
+            // The error at hand matters more than one more. `pins` may hold something else.
             let _ = remove_pins(&tables);
+            let _ = fs::remove_dir(pins);
         }
         loaded
     }
 
-    fn load_in(
-        tables: &Path,
-        found: bool,
-        offsets: &Offsets,
-        btf: Option<&Btf>,
-        sizes: RingSizes,
-        pins: &Path,
-    ) -> Result<Loaded, KernelError> {
+    fn load_into(sizes: RingSizes, pins: &Path, tables: &Path, found: bool) -> Result<Loaded, KernelError> {
+        let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
+        let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
         let mut loader = EbpfLoader::new();
+        for (name, value) in unix.iter().flatten() {
+            loader.override_global(name, value, true);
+        }
         loader
-            .btf(btf)
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
@@ -289,6 +298,8 @@ impl Object {
         {
             return Err(KernelError::NotPinned(name.to_owned()));
         }
+        // Before the tables are taken out.
+        let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
@@ -296,7 +307,7 @@ impl Object {
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        let object = Self { ebpf, pins: pins.to_owned(), tracepoints: Vec::new() };
+        let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new() };
         Ok(Loaded { object, tables, payload, lifecycle, found })
     }
 
@@ -310,25 +321,62 @@ impl Object {
         let directory = fs::File::open(cgroup.path())
             .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
         let mut links = Vec::with_capacity(HOOKS.len());
-        let mut made: Vec<PathBuf> = Vec::new();
-        for hook in &HOOKS {
-            let path = pins.join(hook.name);
-            match self.hold(hook, &directory, &path) {
-                Ok((link, new)) => {
-                    links.push((hook.name, link));
-                    made.extend(new.then_some(path));
-                }
-                Err(error) => {
-                    for path in made {
-                        // The error at hand matters more than one more of the same kind.
-                        let _ = fs::remove_file(path);
-                    }
-                    let _ = fs::remove_dir(pins);
-                    return Err(error);
-                }
+        let mut made = Vec::new();
+        if let Err(error) = self.hold_all(&directory, pins, &mut links, &mut made) {
+            for path in made {
+                // The error at hand matters more than one more of the same kind.
+                let _ = fs::remove_file(path);
             }
+            let _ = fs::remove_dir(pins);
+            return Err(error);
         }
         Ok(Attachment { links, pins: pins.to_owned() })
+    }
+
+    /// Why unix sockets are not decided on this host; `None` where they are.
+    pub fn unix_unsupported(&self) -> Option<&unix::Unsupported> {
+        self.unix.as_ref().err()
+    }
+
+    /// All programs on one cgroup. `made`: pins of links that are new.
+    fn hold_all(
+        &mut self,
+        cgroup: &fs::File,
+        pins: &Path,
+        links: &mut Vec<(&'static str, FdLink)>,
+        made: &mut Vec<PathBuf>,
+    ) -> Result<(), KernelError> {
+        for hook in &HOOKS {
+            let path = pins.join(hook.name);
+            let (link, new) = self.hold(hook, cgroup, &path)?;
+            links.push((hook.name, link));
+            made.extend(new.then_some(path));
+        }
+        let Ok(programs) = &self.unix else {
+            // An earlier daemon's would go on with rules that nobody keeps.
+            return unix::programs().try_for_each(|name| {
+                let path = pins.join(name);
+                remove(&path).map_err(|error| KernelError::Pin { name, path, error: error.to_string() })
+            });
+        };
+        for program in programs.iter() {
+            let (name, path) = (program.name(), pins.join(program.name()));
+            let pin =
+                |error: io::Error| KernelError::Pin { name, path: path.clone(), error: error.to_string() };
+            let new = !replace(&path, program.as_fd()).map_err(pin)?;
+            if new {
+                let link = program.attach(cgroup.as_fd()).map_err(|error| KernelError::Program {
+                    name,
+                    kernel: unix::KERNEL,
+                    error: ProgramError::IOError(error),
+                })?;
+                unix::pin(link.as_fd(), &path).map_err(pin)?;
+                made.push(path.clone());
+            }
+            let link = PinnedLink::from_pin(&path).map_err(|error| pin(io::Error::other(error)))?;
+            links.push((name, link.into()));
+        }
+        Ok(())
     }
 
     /// One program on one cgroup. Answers whether the link is new.
@@ -339,17 +387,9 @@ impl Object {
         let descriptor =
             program.fd().map_err(|error| KernelError::Program { name, kernel, error })?.try_clone();
         let descriptor = descriptor.map_err(|error| pin(error.to_string()))?;
-        match link::replace_program(path, descriptor.as_fd()) {
-            Ok(()) => {
-                let link = PinnedLink::from_pin(path).map_err(|error| pin(error.to_string()))?;
-                return Ok((link.into(), false));
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // The cgroup that it was on is gone.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                fs::remove_file(path).map_err(|error| pin(error.to_string()))?;
-            }
-            Err(error) => return Err(pin(error.to_string())),
+        if replace(path, descriptor.as_fd()).map_err(|error| pin(error.to_string()))? {
+            let link = PinnedLink::from_pin(path).map_err(|error| pin(error.to_string()))?;
+            return Ok((link.into(), false));
         }
         let link = attach(program, cgroup).map_err(|error| KernelError::Program { name, kernel, error })?;
         let link = link.pin(path).map_err(|error| pin(error.to_string()))?;
@@ -425,9 +465,20 @@ impl Object {
     }
 }
 
+/// Puts a program behind the link that an earlier daemon left at `path`. `false`: there is none that could be used.
+fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
+    match link::replace_program(path, program) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // The cgroup that it was on is gone.
+        Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => fs::remove_file(path).map(|()| false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
 fn layout(sizes: RingSizes) -> String {
-    use auditor_common::{LAYOUT, control, counter, event, rule};
+    use auditor_common::{LAYOUT, control, counter, event, rule, unix};
     let types = [
         size_of::<control::Control>(),
         size_of::<control::Session>(),
@@ -443,6 +494,8 @@ fn layout(sizes: RingSizes) -> String {
         size_of::<event::Exec>(),
         size_of::<event::Fork>(),
         size_of::<event::Exit>(),
+        size_of::<unix::NameKey>(),
+        size_of::<unix::UnixDecision>(),
     ];
     let mut digest = Sha256::new();
     digest.update(format!("{LAYOUT} {types:?} {sizes:?} {MAPS:?}"));

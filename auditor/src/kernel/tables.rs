@@ -8,6 +8,7 @@ use std::sync::Arc;
 use auditor_common::control::{Control, Member, Refusals, Session};
 use auditor_common::counter::{Failure, errno, site_name};
 use auditor_common::rule::{RuleKey, RuleValue};
+use auditor_common::unix::NameKey;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use aya::{Ebpf, Pod};
@@ -23,6 +24,8 @@ struct Shared<T>(T);
 unsafe impl Pod for Shared<Session> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<RuleKey> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<NameKey> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<RuleValue> {}
 // SAFETY: as above.
@@ -68,10 +71,14 @@ fn failed(table: &'static str) -> impl FnOnce(MapError) -> TableError {
 /// A compiled rule: prefix length in bits of the key, key, value.
 pub type CompiledRule = (u32, RuleKey, RuleValue);
 
+/// The same of a rule about unix sockets.
+pub type CompiledName = (u32, NameKey, RuleValue);
+
 /// All tables.
 pub struct Tables {
     sessions: HashMap<MapData, u64, Shared<Session>>,
     rules: LpmTrie<MapData, Shared<RuleKey>, Shared<RuleValue>>,
+    names: LpmTrie<MapData, Shared<NameKey>, Shared<RuleValue>>,
     control: Array<MapData, Shared<Control>>,
     failures: PerCpuHashMap<MapData, Shared<Failure>, u64>,
     refusals: PerCpuHashMap<MapData, u64, Shared<Refusals>>,
@@ -96,6 +103,7 @@ impl Tables {
         let mut tables = Self {
             sessions: map("SESSIONS")?.try_into().map_err(failed("SESSIONS"))?,
             rules: map("RULES")?.try_into().map_err(failed("RULES"))?,
+            names: map("NAMES")?.try_into().map_err(failed("NAMES"))?,
             control: map("CONTROL")?.try_into().map_err(failed("CONTROL"))?,
             failures: map("FAILURES")?.try_into().map_err(failed("FAILURES"))?,
             refusals: map("REFUSALS")?.try_into().map_err(failed("REFUSALS"))?,
@@ -127,6 +135,7 @@ impl Tables {
             (site::SITE_CONNECTION, errno::EDQUOT),
             (site::SITE_PROCESS, errno::EDQUOT),
             (site::SITE_SOCKET_STORAGE, errno::ENOMEM),
+            (site::SITE_UNIX_NAME, errno::EFAULT),
         ];
         for (site, errno) in likely {
             let zero = on_each_processor(0).map_err(failed("FAILURES"))?;
@@ -171,7 +180,9 @@ impl Tables {
     /// # Errors
     /// The kernel refused.
     pub fn policies(&self) -> Result<BTreeSet<u32>, TableError> {
-        self.rules.keys().map(|key| key.map(|key| key.data().0.table()).map_err(failed("RULES"))).collect()
+        let rules = self.rules.keys().map(|key| key.map(|key| key.data().0.table()).map_err(failed("RULES")));
+        let names = self.names.keys().map(|key| key.map(|key| key.data().0.table()).map_err(failed("NAMES")));
+        rules.chain(names).collect()
     }
 
     /// Removes the rules of all compiled policies but those of `kept`.
@@ -185,6 +196,15 @@ impl Tables {
                 match self.rules.remove(&key) {
                     Ok(()) | Err(MapError::KeyNotFound) => {}
                     Err(error) => return Err(failed("RULES")(error)),
+                }
+            }
+        }
+        let keys: Result<Vec<_>, _> = self.names.keys().collect();
+        for key in keys.map_err(failed("NAMES"))? {
+            if !kept.contains(&key.data().0.table()) {
+                match self.names.remove(&key) {
+                    Ok(()) | Err(MapError::KeyNotFound) => {}
+                    Err(error) => return Err(failed("NAMES")(error)),
                 }
             }
         }
@@ -350,6 +370,36 @@ impl Tables {
             match self.rules.remove(&Key::new(*prefix, Shared(*key))) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => result = Err(failed("RULES")(error)),
+            }
+        }
+        result
+    }
+
+    /// Adds compiled rules about unix sockets. Either all are in the table afterwards, or none.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refused.
+    pub fn add_names(&mut self, names: &[CompiledName]) -> Result<(), TableError> {
+        for (index, (prefix, key, value)) in names.iter().enumerate() {
+            if let Err(error) = self.names.insert(&Key::new(*prefix, Shared(*key)), Shared(*value), 0) {
+                // What is added already is harmless: no session refers to it. Its removal is attempted all the same.
+                let _ = self.remove_names(&names[..index]);
+                return Err(failed("NAMES")(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes compiled rules about unix sockets.
+    ///
+    /// # Errors
+    /// The kernel refused; the rest is removed all the same.
+    pub fn remove_names(&mut self, names: &[CompiledName]) -> Result<(), TableError> {
+        let mut result = Ok(());
+        for (prefix, key, _) in names {
+            match self.names.remove(&Key::new(*prefix, Shared(*key))) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => result = Err(failed("NAMES")(error)),
             }
         }
         result

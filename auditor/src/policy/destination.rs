@@ -122,7 +122,7 @@ pub enum DestinationError {
     #[error("it holds the character {0:?}: write the address without white space and control characters")]
     Character(char),
     /// A unix socket.
-    #[error("unix sockets are not supported by this version: use an address")]
+    #[error("a unix socket is written as in \"unix:/run/postgresql/.s.PGSQL.5432\" and has no transport")]
     Unix,
     /// A host name.
     #[error("rules by name are not supported by this version: use the address")]

@@ -3,7 +3,7 @@
 use auditor_common::endpoint::Endpoint;
 use auditor_common::rule::{REASON_SOCKET_TYPE, Verdict};
 
-use super::{TCP, Table, UDP, render};
+use super::{Policy, TCP, Table, UDP, render, render_socket, socket};
 use crate::clock::{Boottime, Clock};
 use crate::config::Settings;
 use crate::protocol::Protocol;
@@ -43,14 +43,11 @@ pub fn explain(
     clock: &Clock,
     now: Boottime,
 ) -> Result<Explanation, UnknownAgent> {
-    let Some(policy) = settings.agent(agent).and_then(|agent| settings.policy(&agent.policy)) else {
-        let known: Vec<&str> = settings.agents.iter().map(|agent| agent.name.as_str()).collect();
-        return Err(UnknownAgent { name: agent.to_owned(), known: known.join(", ") });
-    };
+    let policy = policy_of(settings, agent)?;
     let (verdict, number) = match transport {
         Transport::Tcp => (Table::new(policy, clock).decide(destination, TCP, now), TCP),
         Transport::Udp => (Table::new(policy, clock).decide(destination, UDP, now), UDP),
-        Transport::Other(_) => (Verdict::refuse(REASON_SOCKET_TYPE), 0),
+        Transport::Unix | Transport::Other(_) => (Verdict::refuse(REASON_SOCKET_TYPE), 0),
     };
     let rendered = render(Some(policy), &verdict, destination, number);
     Ok(Explanation {
@@ -59,5 +56,31 @@ pub fn explain(
         reason: rendered.reason,
         policy: policy.name.clone(),
         protocol: policy.rule(verdict.rule).and_then(|rule| rule.protocol),
+    })
+}
+
+/// The same for a unix socket's `name`, as connect(2) takes it, in the host's own root directory.
+pub fn explain_socket(
+    settings: &Settings,
+    agent: &str,
+    name: &[u8],
+    clock: &Clock,
+    now: Boottime,
+) -> Result<Explanation, UnknownAgent> {
+    let policy = policy_of(settings, agent)?;
+    let rendered = render_socket(Some(policy), &socket::decide(policy, name, clock, now), name);
+    Ok(Explanation {
+        allowed: rendered.allowed,
+        rule: rendered.rule,
+        reason: rendered.reason,
+        policy: policy.name.clone(),
+        protocol: None,
+    })
+}
+
+fn policy_of<'a>(settings: &'a Settings, agent: &str) -> Result<&'a Policy, UnknownAgent> {
+    settings.agent(agent).and_then(|agent| settings.policy(&agent.policy)).ok_or_else(|| {
+        let known: Vec<&str> = settings.agents.iter().map(|agent| agent.name.as_str()).collect();
+        UnknownAgent { name: agent.to_owned(), known: known.join(", ") }
     })
 }

@@ -11,6 +11,7 @@
 
 mod destination;
 mod explain;
+mod socket;
 mod table;
 
 use auditor_common::endpoint::Endpoint;
@@ -22,7 +23,8 @@ use crate::record;
 
 pub(crate) use destination::network;
 pub use destination::{Destination, DestinationError, TCP, Transports, UDP, ambiguous};
-pub use explain::{Explanation, UnknownAgent, explain};
+pub use explain::{Explanation, UnknownAgent, explain, explain_socket};
+pub use socket::{NameEntry, SCHEME, SocketName, SocketNameError, show as show_socket};
 pub use table::{Entry, Table};
 
 /// What happens to traffic.
@@ -68,6 +70,8 @@ pub struct Rule {
     pub number: u32,
     /// What it is about.
     pub destinations: Vec<Destination>,
+    /// And unix sockets.
+    pub sockets: Vec<SocketName>,
     /// What happens.
     pub action: Action,
     /// What must be spoken there; anything else is a violation.
@@ -137,6 +141,19 @@ pub fn render(
     remote: Endpoint,
     transport: u8,
 ) -> record::Verdict {
+    render_with(policy, verdict, |policy| policy.rule_text(verdict.rule, remote, transport))
+}
+
+/// The same for a unix socket's name.
+pub fn render_socket(policy: Option<&Policy>, verdict: &rule::Verdict, name: &[u8]) -> record::Verdict {
+    render_with(policy, verdict, |policy| policy.socket_rule_text(verdict.rule, name))
+}
+
+fn render_with(
+    policy: Option<&Policy>,
+    verdict: &rule::Verdict,
+    rule_text: impl FnOnce(&Policy) -> String,
+) -> record::Verdict {
     let (reason, decided_by_policy) = match verdict.reason {
         rule::REASON_RULE => ("rule", true),
         rule::REASON_DEFAULT => ("default", true),
@@ -146,12 +163,12 @@ pub fn render(
         rule::REASON_MALFORMED => ("malformed", false),
         rule::REASON_LEASE => ("lease", false),
         rule::REASON_URGENT => ("urgent-data", false),
+        rule::REASON_OTHER_ROOT => ("other-root", true),
+        rule::REASON_UNREADABLE_NAME => ("unreadable-name", false),
         _ => ("unknown", false),
     };
     let policy = policy.filter(|_| decided_by_policy);
-    let rule = policy
-        .filter(|_| verdict.rule != rule::NO_RULE)
-        .map(|policy| policy.rule_text(verdict.rule, remote, transport));
+    let rule = policy.filter(|_| verdict.rule != rule::NO_RULE).map(rule_text);
     record::Verdict {
         allowed: verdict.allows(),
         rule,

@@ -94,7 +94,15 @@ mod tests {
 
     fn rule(number: u32, to: &[&str], action: Action) -> Rule {
         let destinations = to.iter().map(|text| text.parse().unwrap()).collect();
-        Rule { number, destinations, action, protocol: None, expires: None, place: Place::default() }
+        Rule {
+            number,
+            destinations,
+            sockets: Vec::new(),
+            action,
+            protocol: None,
+            expires: None,
+            place: Place::default(),
+        }
     }
 
     fn policy(default: Action, rules: Vec<Rule>) -> Policy {

@@ -2,6 +2,7 @@
 
 use super::{Check, Host};
 use crate::kernel::cgroup::Hierarchy;
+use crate::kernel::unix;
 
 /// Links that keep tracepoint programs attached came last of all that is needed.
 const OLDEST: (u32, u32) = (5, 15);
@@ -148,6 +149,20 @@ pub(super) fn type_information(host: &Host) -> Check {
         return Check::ok(NAME, MEANING, "present");
     }
     Check::degraded(NAME, MEANING, "absent", "boot a kernel built with CONFIG_DEBUG_INFO_BTF")
+}
+
+pub(super) fn unix_sockets(host: &Host) -> Check {
+    const NAME: &str = "unix-sockets";
+    const MEANING: &str =
+        "agents' connections to unix sockets (docker, D-Bus, databases) are decided and recorded";
+    const REMEDY: &str = "boot a kernel of 6.7 or later, built with CONFIG_DEBUG_INFO_BTF";
+    // The hook and the offsets that its programs need are told by the same description.
+    let types = std::fs::read(host.sys.join("kernel/btf/vmlinux")).unwrap_or_default();
+    match unix::has_hooks(&types) {
+        Ok(true) => Check::ok(NAME, MEANING, "the kernel has the hooks"),
+        Ok(false) => Check::degraded(NAME, MEANING, "the kernel has no hook for them", REMEDY),
+        Err(error) => Check::degraded(NAME, MEANING, error.to_string(), REMEDY),
+    }
 }
 
 pub(super) fn unprivileged_bpf(host: &Host) -> Check {

@@ -9,6 +9,7 @@
 mod containers;
 mod host;
 mod kernel;
+pub mod paths;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -133,6 +134,7 @@ pub fn examine(host: &Host) -> Vec<Check> {
         kernel::security_modules(host),
         kernel::ptrace_scope(host),
         kernel::type_information(host),
+        kernel::unix_sockets(host),
         kernel::unprivileged_bpf(host),
         kernel::terminal_injection(host),
         containers::sockets(host),

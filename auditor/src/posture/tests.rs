@@ -2,6 +2,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 
 use super::*;
+use crate::kernel::btf::tests::kernel as types_with;
 
 /// A host made of files.
 struct Fake {
@@ -25,12 +26,12 @@ impl Fake {
             ("proc/sys/dev/tty/legacy_tiocsti", "0\n"),
             ("sys/kernel/security/lsm", "lockdown,capability,yama,bpf"),
             ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
-            ("sys/kernel/btf/vmlinux", ""),
             ("etc/group", "root:x:0:\ndocker:x:998:alice,bob\nempty:x:997:\n"),
         ] {
             fake.write(path, text);
         }
         fs::create_dir_all(fake.directory.path().join("run")).unwrap();
+        fake.write_types("BPF_CGROUP_UNIX_CONNECT");
         fake
     }
 
@@ -38,6 +39,12 @@ impl Fake {
         let path = self.directory.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
+    }
+
+    fn write_types(&self, hook: &str) {
+        let path = self.directory.path().join("sys/kernel/btf/vmlinux");
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, types_with(hook)).unwrap();
     }
 
     fn remove(&self, path: &str) {
@@ -101,6 +108,17 @@ fn kernels_are_told_apart_by_their_numbers() {
         fake.write("proc/sys/kernel/osrelease", release);
         assert_eq!(fake.check("kernel").status, status, "{release}");
     }
+}
+
+#[test]
+fn a_kernel_without_the_hook_for_unix_sockets_is_named() {
+    let fake = Fake::whole();
+    fake.write_types("BPF_CGROUP_SYSCTL");
+    let check = fake.check("unix-sockets");
+    assert_eq!((check.status, check.found.as_str()), (State::Degraded, "the kernel has no hook for them"));
+    assert!(check.remedy.unwrap().contains("6.7"));
+    fake.write("sys/kernel/btf/vmlinux", "not BTF");
+    assert_eq!(fake.check("unix-sockets").status, State::Degraded);
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub enum Transport {
     Tcp,
     /// UDP.
     Udp,
+    /// A unix socket.
+    Unix,
     /// Any other, by its IP protocol number.
     Other(u32),
 }
@@ -79,6 +81,8 @@ pub struct Connection {
     pub local: Option<SocketAddr>,
     /// The other end; `None` for a socket that was refused before it had one.
     pub remote: Option<SocketAddr>,
+    /// Name of the unix socket at the other end, as rules write it.
+    pub socket: Option<String>,
     /// The other end connected to this one.
     pub inbound: bool,
     /// Where it is older than its session: how much of it was not seen.
@@ -103,7 +107,8 @@ pub struct Verdict {
     pub allowed: bool,
     /// The rule as `policy#number: text`, `None` where the policy's default decided.
     pub rule: Option<String>,
-    /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`.
+    /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`,
+    /// `other-root`, `unreadable-name`.
     #[serde(with = "crate::interned")]
     pub reason: Name,
     /// Name of the policy that decided.

@@ -22,8 +22,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use auditor_common::event::{
-    Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Packet, Skipped,
+    Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Moved, Packet, Skipped,
 };
+use auditor_common::unix::UnixDecision;
 use serde::{Deserialize, Serialize};
 
 use super::{Event, Malformed, Source};
@@ -54,6 +55,8 @@ const LAYOUT: u32 = layout(&[
     size_of::<Exec>(),
     size_of::<Fork>(),
     size_of::<Exit>(),
+    size_of::<Moved>(),
+    size_of::<UnixDecision>(),
 ]);
 
 const fn layout(sizes: &[usize]) -> u32 {

@@ -11,6 +11,7 @@ use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
     KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, KIND_SKIPPED, Moved, Packet, Skipped,
 };
+use auditor_common::unix::{KIND_UNIX, UnixDecision};
 
 use crate::clock::Boottime;
 
@@ -23,6 +24,8 @@ pub enum Event<'a> {
     Skipped(Skipped),
     /// A destination was decided.
     Decision(Decision),
+    /// A unix socket's destination was decided.
+    UnixDecision(UnixDecision),
     /// A TCP connection was established.
     Established(Established),
     /// A connection has ended.
@@ -62,6 +65,7 @@ impl<'a> Event<'a> {
             }),
             KIND_SKIPPED => read(bytes).map(Event::Skipped),
             KIND_DECISION => read(bytes).map(Event::Decision),
+            KIND_UNIX => read(bytes).map(Event::UnixDecision),
             KIND_ESTABLISHED => read(bytes).map(Event::Established),
             KIND_CLOSED => read(bytes).map(Event::Closed),
             KIND_EXEC => read(bytes).map(Event::Exec),
@@ -82,6 +86,7 @@ impl<'a> Event<'a> {
             }
             Event::Skipped(event) => out.extend_from_slice(bytes(event)),
             Event::Decision(event) => out.extend_from_slice(bytes(event)),
+            Event::UnixDecision(event) => out.extend_from_slice(bytes(event)),
             Event::Established(event) => out.extend_from_slice(bytes(event)),
             Event::Closed(event) => out.extend_from_slice(bytes(event)),
             Event::Exec(event) => out.extend_from_slice(bytes(event)),
@@ -102,6 +107,7 @@ impl<'a> Event<'a> {
             Event::Packet(event, _) => &event.header,
             Event::Skipped(event) => &event.header,
             Event::Decision(event) => &event.header,
+            Event::UnixDecision(event) => &event.decision.header,
             Event::Established(event) => &event.header,
             Event::Closed(event) => &event.header,
             Event::Exec(event) => &event.header,
@@ -125,6 +131,8 @@ unsafe impl Record for Packet {}
 unsafe impl Record for Skipped {}
 // SAFETY: as above.
 unsafe impl Record for Decision {}
+// SAFETY: as above.
+unsafe impl Record for UnixDecision {}
 // SAFETY: as above.
 unsafe impl Record for Established {}
 // SAFETY: as above.

@@ -29,8 +29,8 @@ pub(crate) struct Log {
     /// Only this agent
     #[arg(long, value_name = "NAME")]
     agent: Option<String>,
-    /// Only this destination: 10.20.0.9, 10.20.0.9:5432, [2001:db8::1]:443
-    #[arg(long, value_name = "ADDRESS[:PORT]")]
+    /// Only this destination: 10.20.0.9, 10.20.0.9:5432, [2001:db8::1]:443, unix:/run/docker.sock
+    #[arg(long, value_name = "DESTINATION")]
     to: Option<String>,
     /// Only this protocol, e.g. postgres
     #[arg(long, value_name = "PROTOCOL")]

@@ -1,5 +1,6 @@
 //! One record as one row. What a record does not say is a dash, never a guess.
 
+use auditor::policy::SCHEME;
 use serde_json::Value;
 
 use crate::cli::terminal::{Cell, Ink};
@@ -65,7 +66,8 @@ fn destination(record: &Value) -> Option<String> {
         endpoint => endpoint,
     };
     let port = endpoint["port"].as_u64();
-    let host = endpoint["ip"].as_str().or_else(|| endpoint["hostname"].as_str())?;
+    let unix = || endpoint["name"].as_str().filter(|name| name.starts_with(SCHEME));
+    let host = endpoint["ip"].as_str().or_else(|| endpoint["hostname"].as_str()).or_else(unix)?;
     Some(match port {
         Some(port) if host.contains(':') => format!("[{host}]:{port}"),
         Some(port) => format!("{host}:{port}"),

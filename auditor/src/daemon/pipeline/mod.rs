@@ -21,7 +21,7 @@ use super::recorder::Recorder;
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
-use crate::kernel::object::{Attachment, Object, RingSizes};
+use crate::kernel::object::{Attachment, KernelError, Object, RingSizes};
 use crate::kernel::tables::Tables;
 use crate::record::{Entry, Event as Recorded, Loss};
 use crate::session;
@@ -336,6 +336,12 @@ impl Pipeline {
             .map_err(|error| CommandError::Invalid(format!("nothing was changed: {error}")))?;
         for warning in &loaded.warnings {
             tracing::warn!("{}", warning.render(&self.parts.configuration));
+        }
+        if let Some(error) =
+            self.parts.object.unix_unsupported().filter(|_| loaded.settings.names_unix_sockets())
+        {
+            let error = KernelError::UnixRules(error.to_string());
+            return Err(CommandError::Invalid(format!("nothing was changed: {error}")));
         }
         let configuration =
             self.parts.attribution.put_in_force(&loaded, &mut self.parts.tables).map_err(failed)?;

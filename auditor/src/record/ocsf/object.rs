@@ -169,7 +169,7 @@ pub(super) struct Endpoint<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     hostname: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'static str>,
+    name: Option<&'a str>,
 }
 
 impl<'a> Endpoint<'a> {
@@ -178,8 +178,11 @@ impl<'a> Endpoint<'a> {
         Self { hostname: Some(hostname), ..Self::at(address) }
     }
 
-    fn remote(address: Option<SocketAddr>) -> Self {
-        Self { name: address.is_none().then_some(UNKNOWN), ..Self::at(address) }
+    /// A unix socket has a name only.
+    fn remote(connection: &'a Connection) -> Self {
+        let address = connection.remote;
+        let name = connection.socket.as_deref().or(address.is_none().then_some(UNKNOWN));
+        Self { name, ..Self::at(address) }
     }
 
     fn at(address: Option<SocketAddr>) -> Self {
@@ -192,8 +195,8 @@ impl<'a> Endpoint<'a> {
     }
 
     /// Source and destination: whoever connected is the source.
-    pub(super) fn both(connection: &Connection, hostname: &'a str) -> (Self, Self) {
-        let (local, remote) = (Self::local(connection.local, hostname), Self::remote(connection.remote));
+    pub(super) fn both(connection: &'a Connection, hostname: &'a str) -> (Self, Self) {
+        let (local, remote) = (Self::local(connection.local, hostname), Self::remote(connection));
         if connection.inbound { (remote, local) } else { (local, remote) }
     }
 }
@@ -204,7 +207,8 @@ pub(super) struct ConnectionInfo<'a> {
     direction_id: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol_name: Option<&'static str>,
-    protocol_num: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol_num: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol_ver_id: Option<u8>,
 }
@@ -212,14 +216,20 @@ pub(super) struct ConnectionInfo<'a> {
 impl<'a> ConnectionInfo<'a> {
     pub(super) fn new(connection: &'a Connection) -> Self {
         let (protocol_name, protocol_num) = match connection.transport {
-            Transport::Tcp => (Some("tcp"), 6),
-            Transport::Udp => (Some("udp"), 17),
-            Transport::Other(number) => (None, number),
+            Transport::Tcp => (Some("tcp"), Some(6)),
+            Transport::Udp => (Some("udp"), Some(17)),
+            // IANA has neither a name nor a number for it.
+            Transport::Unix => (None, None),
+            Transport::Other(number) => (None, Some(number)),
         };
         let ip = connection.remote.or(connection.local).map(|address| address.ip().to_canonical());
         Self {
             uid: &connection.id,
-            direction_id: if connection.inbound { 1 } else { 2 },
+            direction_id: match (connection.transport, connection.inbound) {
+                (Transport::Unix, _) => 4, // Local
+                (_, true) => 1,
+                (_, false) => 2,
+            },
             protocol_name,
             protocol_num,
             protocol_ver_id: ip.map(|ip| if ip.is_ipv4() { 4 } else { 6 }),

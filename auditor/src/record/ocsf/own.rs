@@ -220,6 +220,8 @@ struct AdoptedFields {
 pub(super) struct ConnectionFields<'a> {
     id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    socket: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'a str>,
@@ -258,6 +260,7 @@ impl<'a> ConnectionFields<'a> {
         let tls = application.and_then(|application| application.tls.as_ref());
         Self {
             id: &connection.id,
+            socket: connection.socket.as_deref(),
             protocol: application.and_then(|application| application.protocol),
             user: login.and_then(|login| login.user.as_deref()),
             database: login.and_then(|login| login.database.as_deref()),

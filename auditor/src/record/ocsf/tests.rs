@@ -44,6 +44,7 @@ fn connection() -> Arc<Connection> {
         transport: Transport::Tcp,
         local: Some("[::ffff:10.0.0.1]:40000".parse().unwrap()),
         remote: Some(SocketAddr::from(([10, 0, 0, 2], 5432))),
+        socket: None,
         inbound: false,
         adopted: None,
         verdict: Verdict { allowed: true, rule: Some("p#1: x".to_owned()), reason: "rule", policy: None },

@@ -18,21 +18,25 @@ pub use self::view::{
     Statement, Text, User, View,
 };
 use super::error::Error;
+use crate::policy::SCHEME;
 
 /// A destination to look for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Destination {
-    /// Address, or host name in any case.
+    /// Address, host name in any case, or name of a unix socket (`unix:…`), which has no port.
     pub host: String,
     /// Any, where `None`.
     pub port: Option<u16>,
 }
 
 impl Destination {
-    /// Reads `host`, `host:port`, `[v6]`, `[v6]:port` or a bare IPv6 address.
+    /// Reads `host`, `host:port`, `[v6]`, `[v6]:port`, a bare IPv6 address, or `unix:` and a name.
     pub fn parse(text: &str) -> Option<Self> {
         let whole =
             |host: &str| Some(Self { host: host.to_owned(), port: None }).filter(|_| !host.is_empty());
+        if text.starts_with(SCHEME) {
+            return whole(text);
+        }
         if let Some(rest) = text.strip_prefix('[') {
             let (host, port) = rest.split_once(']')?;
             return match port.strip_prefix(':') {
@@ -49,6 +53,9 @@ impl Destination {
     }
 
     fn matches(&self, endpoint: &Endpoint<'_>) -> bool {
+        if self.host.starts_with(SCHEME) {
+            return endpoint.name.as_deref() == Some(&*self.host);
+        }
         if self.port.is_some_and(|port| endpoint.port != Some(port)) {
             return false;
         }

@@ -125,6 +125,9 @@ pub struct Endpoint<'a> {
     /// Host name.
     #[serde(borrow)]
     pub hostname: Option<Text<'a>>,
+    /// Of a unix socket, its name.
+    #[serde(borrow)]
+    pub name: Option<Text<'a>>,
 }
 
 /// `query_info`.

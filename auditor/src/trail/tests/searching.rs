@@ -27,6 +27,7 @@ fn sample(directory: &Path) -> String {
                 transport: Transport::Tcp,
                 local: None,
                 remote: Some(SocketAddr::from(([10, 0, 0, 1], port))),
+                socket: None,
                 inbound: false,
                 adopted: None,
                 verdict: Verdict { allowed, rule: None, reason: "rule", policy: None },
