@@ -156,6 +156,22 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Kills it (SIGKILL), and returns when nothing of it is left: its first thread may be dead while others still hold the
+    /// socket.
+    ///
+    /// # Errors
+    /// kill(2) failed, or procfs cannot be read.
+    pub fn kill(&self) -> Result<()> {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.id().cast_signed()), Signal::SIGKILL)?;
+        let folder = PathBuf::from(format!("/proc/{}", self.id()));
+        while !fs::read_to_string(folder.join("stat"))?.contains(") Z ")
+            || fs::read_dir(folder.join("task"))?.count() > 1
+        {
+            thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
     /// Starts the daemon that `cargo xtask build` left and waits until it is ready.
     ///
     /// # Errors

@@ -18,8 +18,7 @@ use auditor_tests::child::Child;
 use auditor_tests::daemon::{Daemon, Home};
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::{UNPRIVILEGED, child, clients, oracle, place, require_root};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const AGENT: &str = "survivor";
@@ -164,11 +163,7 @@ impl Scene {
 
     fn kill(&mut self) {
         let daemon = self.daemon.take().unwrap();
-        kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGKILL).unwrap();
-        let stat = format!("/proc/{}/stat", daemon.id());
-        while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
-            thread::sleep(Duration::from_millis(1));
-        }
+        daemon.kill().unwrap();
         self.ended.push(daemon);
     }
 
@@ -322,14 +317,6 @@ fn waiting(listener: &TcpListener) -> usize {
     std::iter::from_fn(|| listener.accept().ok()).count()
 }
 
-fn kill_and_wait(daemon: &Daemon) {
-    kill(Pid::from_raw(daemon.id().cast_signed()), Signal::SIGKILL).unwrap();
-    let stat = format!("/proc/{}/stat", daemon.id());
-    while !fs::read_to_string(&stat).unwrap().contains(") Z ") {
-        thread::sleep(Duration::from_millis(1));
-    }
-}
-
 /// The trail, once it has a finding of this kind.
 fn records_with_finding(daemon: &Daemon, kind: &str) -> Vec<Value> {
     let start = Instant::now();
@@ -357,7 +344,7 @@ fn damaged(damage: impl Fn(&Path)) {
     // What was said is off the rings, and in the trail, the record of this question too.
     first.ask(&["log", "--json"]).unwrap();
     thread::sleep(Duration::from_millis(500));
-    kill_and_wait(&first);
+    first.kill().unwrap();
     damage(journals(&first.home().runtime).last().unwrap());
     let second = Daemon::start_in(first.home().next().unwrap()).unwrap();
     let records = records_with_finding(&second, "session-abandoned");
@@ -368,7 +355,7 @@ fn damaged(damage: impl Fn(&Path)) {
     assert_eq!(next.tell(&attempt).unwrap(), "ok");
     assert_eq!(waiting(&allowed), 1);
     // It is lost once: the daemon after this one takes over again.
-    kill_and_wait(&second);
+    second.kill().unwrap();
     let third = Daemon::start_in(second.home().next().unwrap()).unwrap();
     assert_eq!(next.tell(&attempt).unwrap(), "ok");
     let records = third.records().unwrap();
@@ -407,7 +394,7 @@ fn a_daemon_that_fails_open_lets_go_on_what_its_rules_allow() {
     let mut agent = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
     let attempt = |port: u16| format!("attempt 127.0.0.1 {port}");
     assert_eq!(agent.tell(&attempt(port)).unwrap(), "ok");
-    kill_and_wait(&first);
+    first.kill().unwrap();
     // Behind the end of the lease.
     thread::sleep(Duration::from_millis(2500));
     for _ in 0..5 {
@@ -439,7 +426,7 @@ fn a_session_that_ended_while_there_was_no_daemon_is_ended_by_the_next() {
     let first = Daemon::start(&configuration(port, "closed")).unwrap();
     let mut agent = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
     assert_eq!(agent.tell(&format!("connect live 127.0.0.1 {port}")).unwrap(), "ok");
-    kill_and_wait(&first);
+    first.kill().unwrap();
     agent.end().unwrap();
     let second = Daemon::start_in(first.home().next().unwrap()).unwrap();
     second.settle().unwrap();
