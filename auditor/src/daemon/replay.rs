@@ -39,7 +39,7 @@ pub struct Replayed {
     pub statements: u64,
     /// Payload bytes that went out.
     pub sent: u64,
-    /// Payload bytes that came in.
+    /// Payload bytes that came in and were copied.
     pub received: u64,
 }
 

@@ -4,8 +4,8 @@
 //! number that the kernel itself began with, the acknowledgements of the other direction, the kernel's byte count at the
 //! end. In-order data is handed on as the slice it came in; only what arrives early is copied.
 //!
-//! **What it promises.** Deliveries tile the direction: bytes, rows that were counted instead of copied, and gaps, in order, without overlap, from offset 0 to the
-//! end. A byte that was never seen is in exactly one gap. Memory is bounded by [`Limits`], whatever arrives.
+//! **What it promises.** Deliveries tile the direction: bytes, rows that were counted instead of copied, and gaps, in order,
+//! without overlap, from offset 0 to the end. A byte that was never seen is in exactly one gap. Memory is bounded by [`Limits`], whatever arrives.
 //!
 //! **Whose bytes win.** Where segments overlap, the receiving kernel's choice is followed, else a reader of the record
 //! could be shown other bytes than the application got (the oldest trick against a passive observer). For Linux: bytes
