@@ -104,7 +104,7 @@ fn a_valid_file_becomes_settings() {
     assert_eq!(policy.rules.iter().map(|rule| rule.number).collect::<Vec<_>>(), [1, 2, 3]);
     assert_eq!(policy.rules[0].protocol, Some(Protocol::Postgres));
     assert_eq!(policy.rules[2].expires, Some(Utc(1_796_083_200 * 1_000_000_000)));
-    assert_eq!(policy.rules[1].place.line, 23);
+    assert_eq!(policy.rules[1].place.line, 24);
 }
 
 #[test]
