@@ -17,7 +17,7 @@ use auditor_tests::daemon::Daemon;
 use auditor_tests::network::FarEnd;
 use auditor_tests::postgres::{Options, Postgres, free_port};
 use auditor_tests::workload::{self, Account, OwnCgroup};
-use auditor_tests::{namespace, require_root};
+use auditor_tests::{namespace, place, require_root};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -108,8 +108,10 @@ fn statements_divided_at_every_place_and_hundreds_in_a_segment() {
 fn a_socket_with_several_owners() {
     require_root().unwrap();
     let postgres = Postgres::start(&Options::default()).unwrap();
-    let daemon = Daemon::start(&configuration(&loopback())).unwrap();
-    let path = daemon.home().folder().join("outsider");
+    let folder = place::scratch().unwrap();
+    let path = folder.path().join("outsider");
+    let reach = format!("[[policy.rule]]\nto = [\"unix:{}\"]\naction = \"allow\"\n", path.display());
+    let daemon = Daemon::start(&(configuration(&loopback()) + &reach)).unwrap();
     let mut outsider = Command::new(CARRIER);
     outsider.arg("outsider").arg(&path).stdout(Stdio::piped());
     let mut outsider = Child::start(&mut outsider, Signal::SIGKILL).unwrap();
@@ -293,7 +295,7 @@ fn postgres_at(far: &FarEnd, folder: &std::path::Path) -> Postgres {
 
 #[test]
 fn a_narrow_link_small_segments_and_fragments() {
-    let folder = auditor_tests::place::scratch().unwrap();
+    let folder = place::scratch().unwrap();
     let far = narrow("576");
     let postgres = postgres_at(&far, folder.path());
     let daemon = Daemon::start(&configuration(&[far.v4])).unwrap();
@@ -311,7 +313,7 @@ fn a_narrow_link_small_segments_and_fragments() {
 
 #[test]
 fn fast_open_and_large_packets_to_a_far_end() {
-    let folder = auditor_tests::place::scratch().unwrap();
+    let folder = place::scratch().unwrap();
     let far = FarEnd::new().unwrap();
     // Both ends, and for listeners that do not ask for it (TFO_SERVER_WO_SOCKOPT1): PostgreSQL does not.
     let enable = "echo 1027 > /proc/sys/net/ipv4/tcp_fastopen";

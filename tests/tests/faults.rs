@@ -213,7 +213,7 @@ fn with_record_loss_every_missing_byte_is_in_a_gap() {
     require_root().unwrap();
     let postgres = Postgres::start(&Options::default()).unwrap();
     let host: IpAddr = "127.0.0.1".parse().unwrap();
-    let settings = "overload = \"record-loss\"\nring_bytes = 262144";
+    let settings = "overload = \"record-loss\"\nring_bytes = 524288";
     let daemon = Daemon::start(&configuration(settings, &[host])).unwrap();
     let cgroup = OwnCgroup::tagged(&daemon, AGENT).unwrap();
     let to = SocketAddr::new(host, postgres.port()).to_string();
@@ -289,7 +289,7 @@ fn check_gaps(records: &[Value], account: &Account, told: &[&str]) {
     assert_eq!((count("sent"), count("received")), account.kernel, "{coverage}");
     let accounted = (
         count("audited_sent") + count("opaque_sent") + unsent,
-        count("audited_received") + count("opaque_received") + unreceived,
+        count("audited_received") + count("opaque_received") + count("skipped_received") + unreceived,
     );
     assert_eq!(accounted, account.kernel, "read, opaque and gaps; and the kernel: {coverage}");
 
@@ -318,7 +318,8 @@ fn check_gaps(records: &[Value], account: &Account, told: &[&str]) {
     } else {
         assert_eq!(own["opaque"], "hole", "{own}");
         assert!(count("opaque_sent") > 0, "{own}");
-        assert!(whole > 0 && marked <= 1, "{whole} whole, {marked} marked");
+        // Where an answer was lost before a request was, there are requests whose outcomes are not known.
+        assert!(whole > 0 && (marked <= 1 || received_gaps > 0), "{whole} whole, {marked} marked");
     }
     eprintln!(
         "record-loss: {}: {} told, {whole} whole, {marked} marked; {unsent} and {unreceived} bytes in {sent_gaps} and \
