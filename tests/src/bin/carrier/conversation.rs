@@ -186,7 +186,16 @@ pub(crate) fn totals(socket: &OwnedFd, counted_for_syn: u64) -> Result<(u64, u64
         }
         thread::sleep(Duration::from_millis(1));
     }
-    let info = syscall::tcp_info(socket)?;
+    // The kernel reads the state before it takes the socket's lock and the counts under it, so a FIN may come in between and
+    // be in the count only. What is read twice the same is of one moment.
+    let mut info = syscall::tcp_info(socket)?;
+    loop {
+        let again = syscall::tcp_info(socket)?;
+        if again == info {
+            break;
+        }
+        info = again;
+    }
     let fin = u64::from(info.state == CLOSE_WAIT);
     Ok((info.bytes_acked - counted_for_syn, info.bytes_received - fin))
 }

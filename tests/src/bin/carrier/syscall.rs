@@ -75,7 +75,7 @@ pub(crate) fn set_option(socket: &OwnedFd, level: i32, name: i32, value: i32) ->
 }
 
 /// What the kernel says of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct TcpInfo {
     /// TCP_ESTABLISHED and so on.
     pub(crate) state: u8,
