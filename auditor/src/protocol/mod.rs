@@ -161,6 +161,8 @@ pub enum Observation {
     Refused(ServerError),
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
+    /// Both ends have agreed on TLS and go on in it: the dissector is given what is inside next, from its first byte.
+    Encrypted,
     /// From here on the bytes of this connection cannot be read.
     Opaque(Opaque),
     /// The bytes do not follow the protocol; the dissector has given up on this connection.
@@ -170,7 +172,7 @@ pub enum Observation {
 /// Why a connection cannot be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Opaque {
-    /// Both ends agreed on TLS.
+    /// TLS whose inside cannot be read; [`crate::record::Tls::reason`] says why.
     Tls,
     /// Both ends agreed on GSSAPI encryption.
     GssEncryption,
