@@ -73,12 +73,22 @@ pub fn detect(first: &[u8]) -> Detection<Protocol> {
 }
 
 /// Who sent the bytes. The client is the one that opened the connection.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Side {
     /// The end that connected.
     Client,
     /// The end that accepted.
     Server,
+}
+
+impl Side {
+    /// Whom it talks to.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
 }
 
 /// What a dissector may keep.
