@@ -9,8 +9,10 @@ pub mod command;
 mod conversation;
 mod host;
 mod journal;
+mod keyrings;
 mod pipeline;
 mod policies;
+mod reading;
 mod recorder;
 pub mod replay;
 mod takeover;
@@ -39,6 +41,7 @@ use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
 use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
+use crate::memory;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
@@ -208,6 +211,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
+    degraded.extend(memory::protect());
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))

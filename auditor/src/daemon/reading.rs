@@ -187,7 +187,7 @@ fn inside(
             }
         },
         tls::Event::Gap { side, at, most } => clear.gap(side, at, most, context),
-        tls::Event::Facts(facts) => Arc::make_mut(context.application).learn(facts),
+        tls::Event::Facts(facts) => Arc::make_mut(context.application).tls = Some(facts.clone()),
         tls::Event::Bound { secret, .. } => context.out.secrets.push((secret, true)),
         tls::Event::Released { secret } => context.out.secrets.push((secret, false)),
         tls::Event::Failed { side, .. } => context.out.notices.push(Notice::RecordFails(side)),

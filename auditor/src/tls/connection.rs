@@ -310,10 +310,14 @@ impl Connection {
 
     /// Whether a whole record waits for a secret: [`Self::offer`] may help.
     pub fn waits(&self) -> bool {
-        [&self.client, &self.server].into_iter().any(|direction| {
-            matches!(&direction.epoch, Epoch::Protected(keys) if keys.secret.is_none())
-                && matches!(direction.buffer.record(), Ok(Some(_)))
-        })
+        self.waits_for(Side::Client) || self.waits_for(Side::Server)
+    }
+
+    /// The same for one direction.
+    pub fn waits_for(&self, side: Side) -> bool {
+        let direction = self.direction_ref(side);
+        matches!(&direction.epoch, Epoch::Protected(keys) if keys.secret.is_none())
+            && matches!(direction.buffer.record(), Ok(Some(_)))
     }
 
     /// What is known so far.
