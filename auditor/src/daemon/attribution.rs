@@ -344,6 +344,12 @@ impl Attribution {
                 self.processes.forked(fork.task.pid, fork.child, occasion);
             }
             Event::Moved(moved) => self.moved(&moved),
+            Event::SecretTaken(taken) => tracing::debug!(
+                session = taken.header.session,
+                taken.id,
+                taken.process,
+                "a TLS secret was taken"
+            ),
             Event::Exit(exit) => {
                 let occasion = self.occasion(&exit.header);
                 let process = self.processes.exited(&exit.task, occasion);

@@ -9,6 +9,7 @@ pub mod command;
 mod conversation;
 mod host;
 mod journal;
+mod libraries;
 mod pipeline;
 mod policies;
 mod recorder;
@@ -285,11 +286,15 @@ impl Start<'_> {
     fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
         let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
         object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
-        let Loaded { object, tables, payload, lifecycle, found } = Object::load(self.sizes, &pins)
-            .inspect_err(|_| {
+        let Loaded { object, tables, payload, lifecycle, secrets: _secrets, mut uprobes, found } =
+            Object::load(self.sizes, &pins).inspect_err(|_| {
                 // Fails where an earlier daemon's are in it.
                 let _ = fs::remove_dir(&pins);
             })?;
+        match &mut uprobes {
+            Ok(uprobes) => libraries::probe_host(uprobes),
+            Err(error) => tracing::warn!(%error, "what is said under TLS is not read"),
+        }
         let parent = self.hierarchy.make(&self.parent_name)?;
         let result = self.hold((object, tables), (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {
