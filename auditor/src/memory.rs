@@ -13,7 +13,9 @@ pub fn protect() -> Vec<String> {
         ("memory of the daemon, TLS secrets in it, may be in a core dump", forbid_dumps),
     ];
     let failed = |(what, step): (&str, fn() -> io::Result<()>)| {
-        step().err().map(|error| format!("{what}: {error}; give it CAP_IPC_LOCK and CAP_SYS_RESOURCE at start"))
+        step()
+            .err()
+            .map(|error| format!("{what}: {error}; give it CAP_IPC_LOCK and CAP_SYS_RESOURCE at start"))
     };
     steps.into_iter().filter_map(failed).collect()
 }

@@ -20,8 +20,8 @@ use auditor_common::tls::SecretTaken;
 use auditor_common::unix::UnixDecision;
 
 use super::conversation::{Conversation, Findings, Notice};
-use super::keyrings::{self, Keyrings};
 use super::journal::{AdoptedSocket, Configuration, Item, Reported};
+use super::keyrings::{self, Keyrings};
 use super::policies::Policies;
 use crate::clock::{Boottime, Clock, Utc};
 use crate::config;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
+use super::reading::{Context, Reader};
 use crate::clock::Boottime;
 use crate::interned::Name;
-use super::reading::{Context, Reader};
 use crate::protocol::{self, Limits, Observation, Side};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
@@ -313,11 +313,15 @@ impl Conversation {
     }
 
     /// Who it is that sends in this direction.
-    const fn side(&self, sent: bool) -> Side {
+    fn side(&self, sent: bool) -> Side {
         if sent != self.connection.inbound { Side::Client } else { Side::Server }
     }
 
-    fn reader<'a>(&'a mut self, keyring: &'a dyn Keyring, out: &'a mut Findings) -> (&'a mut Reader, Context<'a>) {
+    fn reader<'a>(
+        &'a mut self,
+        keyring: &'a dyn Keyring,
+        out: &'a mut Findings,
+    ) -> (&'a mut Reader, Context<'a>) {
         let context = Context { application: &mut self.application, limits: self.limits, keyring, out };
         (&mut self.reader, context)
     }

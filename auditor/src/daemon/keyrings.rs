@@ -4,14 +4,15 @@
 //! among those of its session, and claims what has proven to be its own. What is written down of all this is numbers.
 //!
 //! An entry of the kernel's table may go when neither a connection nor the journal speaks of it any more, because the next
-//! daemon reads the journal again and needs the same secrets for the same words. So numbers that are done with are gathered
-//! ([`Keyrings::take_retired`]) until the journal has begun anew.
+//! daemon reads the journal again and needs the same secrets for the same words. So what is done with waits until the journal has
+//! begun anew ([`Keyrings::turned`]), and what was before is gone ([`Keyrings::settled`]).
 //!
 //! Bounded: a session has [`UNCLAIMED`] secrets that no connection has claimed; older ones are given up. What is claimed is bounded by
 //! the number of connections.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::sync::Arc;
 
 use auditor_common::tls::{MASTER_SECRET, SecretTaken};
 
@@ -20,14 +21,19 @@ use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
 
 /// Secrets of a session that wait for their connections. Four belong to each that is being opened.
 const UNCLAIMED: usize = 4096;
+/// Numbers that are done with and wait for the journal.
+const RETIRED: usize = 4096;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Keyrings {
     /// `None` where events come from a capture: there are no secrets in it.
-    table: Option<Secrets>,
+    table: Option<Arc<Secrets>>,
     sessions: HashMap<u64, Ring>,
+    /// Numbers that are done with, and that the journal speaks of.
     retired: Vec<u64>,
+    /// The same, of which only the journal's last generation speaks.
+    obsolete: Vec<u64>,
 }
 
 /// One session's.
@@ -49,7 +55,7 @@ pub(super) type Saved = Vec<(u64, u64, u64, bool)>;
 static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
 
 impl Keyrings {
-    pub(super) fn new(table: Option<Secrets>) -> Self {
+    pub(super) fn new(table: Option<Arc<Secrets>>) -> Self {
         Self { table, ..Self::default() }
     }
 
@@ -112,18 +118,26 @@ impl Keyrings {
         self.retired.extend(ring.claimed.into_keys());
     }
 
-    /// How many numbers are done with.
-    pub(super) fn retired(&self) -> usize {
-        self.retired.len()
+    /// Whether so much is done with that the journal should begin anew, however short it is.
+    pub(super) fn are_long(&self) -> bool {
+        self.retired.len() >= RETIRED
     }
 
-    /// Numbers that nobody asks for any more once the journal begins anew.
-    pub(super) fn take_retired(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.retired)
+    /// The journal has begun anew.
+    pub(super) fn turned(&mut self) {
+        self.obsolete.append(&mut self.retired);
     }
 
-    /// Takes entries out of the kernel's table.
-    pub(super) fn remove(&self, ids: Vec<u64>) {
+    /// What was in the journal before it began anew is gone; or there is no journal.
+    pub(super) fn settled(&mut self) {
+        let obsolete = std::mem::take(&mut self.obsolete);
+        self.remove(obsolete);
+    }
+
+    fn remove(&self, ids: Vec<u64>) {
+        if ids.is_empty() {
+            return;
+        }
         if let Some(table) = &self.table
             && let Err(error) = table.remove(ids)
         {
@@ -164,7 +178,7 @@ impl Keyrings {
         let rings = self.sessions.values();
         let known: BTreeSet<u64> = rings
             .flat_map(|ring| ring.unclaimed.keys().chain(ring.claimed.keys()))
-            .chain(&self.retired)
+            .chain(self.retired.iter().chain(&self.obsolete))
             .copied()
             .collect();
         match table.ids() {

@@ -153,8 +153,7 @@ impl Reader {
 
     /// Whether rows of long answers may be counted instead of copied: nobody can under TLS.
     pub(super) fn counts_rows(&self) -> bool {
-        self.tls.is_none()
-            && matches!(&self.clear, Clear::Reading(dissector) if dissector.counts_rows())
+        self.tls.is_none() && matches!(&self.clear, Clear::Reading(dissector) if dissector.counts_rows())
     }
 
     /// Bytes of each side that were seen and not read.
