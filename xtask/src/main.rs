@@ -9,6 +9,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod invocation;
+mod runtimes;
 mod setup;
 mod test;
 mod toolchain;
