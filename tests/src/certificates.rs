@@ -61,14 +61,16 @@ impl Certificates {
             "keyUsage=critical,keyCertSign,cRLSign",
         ];
         made.make(key, "authority", "test authority", &authority)?;
-        let issued = ["-CA", "authority.crt", "-CAkey", "authority.key", "-addext", "basicConstraints=CA:FALSE"];
+        let issued =
+            ["-CA", "authority.crt", "-CAkey", "authority.key", "-addext", "basicConstraints=CA:FALSE"];
         let names = format!("subjectAltName=DNS:{SERVER},IP:127.0.0.1,IP:::1");
         made.make(key, "server", SERVER, &[&issued[..], &["-addext", &names]].concat())?;
         made.make(Key::Ec, "client", CLIENT, &issued)?;
-        chown(&made.key(), Some(server.uid.as_raw()), Some(server.gid.as_raw())).context("chown")?;
+        chown(made.key().as_path(), Some(server.uid.as_raw()), Some(server.gid.as_raw())).context("chown")?;
         // libpq refuses a key that others may read, and the agent is not this process's user.
         let agent = child::find_user(&[crate::UNPRIVILEGED])?;
-        chown(&made.client_key(), Some(agent.uid.as_raw()), Some(agent.gid.as_raw())).context("chown")?;
+        chown(made.client_key().as_path(), Some(agent.uid.as_raw()), Some(agent.gid.as_raw()))
+            .context("chown")?;
         for key in [made.key(), made.client_key()] {
             fs::set_permissions(key, Permissions::from_mode(0o600)).context("a key's mode")?;
         }

@@ -21,6 +21,7 @@ pub mod postgres;
 pub mod python;
 pub mod runtimes;
 pub mod shaper;
+pub mod tls;
 pub mod workload;
 
 use anyhow::{Result, bail};

@@ -39,7 +39,7 @@ pub fn drivers() -> Result<PathBuf> {
 }
 
 impl Python {
-    /// Copies the packages into `folder`.
+    /// Copies the packages into `folder`, once.
     ///
     /// # Errors
     /// They are not installed.
@@ -56,6 +56,15 @@ impl Python {
     }
 
     fn of(environment: &Path, folder: &Path) -> Result<Self> {
+        // The link leads to the interpreter that the environment was made with.
+        let interpreter = environment
+            .join("bin/python3")
+            .canonicalize()
+            .context("no virtual environment: run `cargo xtask setup`")?;
+        let packages = folder.join("python");
+        if packages.is_dir() {
+            return Ok(Self { interpreter, packages });
+        }
         let library = environment.join("lib");
         let installed = fs::read_dir(&library)
             .into_iter()
@@ -66,10 +75,6 @@ impl Python {
         let Some(installed) = installed else {
             bail!("psycopg is not in {}: run `cargo xtask setup`", library.display());
         };
-        // The link leads to the interpreter that the environment was made with.
-        let interpreter =
-            environment.join("bin/python3").canonicalize().context("the environment's interpreter")?;
-        let packages = folder.join("python");
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-preserve=ownership"]).arg(&installed).arg(&packages);
         child::succeed(&mut copy, Duration::from_secs(60))?;

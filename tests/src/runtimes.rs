@@ -103,7 +103,9 @@ fn client(folder: &Path) -> Result<PathBuf> {
         let packages = fs::read_dir(&installed)
             .with_context(|| format!("{} is not there: run `cargo xtask setup`", installed.display()))?;
         // Scoped packages are programs; a driver's folder has the driver's name.
-        for package in packages.flatten().filter(|entry| !entry.file_name().to_string_lossy().starts_with(['@', '.'])) {
+        for package in
+            packages.flatten().filter(|entry| !entry.file_name().to_string_lossy().starts_with(['@', '.']))
+        {
             copy(&package.path(), &modules.join(package.file_name()))?;
         }
     }
@@ -123,7 +125,10 @@ pub fn go_client(folder: &Path, stripped: bool) -> Result<PathBuf> {
     let program = folder.join(if stripped { "go-client-stripped" } else { "go-client" });
     let mut command = Command::new(home.join("go/bin/go"));
     command.arg("build").arg("-o").arg(&program).env("GO111MODULE", "off").env("GOTOOLCHAIN", "local");
-    command.env("GOROOT", home.join("go")).env("GOPATH", home.join("path")).env("GOCACHE", home.join("build"));
+    command
+        .env("GOROOT", home.join("go"))
+        .env("GOPATH", home.join("path"))
+        .env("GOCACHE", home.join("build"));
     // Without C: the program is static, and names are looked up by Go.
     command.env("CGO_ENABLED", "0").env("GOFLAGS", "").env("GOTELEMETRY", "off");
     if stripped {
