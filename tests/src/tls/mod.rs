@@ -4,6 +4,7 @@
 //! client's end, as it does with statements. Both accounts are of the same handshake, and neither learnt it from the other.
 
 pub mod front;
+pub mod ja4;
 pub mod secrets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -153,6 +154,46 @@ impl Scene {
         }
         Ok(records)
     }
+}
+
+/// Checks connections that nobody could read against the server's account: what the handshake says in the clear is there, the
+/// reason is, no statement is, and a rule that names a protocol is violated. Returns how many there were.
+///
+/// # Errors
+/// The first thing that is not so.
+pub fn check_opaque(log: &[Entry], records: &[Value], sni: Option<&str>) -> Result<usize> {
+    let agreed = agreed(log)?;
+    if let Some(record) = records.iter().find(|record| oracle::is_statement(record)) {
+        bail!("a statement of nobody knows whom: {record}");
+    }
+    for (client, handshakes) in &agreed {
+        let record = records.iter().find(|record| {
+            record["unmapped"]["auditor"]["kind"] == "connection-closed"
+                && oracle::client(record).is_ok_and(|end| end == *client)
+        });
+        let connection =
+            &record.with_context(|| format!("no end of {client}"))?["unmapped"]["auditor"]["connection"];
+        let tls = &connection["tls"];
+        let known =
+            handshakes.iter().any(|(version, cipher)| tls["version"] == *version && tls["cipher"] == *cipher);
+        let reason = tls["reason"].as_str().is_some_and(|reason| !reason.is_empty());
+        if !known
+            || !reason
+            || tls["decrypted"] != false
+            || tls["sni"].as_str() != sni
+            || !tls["ja4"].is_string()
+        {
+            bail!("{client} agreed on {handshakes:?}; the trail has {connection}");
+        }
+        let violations = records.iter().filter(|record| {
+            let own = &record["unmapped"]["auditor"];
+            own["connection"]["id"] == connection["id"] && own["finding"]["kind"] == "protocol-mismatch"
+        });
+        if violations.count() != 1 {
+            bail!("not one violation of {connection}");
+        }
+    }
+    Ok(agreed.len())
 }
 
 /// The words of a command with further variables.

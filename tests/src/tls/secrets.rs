@@ -31,7 +31,9 @@ impl Needles {
     /// It cannot be read or is no key log.
     pub fn add_log(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        // The last line of a program that still runs may not be whole.
+        let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        for line in whole.filter(|line| !line.starts_with('#') && !line.is_empty()) {
             let [label, _, secret] = line.split(' ').collect::<Vec<_>>()[..] else {
                 bail!("{}: no key log: {line}", path.display())
             };

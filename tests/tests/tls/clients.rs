@@ -2,18 +2,16 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
 
 use auditor_tests::certificates::{Key, SERVER};
 use auditor_tests::clients;
 use auditor_tests::python::Python;
-use auditor_tests::runtimes::{self, JavaScript};
 use auditor_tests::tls::{Expected, Scene, agreed, with_variables};
 
 use crate::{openssl_in, psql, system_openssl, words};
 
 /// Runs a client once with each version, and judges.
-fn with_both_versions(
+pub(crate) fn with_both_versions(
     name: &str,
     library: &str,
     least: usize,
@@ -126,56 +124,6 @@ fn asyncpg_whose_library_sees_no_socket() {
 #[test]
 fn a_pool_of_sqlalchemy() {
     with_python("sqlalchemy", &[], &in_wheel("psycopg2_binary.libs"));
-}
-
-fn javascript(scene: &Scene, runtime: &JavaScript, connections: &str, tag: &str) -> Vec<OsString> {
-    let (port, authority) = (scene.server.postgres.port().to_string(), scene.server.certificates.authority());
-    runtime.words(&[SERVER, &port, SERVER, &authority.display().to_string(), connections, "5", tag])
-}
-
-#[test]
-fn node_with_pg() {
-    let folder = auditor_tests::place::scratch().unwrap();
-    let node = JavaScript::node(folder.path()).unwrap();
-    let told =
-        std::process::Command::new(node.program()).args(["-p", "process.versions.openssl"]).output().unwrap();
-    let library = format!("OpenSSL {}", String::from_utf8(told.stdout).unwrap().trim());
-    with_both_versions("node", &library, 200, |scene, tag| vec![javascript(scene, &node, "12", tag)]);
-}
-
-#[test]
-fn bun_with_pg() {
-    let folder = auditor_tests::place::scratch().unwrap();
-    let bun = JavaScript::bun(folder.path()).unwrap();
-    with_both_versions("bun", "BoringSSL", 200, |scene, tag| vec![javascript(scene, &bun, "12", tag)]);
-}
-
-fn go(stripped: bool) {
-    let folder = auditor_tests::place::scratch().unwrap();
-    let program = runtimes::go_client(folder.path(), stripped).unwrap();
-    // Go's own name of the release is in every program, also without its symbols.
-    let library = format!("go{}", runtimes::GO);
-    with_both_versions("Go", &library, 200, |scene, tag| {
-        let words: [OsString; 6] = [
-            PathBuf::from(&program).into(),
-            "statements".into(),
-            scene.server.target().into(),
-            "12".into(),
-            "5".into(),
-            tag.into(),
-        ];
-        vec![words.into()]
-    });
-}
-
-#[test]
-fn go_with_lib_pq() {
-    go(false);
-}
-
-#[test]
-fn go_without_its_symbols() {
-    go(true);
 }
 
 fn two_hundred(driver: &str, library: &str) {

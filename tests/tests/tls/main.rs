@@ -6,6 +6,7 @@
 mod clients;
 mod edges;
 mod https;
+mod runtimes;
 mod secrets;
 mod soak;
 mod suites;
