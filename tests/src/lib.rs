@@ -20,6 +20,7 @@ pub mod place;
 pub mod postgres;
 pub mod python;
 pub mod runtimes;
+pub mod secrets;
 pub mod shaper;
 pub mod tls;
 pub mod workload;
