@@ -18,6 +18,7 @@ pub mod pgbouncer;
 pub mod place;
 pub mod postgres;
 pub mod python;
+pub mod secrets;
 pub mod shaper;
 pub mod workload;
 
