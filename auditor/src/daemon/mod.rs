@@ -317,13 +317,13 @@ impl Start<'_> {
             }
             degraded.push(format!("unix sockets are neither decided nor recorded: {error}"));
         }
-        let reader = |map| Reader::new(map).map_err(call("map a ring"));
+        let reader = |map| Reader::new(&map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
         let identity = Identity {
             boot_id: boot_id.clone(),
             trail: trail.id().to_owned(),
-            rings: rings.ids().map_err(call("ask for the rings' numbers"))?,
+            rings: rings.ids(),
         };
         let fresh = || {
             let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
