@@ -3,7 +3,7 @@
 //! The owner of everything that is known about live sessions, processes and connections. Events come in one by one and in
 //! order; nothing here waits for anything but the trail.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 use std::net::SocketAddr;
@@ -21,6 +21,7 @@ use auditor_common::unix::UnixDecision;
 use super::conversation::{Conversation, Findings, Notice};
 use super::journal::{AdoptedSocket, Configuration, Item, Reported};
 use super::policies::Policies;
+use super::unfollowed::{Telling, Unfollowed};
 use crate::clock::{Boottime, Clock, Utc};
 use crate::config;
 use crate::kernel::shares::Shares;
@@ -38,8 +39,20 @@ use crate::source::Event;
 const CONVERSATIONS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
 const CONVERSATIONS: usize = 65_536;
-/// UDP sockets that are followed at most.
+/// UDP sockets of one session that are followed at most. Further ones are named in a finding, and their ends are not recorded.
+const DATAGRAMS_OF_A_SESSION: u64 = 16_384;
+/// The same for all sessions.
 const DATAGRAMS: usize = 65_536;
+/// What the record says of a connection that is not followed.
+const NOT_FOLLOWED: &str =
+    "there are more connections than can be followed: what is said on this one is not in the record";
+/// The same of a UDP socket.
+const DATAGRAMS_NOT_FOLLOWED: &str = "there are more UDP sockets than can be followed: neither the end nor the bytes of this one are in the record";
+/// The same where the session was over when its word came.
+const SESSION_OVER: &str =
+    "the session ended before this was read: neither what is said on it nor its end is in the record";
+/// What is added where no further ones are named.
+const NOT_NAMED: &str = "; nor are further ones of the session named";
 /// How long after the kernel's word that a connection has ended its last segments are waited for. They were written
 /// before that word; a few turns are ample.
 const LAST_SEGMENTS: Duration = Duration::from_millis(20);
@@ -103,6 +116,11 @@ pub(super) struct Attribution {
     missed: HashMap<u32, (u64, Boottime)>,
     conversations: ByCookie<Conversation>,
     datagrams: ByCookie<Datagrams>,
+    /// UDP sockets that are followed, by session.
+    datagrams_of: BTreeMap<u64, u64>,
+    unfollowed: Unfollowed,
+    /// Compiled policies by their numbers, of this generation and the last one.
+    compiled: BTreeMap<u32, policy::Table>,
     closing: VecDeque<(Boottime, u64)>,
     findings: Findings,
     /// Sockets whose rows are to be counted from now on, or no longer.
@@ -122,6 +140,7 @@ pub(super) type Saved = (
     (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
     (HashMap<u32, (u64, Boottime)>, u64),
+    (BTreeMap<u64, u64>, Unfollowed),
 );
 
 impl Attribution {
@@ -144,6 +163,9 @@ impl Attribution {
             missed: HashMap::new(),
             conversations: ByCookie::default(),
             datagrams: ByCookie::default(),
+            datagrams_of: BTreeMap::new(),
+            unfollowed: Unfollowed::default(),
+            compiled: BTreeMap::new(),
             closing: VecDeque::new(),
             findings: Findings::default(),
             counting: Vec::new(),
@@ -183,11 +205,16 @@ impl Attribution {
                 }
             }
             Item::Forgotten(pid) => self.processes.forget(pid),
-            Item::Clock(offset) => self.clock = Clock::fixed(offset),
+            Item::Clock(offset) => {
+                self.clock = Clock::fixed(offset);
+                // When rules expire is wall-clock time.
+                self.compiled.clear();
+            }
             Item::Looked(process) => self.processes.tell(process),
             Item::Reported(reported) => self.reported = reported,
             Item::Reloaded(configuration) => {
                 let settings = self.policies.recall(configuration, &self.clock)?;
+                self.compiled.clear();
                 self.limits = settings.capture.limits();
             }
         }
@@ -196,6 +223,7 @@ impl Attribution {
 
     fn end_session(&mut self, number: u64, at: Boottime, utc: Utc, reason: &'static str) {
         self.finish_session(Some(number), at);
+        self.unfollowed.forget_session(number);
         let Some(session) = self.sessions.remove(number) else { return };
         let totals = session.totals;
         let duration_us = u64::try_from(at.since(session.opened).as_micros()).unwrap_or(u64::MAX);
@@ -229,6 +257,7 @@ impl Attribution {
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
             (&self.missed, self.folded_of_nobody),
+            (&self.datagrams_of, &self.unfollowed),
         )
     }
 
@@ -237,7 +266,8 @@ impl Attribution {
     /// # Errors
     /// A configuration of that time cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
-        let ((sessions, (known, parents), configurations, reported), connections, uncounted) = saved;
+        let ((sessions, (known, parents), configurations, reported), connections, uncounted, bounds) = saved;
+        (self.datagrams_of, self.unfollowed) = bounds;
         (self.missed, self.folded_of_nobody) = uncounted;
         (self.sessions, self.reported) = (sessions, reported);
         self.processes.restore(known, parents);
@@ -289,6 +319,7 @@ impl Attribution {
                 .iter()
                 .map(|(cgroup, number, share, policy)| (*cgroup, *number, *share, policy.as_str())),
         )?;
+        self.compiled.clear();
         self.limits = loaded.settings.capture.limits();
         Ok(configuration)
     }
@@ -530,28 +561,49 @@ impl Attribution {
         }
         // A socket may be connected again after an attempt that failed.
         self.finish(cookie, at);
+        self.unfollowed.begin_again(cookie);
         if !self.begin(cookie, number, connection.clone(), process.clone(), expected, at) {
-            self.not_followed(number, connection, process, at);
+            self.not_followed(cookie, number, connection, process, at);
         }
     }
 
+    /// Names a socket that there is no room for, once.
     fn not_followed(
         &mut self,
+        cookie: u64,
         number: u64,
         connection: Connection,
         process: Option<Arc<Process>>,
         at: Boottime,
     ) {
+        let over = !self.sessions.follows(number);
+        let telling = if over { Telling::Name } else { self.unfollowed.beyond(cookie, number) };
+        if telling == Telling::Nothing {
+            return;
+        }
         if let Some(session) = self.sessions.get_mut(number) {
             session.totals.violations += 1;
         }
+        let what = match connection.transport {
+            _ if over => SESSION_OVER,
+            Transport::Udp => DATAGRAMS_NOT_FOLLOWED,
+            _ => NOT_FOLLOWED,
+        };
+        let more = if telling == Telling::Last { NOT_NAMED } else { "" };
         let finding = Recorded::Finding {
             kind: "connection-not-followed",
-            message: "there are more connections than can be followed: what is said on this one is not in the record"
-                .to_owned(),
+            message: format!("{what}{more}"),
             connection: Some(Arc::new(connection)),
         };
         self.enter(number, process, at, finding);
+    }
+
+    /// Whether one more connection of a session can be followed.
+    fn has_room(&self, session: u64) -> bool {
+        let open = self.sessions.get(session).map_or(0, |session| session.open_connections);
+        self.conversations.len() < CONVERSATIONS
+            && open < CONVERSATIONS_OF_A_SESSION
+            && self.sessions.follows(session)
     }
 
     fn begin(
@@ -563,13 +615,10 @@ impl Attribution {
         expected: Option<&'static str>,
         at: Boottime,
     ) -> bool {
-        if self.conversations.len() >= CONVERSATIONS {
+        if !self.has_room(session) {
             return false;
         }
         if let Some(session) = self.sessions.get_mut(session) {
-            if session.open_connections >= CONVERSATIONS_OF_A_SESSION {
-                return false;
-            }
             session.open_connections += 1;
         }
         let conversation = Conversation::new(session, connection, process, expected, self.limits, at);
@@ -589,10 +638,21 @@ impl Attribution {
         if let Some(datagrams) = self.datagrams.get_mut(&cookie) {
             datagrams.connection = Arc::clone(&connection);
         } else {
+            if self.unfollowed.is_beyond(cookie) {
+                self.enter(number, process, at, Recorded::ConnectionOpened { connection });
+                return;
+            }
             if let Some(session) = self.sessions.get_mut(number) {
                 session.totals.connections += 1;
             }
-            if self.datagrams.len() < DATAGRAMS {
+            let followed = self.datagrams_of.get(&number).copied().unwrap_or(0);
+            if self.datagrams.len() >= DATAGRAMS
+                || followed >= DATAGRAMS_OF_A_SESSION
+                || !self.sessions.follows(number)
+            {
+                self.not_followed(cookie, number, Connection::clone(&connection), process.clone(), at);
+            } else {
+                self.datagrams_of.insert(number, followed + 1);
                 let datagrams = Datagrams {
                     session: number,
                     connection: Arc::clone(&connection),
@@ -605,7 +665,8 @@ impl Attribution {
         self.enter(number, process, at, Recorded::ConnectionOpened { connection });
     }
 
-    /// A conversation that began without a decision of its own: accepted from outside, or older than the session.
+    /// A conversation that began without a decision of its own: accepted from outside, or older than the session. `false`: it is
+    /// not followed.
     fn begin_undecided(
         &mut self,
         cookie: u64,
@@ -614,6 +675,14 @@ impl Attribution {
         inbound: bool,
         at: Boottime,
     ) -> bool {
+        // First what costs next to nothing: this may be asked for each segment.
+        if self.unfollowed.is_beyond(cookie) || !self.sessions.follows(session) {
+            return false;
+        }
+        let has_room = self.has_room(session);
+        if !has_room && self.unfollowed.is_silent(session) {
+            return false;
+        }
         let verdict = self.decide_again(session, remote, at);
         let connection = Connection {
             id: self.connection_id(cookie),
@@ -625,6 +694,10 @@ impl Attribution {
             adopted: None,
             verdict,
         };
+        if !has_room {
+            self.not_followed(cookie, session, connection, None, at);
+            return false;
+        }
         let begun = self.begin(cookie, session, connection, None, None, at);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
             conversation.decided = false;
@@ -633,16 +706,18 @@ impl Attribution {
     }
 
     /// What the packet hook decided about a peer that no connect(2) named, by the same rules and the same function.
-    fn decide_again(&self, session: u64, remote: SocketAddr, at: Boottime) -> Verdict {
-        let policy = self
+    fn decide_again(&mut self, session: u64, remote: SocketAddr, at: Boottime) -> Verdict {
+        let table = self
             .sessions
             .record(session)
-            .and_then(|session| self.policies.by_table(self.policies.session(0, 0, &session.policy).table));
-        let verdict = policy.map_or(
-            auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION),
-            |policy| policy::Table::new(policy, &self.clock).decide(remote.into(), TCP, at),
-        );
-        policy::render(policy, &verdict, remote.into(), TCP)
+            .map_or(0, |session| self.policies.session(0, 0, &session.policy).table);
+        let Some(policy) = self.policies.by_table(table) else {
+            let verdict = auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION);
+            return policy::render(None, &verdict, remote.into(), TCP);
+        };
+        let compiled = self.compiled.entry(table).or_insert_with(|| policy::Table::new(policy, &self.clock));
+        let verdict = compiled.decide(remote.into(), TCP, at);
+        policy::render(Some(policy), &verdict, remote.into(), TCP)
     }
 
     /// Follows a connection that is older than its session, from here on.
@@ -661,7 +736,7 @@ impl Attribution {
             verdict: self.decide_again(session, remote, at),
         };
         if !self.begin(cookie, session, connection.clone(), process.clone(), None, at) {
-            self.not_followed(session, connection, process, at);
+            self.not_followed(cookie, session, connection, process, at);
             return;
         }
         let mut findings = mem::take(&mut self.findings);
@@ -705,6 +780,10 @@ impl Attribution {
         let cookie = packet.cookie;
         let mut midstream = false;
         if !self.conversations.contains_key(&cookie) {
+            // A late one of a connection that has ended begins none.
+            if self.unfollowed.ended(cookie).is_some_and(|ended| at.since(ended) < LAST_SEGMENTS) {
+                return;
+            }
             let remote = packet.remote.socket_address();
             if !self.begin_undecided(cookie, packet.header.session, remote, false, at) {
                 return;
@@ -801,11 +880,28 @@ impl Attribution {
             if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
                 conversation.closing(event);
                 self.closing.push_back((at, event.cookie));
+            } else {
+                self.unfollowed.end(event.cookie, at);
             }
             return;
         }
-        let Some(datagrams) = self.datagrams.remove(&event.cookie) else { return };
+        let Some(datagrams) = self.take_datagrams(event.cookie) else {
+            self.unfollowed.end(event.cookie, at);
+            return;
+        };
         self.finish_datagrams(datagrams, (Some(event.sent), Some(event.received)), at);
+    }
+
+    /// Takes a UDP socket out.
+    fn take_datagrams(&mut self, cookie: u64) -> Option<Datagrams> {
+        let datagrams = self.datagrams.remove(&cookie)?;
+        if let Some(followed) = self.datagrams_of.get_mut(&datagrams.session) {
+            *followed = followed.saturating_sub(1);
+            if *followed == 0 {
+                self.datagrams_of.remove(&datagrams.session);
+            }
+        }
+        Some(datagrams)
     }
 
     /// The bytes of datagrams are counted, over all destinations of a socket, and not read.
@@ -852,6 +948,7 @@ impl Attribution {
         self.report(cookie, now, &mut findings);
         self.findings = findings;
         let Some(conversation) = self.conversations.remove(&cookie) else { return };
+        self.unfollowed.end(cookie, conversation.ended().unwrap_or(now));
         if conversation.counts_rows() {
             self.counting.push((cookie, false));
         }
@@ -895,7 +992,7 @@ impl Attribution {
             .collect();
         cookies.sort_unstable();
         for cookie in cookies {
-            if let Some(datagrams) = self.datagrams.remove(&cookie) {
+            if let Some(datagrams) = self.take_datagrams(cookie) {
                 self.finish_datagrams(datagrams, (None, None), now);
             }
         }
@@ -945,3 +1042,6 @@ fn notice_event(
     };
     Some(Recorded::Finding { kind, message, connection: Some(Arc::clone(connection)) })
 }
+
+#[cfg(test)]
+mod tests;

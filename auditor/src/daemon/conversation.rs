@@ -240,6 +240,11 @@ impl Conversation {
         self.closed.is_some()
     }
 
+    /// When the kernel ended it.
+    pub(super) fn ended(&self) -> Option<Boottime> {
+        self.closed.map(|closed| Boottime(closed.header.time))
+    }
+
     /// Gives out what is under way and says how complete the record is.
     pub(super) fn finish(&mut self, at: Boottime, out: &mut Findings) -> (Coverage, CloseReason, u64) {
         let closed = self.closed.filter(|_| self.established);

@@ -14,6 +14,7 @@ mod policies;
 mod recorder;
 pub mod replay;
 mod takeover;
+mod unfollowed;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -320,11 +321,8 @@ impl Start<'_> {
         let reader = |map| Reader::new(&map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
-        let identity = Identity {
-            boot_id: boot_id.clone(),
-            trail: trail.id().to_owned(),
-            rings: rings.ids(),
-        };
+        let identity =
+            Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {
             let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
             let limits = loaded.settings.capture.limits();
