@@ -18,8 +18,9 @@ use auditor_common::packet::{TCP, UDP};
 use auditor_common::rule::REASON_DEFAULT;
 use auditor_common::unix::UnixDecision;
 
-use super::conversation::{Conversation, Findings, Notice};
+use super::conversation::{Conversation, Degraded, Findings, Notice};
 use super::journal::{AdoptedSocket, Configuration, Item, Reported};
+use super::memory::Budget;
 use super::policies::Policies;
 use super::unfollowed::{Telling, Unfollowed};
 use crate::clock::{Boottime, Clock, Utc};
@@ -28,7 +29,7 @@ use crate::kernel::shares::Shares;
 use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
 use crate::process::{Known, Occasion, Processes};
-use crate::protocol::{Limits, Observation, Protocol};
+use crate::protocol::{Limits, Observation, Opaque, Protocol};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
 };
@@ -43,6 +44,12 @@ const CONVERSATIONS: usize = 65_536;
 const DATAGRAMS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
 const DATAGRAMS: usize = 65_536;
+/// What the record says of a session whose connections lose some of what they would be compared with.
+const HISTORY_LIMIT: &str = "the session's connections have delivered more than is kept to compare repetitions with: \
+                             whether bytes that come again are the same is looked at for the latest ones only";
+/// How the record begins of a connection that is degraded.
+const MEMORY_LIMIT: &str =
+    "connections keep more in memory than they may all together, and this session's the most: ";
 /// What the record says of a connection that is not followed.
 const NOT_FOLLOWED: &str =
     "there are more connections than can be followed: what is said on this one is not in the record";
@@ -119,6 +126,7 @@ pub(super) struct Attribution {
     /// UDP sockets that are followed, by session.
     datagrams_of: BTreeMap<u64, u64>,
     unfollowed: Unfollowed,
+    budget: Budget,
     /// Compiled policies by their numbers, of this generation and the last one.
     compiled: BTreeMap<u32, policy::Table>,
     closing: VecDeque<(Boottime, u64)>,
@@ -140,7 +148,7 @@ pub(super) type Saved = (
     (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
     (HashMap<u32, (u64, Boottime)>, u64),
-    (BTreeMap<u64, u64>, Unfollowed),
+    (BTreeMap<u64, u64>, Unfollowed, Budget),
 );
 
 impl Attribution {
@@ -165,6 +173,7 @@ impl Attribution {
             datagrams: ByCookie::default(),
             datagrams_of: BTreeMap::new(),
             unfollowed: Unfollowed::default(),
+            budget: Budget::default(),
             compiled: BTreeMap::new(),
             closing: VecDeque::new(),
             findings: Findings::default(),
@@ -224,6 +233,7 @@ impl Attribution {
     fn end_session(&mut self, number: u64, at: Boottime, utc: Utc, reason: &'static str) {
         self.finish_session(Some(number), at);
         self.unfollowed.forget_session(number);
+        self.budget.forget_session(number);
         let Some(session) = self.sessions.remove(number) else { return };
         let totals = session.totals;
         let duration_us = u64::try_from(at.since(session.opened).as_micros()).unwrap_or(u64::MAX);
@@ -257,7 +267,7 @@ impl Attribution {
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
             (&self.missed, self.folded_of_nobody),
-            (&self.datagrams_of, &self.unfollowed),
+            (&self.datagrams_of, &self.unfollowed, &self.budget),
         )
     }
 
@@ -267,7 +277,7 @@ impl Attribution {
     /// A configuration of that time cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         let ((sessions, (known, parents), configurations, reported), connections, uncounted, bounds) = saved;
-        (self.datagrams_of, self.unfollowed) = bounds;
+        (self.datagrams_of, self.unfollowed, self.budget) = bounds;
         (self.missed, self.folded_of_nobody) = uncounted;
         (self.sessions, self.reported) = (sessions, reported);
         self.processes.restore(known, parents);
@@ -750,6 +760,7 @@ impl Attribution {
         self.enter(session, process, at, Recorded::ConnectionOpened { connection });
         self.report(cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(cookie, at);
     }
 
     fn established(&mut self, event: &Established) {
@@ -773,6 +784,7 @@ impl Attribution {
         }
         self.report(cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(cookie, at);
     }
 
     fn packet(&mut self, packet: &Packet, payload: &[u8]) {
@@ -800,6 +812,7 @@ impl Attribution {
         }
         self.report(cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(cookie, at);
     }
 
     fn skipped(&mut self, event: &Skipped) {
@@ -809,8 +822,50 @@ impl Attribution {
             conversation.skipped(event, self.policies.lossy(), &mut findings);
             self.counting.extend(conversation.counting_changed().map(|counts| (event.cookie, counts)));
         }
-        self.report(event.cookie, Boottime(event.header.time), &mut findings);
+        let at = Boottime(event.header.time);
+        self.report(event.cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(event.cookie, at);
+    }
+
+    /// Charges a connection with what it keeps by now, and sees to it that all of them together keep no more than they may.
+    fn weigh(&mut self, cookie: u64, at: Boottime) {
+        self.charge(cookie);
+        while let Some((number, oldest)) = self.budget.oldest() {
+            let Some(conversation) = self.conversations.get_mut(&oldest) else { break };
+            conversation.forget_history();
+            self.charge(oldest);
+            if self.budget.tell(number) {
+                if let Some(session) = self.sessions.get_mut(number) {
+                    session.totals.violations += 1;
+                }
+                let message = HISTORY_LIMIT.to_owned();
+                self.enter(
+                    number,
+                    None,
+                    at,
+                    Recorded::Finding { kind: "memory-limit", message, connection: None },
+                );
+            }
+        }
+        while let Some(largest) = self.budget.largest() {
+            let mut findings = mem::take(&mut self.findings);
+            let Some(conversation) = self.conversations.get_mut(&largest) else { break };
+            conversation.degrade(at, &mut findings);
+            self.counting.extend(conversation.counting_changed().map(|counts| (largest, counts)));
+            self.report(largest, at, &mut findings);
+            self.findings = findings;
+            self.charge(largest);
+        }
+    }
+
+    fn charge(&mut self, cookie: u64) {
+        let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
+        let session = conversation.session;
+        match conversation.held() {
+            Some(held) => self.budget.charge(session, cookie, &mut conversation.account, held),
+            None => self.budget.release(session, cookie, &mut conversation.account),
+        }
     }
 
     /// Enters what a step on a conversation has found, and leaves `findings` empty.
@@ -851,11 +906,14 @@ impl Attribution {
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "login-refused", message, connection });
                 }
-                Observation::Opaque(_) if expected.is_some() => {
-                    let message =
-                        "the rule names the protocol, and the connection went on encrypted: what is said on \
-                                   it is not in the record"
-                            .to_owned();
+                Observation::Opaque(opaque) if expected.is_some() => {
+                    let how = match opaque {
+                        Opaque::Tls | Opaque::GssEncryption => "went on encrypted",
+                        Opaque::Hole => "has a hole behind which it cannot be read on",
+                    };
+                    let message = format!(
+                        "the rule names the protocol, and the connection {how}: what is said on it is not in the record"
+                    );
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
@@ -947,7 +1005,8 @@ impl Attribution {
         let (coverage, reason, duration_us) = conversation.finish(now, &mut findings);
         self.report(cookie, now, &mut findings);
         self.findings = findings;
-        let Some(conversation) = self.conversations.remove(&cookie) else { return };
+        let Some(mut conversation) = self.conversations.remove(&cookie) else { return };
+        self.budget.release(conversation.session, cookie, &mut conversation.account);
         self.unfollowed.end(cookie, conversation.ended().unwrap_or(now));
         if conversation.counts_rows() {
             self.counting.push((cookie, false));
@@ -1014,6 +1073,22 @@ impl Attribution {
     }
 }
 
+impl Degraded {
+    /// As the record has it.
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Early => {
+                "what is missing in front of segments that came early is not waited for on this connection"
+            }
+            Self::Answers => {
+                "statements on this connection are recorded without their answers from here on, and only the beginnings of long \
+                 ones"
+            }
+            Self::Reading => "what is said on this connection from here on is not in the record",
+        }
+    }
+}
+
 /// What a notice means to a reader of the trail.
 fn notice_event(
     notice: Notice,
@@ -1034,6 +1109,7 @@ fn notice_event(
             "the other end sent urgent data: what the agent reads of it may differ from what is recorded"
                 .to_owned(),
         ),
+        Notice::Degraded(degraded) => ("memory-limit", format!("{MEMORY_LIMIT}{}", degraded.told())),
         Notice::NotTls(message) => ("protocol-violation", message.to_owned()),
         Notice::Unrecognised => (
             "protocol-mismatch",

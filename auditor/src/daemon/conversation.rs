@@ -6,6 +6,7 @@ use std::sync::Arc;
 use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
+use super::memory::{Account, Held};
 use crate::clock::Boottime;
 use crate::interned::Name;
 use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
@@ -34,7 +35,31 @@ pub(super) enum Notice {
     NotTls(&'static str),
     /// The client's first bytes are of no protocol that is known.
     Unrecognised,
+    /// It was degraded, because connections keep more than they may.
+    Degraded(Degraded),
 }
+
+/// What a connection does without, because connections keep more than they may, and its session keeps the most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Degraded {
+    /// Segments that come early are not waited for.
+    Early,
+    /// Statements are recorded without their answers, and no more than the beginning of long ones.
+    Answers,
+    /// It is not read.
+    Reading,
+}
+
+/// What was done for want of memory.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Need {
+    early: bool,
+    answers: bool,
+    reading: bool,
+}
+
+/// Early segments that are kept where memory is short: enough for a few that change places.
+const EARLY_IN_NEED: (usize, usize) = (4 << 10, 4);
 
 /// How the application's bytes are read.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -82,6 +107,9 @@ pub(super) struct Conversation {
     closed: Option<Closed>,
     /// Whether the kernel programs have been told to count rows instead of copying them.
     counts_rows: bool,
+    /// What it is charged with.
+    pub(super) account: Account,
+    need: Need,
 }
 
 #[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
@@ -126,6 +154,52 @@ impl Conversation {
             limits,
             closed: None,
             counts_rows: false,
+            account: Account::default(),
+            need: Need::default(),
+        }
+    }
+
+    /// What it keeps, of all that grows with what is said on it. `None`: as little as any, and it will not be more.
+    pub(super) fn held(&self) -> Option<Held> {
+        let history = self.sent.history_memory() + self.received.history_memory();
+        let working = self.sent.early_memory() + self.received.early_memory() + self.reader.memory();
+        (!self.need.reading).then_some(Held { history, working })
+    }
+
+    /// Forgets what was delivered.
+    pub(super) fn forget_history(&mut self) {
+        self.sent.forget_history();
+        self.received.forget_history();
+    }
+
+    /// Keeps less: first it does without what takes most, in the end without everything.
+    pub(super) fn degrade(&mut self, at: Boottime, out: &mut Findings) {
+        let early = self.sent.early_memory() + self.received.early_memory();
+        let (bytes, segments) = EARLY_IN_NEED;
+        let degraded = if early > self.reader.memory() && !std::mem::replace(&mut self.need.early, true) {
+            self.keep_early(bytes, segments, at, out);
+            Degraded::Early
+        } else if let Reader::Reading(dissector) = &mut self.reader
+            && !std::mem::replace(&mut self.need.answers, true)
+        {
+            dissector.spare(at, &mut out.observations);
+            Degraded::Answers
+        } else {
+            self.need.reading = true;
+            self.keep_early(0, 0, at, out);
+            self.forget_history();
+            self.reader.stop(at, out);
+            let application = Arc::make_mut(&mut self.application);
+            application.opaque = Some("memory");
+            application.login.iter_mut().for_each(protocol::Login::shorten);
+            Degraded::Reading
+        };
+        out.notices.push(Notice::Degraded(degraded));
+    }
+
+    fn keep_early(&mut self, bytes: usize, segments: usize, at: Boottime, out: &mut Findings) {
+        for sent in [true, false] {
+            self.feed(sent, at, out, |stream, deliver| stream.keep_early(bytes, segments, deliver));
         }
     }
 
@@ -350,6 +424,32 @@ fn payload_bytes(counted: u64, stream: &HalfStream) -> u64 {
 }
 
 impl Reader {
+    /// Bytes that it keeps, roughly.
+    fn memory(&self) -> usize {
+        match self {
+            Self::Detecting(seen) => seen.len(),
+            Self::Reading(dissector) => dissector.memory(),
+            Self::Tls(hello) => hello.memory(),
+            Self::Blind => 0,
+        }
+    }
+
+    /// Reads no more: what is under way is given out as it stands.
+    fn stop(&mut self, at: Boottime, out: &mut Findings) {
+        if let Self::Reading(dissector) = self {
+            let before = out.observations.len();
+            // For it, everything that comes is lost.
+            dissector.gap(Side::Client, at, u64::MAX, &mut out.observations);
+            let mut index = 0;
+            out.observations.retain(|observation| {
+                index += 1;
+                // Why it cannot be read is not in the stream.
+                index <= before || !matches!(observation, Observation::Opaque(_))
+            });
+        }
+        *self = Self::Blind;
+    }
+
     /// The next bytes. `false`: they were not read.
     fn bytes(
         &mut self,

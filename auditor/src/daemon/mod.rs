@@ -9,6 +9,7 @@ pub mod command;
 mod conversation;
 mod host;
 mod journal;
+mod memory;
 mod pipeline;
 mod policies;
 mod recorder;

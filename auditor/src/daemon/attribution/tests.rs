@@ -1,11 +1,14 @@
 //! What is followed and what is not, told event by event.
 
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{EGRESS, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED, KIND_PACKET, Task};
+use auditor_common::event::{
+    EGRESS, INGRESS, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED, KIND_PACKET, Task,
+};
 use auditor_common::rule;
 
 use super::*;
 use crate::daemon::command::SessionState;
+use crate::daemon::memory::{MOST, MOST_HISTORY};
 use crate::kernel::object::RingSizes;
 use crate::record::SessionTotals;
 use crate::record::{Agent, Session};
@@ -125,6 +128,54 @@ impl Fixture {
     }
 }
 
+/// A client's first packet (StartupMessage 3.0).
+const STARTUP: &[u8] = b"\0\0\0\x10\0\x03\0\0user\0a\0\0";
+/// AuthenticationOk and ReadyForQuery.
+const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+/// A PostgreSQL connection of a client's that was accepted, as the server's host has it: what is sent is the server's.
+struct Peer {
+    cookie: u64,
+    session: u64,
+    said: u32,
+    answered: u32,
+}
+
+impl Peer {
+    fn new(fixture: &mut Fixture, cookie: u64, session: u64) -> Self {
+        fixture.accepted(cookie, session);
+        let mut peer = Self { cookie, session, said: 0, answered: 0 };
+        peer.say(fixture, STARTUP);
+        peer.answer(fixture, WELCOME);
+        peer
+    }
+
+    fn say(&mut self, fixture: &mut Fixture, bytes: &[u8]) {
+        fixture.segment(self.cookie, self.session, INGRESS, self.said, bytes);
+        self.said += bytes.len() as u32;
+    }
+
+    fn answer(&mut self, fixture: &mut Fixture, bytes: &[u8]) {
+        fixture.segment(self.cookie, self.session, EGRESS, self.answered, bytes);
+        self.answered += bytes.len() as u32;
+    }
+
+    fn query(text: &[u8]) -> Vec<u8> {
+        let length = (text.len() as u32 + 5).to_be_bytes();
+        [b"Q", &length[..], text, b"\0"].concat()
+    }
+
+    /// A statement with its answer, which must be recorded whole.
+    fn whole_statement(&mut self, fixture: &mut Fixture) {
+        self.say(fixture, &Self::query(b"SELECT 1"));
+        self.answer(fixture, b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I");
+        let (events, _) = fixture.told();
+        let [.., Recorded::Statement { statement, .. }] = &events[..] else { panic!("{events:?}") };
+        assert_eq!((&statement.text[..], statement.incomplete), (&b"SELECT 1"[..], false));
+        assert_eq!(statement.results.len(), 1);
+    }
+}
+
 fn state(number: u64, ended: Option<u64>) -> SessionState {
     let agent =
         Agent { name: "agent".to_owned(), labels: Vec::default().into_iter().collect(), identity: None };
@@ -224,4 +275,212 @@ fn one_session_cannot_have_all_datagram_sockets() {
     fixture.decided(most + 2, 1, UDP);
     assert_eq!(fixture.told().1.len(), 0, "there is room again");
     assert_eq!(fixture.attribution.connections(), most + 1);
+}
+
+/// Cookies of connections that were degraded.
+fn degraded(events: &[Recorded]) -> Vec<usize> {
+    let degraded = events.iter().filter_map(|event| match event {
+        Recorded::Finding { kind: "memory-limit", connection: Some(connection), .. } => {
+            usize::from_str_radix(connection.id.strip_prefix("boot-")?, 16).ok()
+        }
+        _ => None,
+    });
+    degraded.collect()
+}
+
+/// Findings that say that something is kept in memory no more.
+fn limits(messages: &[String]) -> Vec<&str> {
+    messages.iter().filter_map(|message| message.strip_prefix(MEMORY_LIMIT)).collect()
+}
+
+#[test]
+fn early_segments_of_all_connections_are_bounded_and_one_session_pays() {
+    let mut fixture = Fixture::new(&[1, 2]);
+    let mut quiet = Peer::new(&mut fixture, 1000, 2);
+    // The quiet one waits for a hole as well.
+    let late = quiet.said;
+    quiet.said += 14;
+    quiet.say(&mut fixture, &Peer::query(b"SELECT 3"));
+    let mut loud: Vec<Peer> = (0..150).map(|cookie| Peer::new(&mut fixture, cookie, 1)).collect();
+    fixture.told();
+    let piece = vec![b'x'; 60_000];
+    for peer in &mut loud {
+        peer.said += 1;
+        for _ in 0..15 {
+            peer.say(&mut fixture, &piece);
+            assert!(fixture.attribution.budget.held().working <= MOST);
+        }
+    }
+    let (_, messages) = fixture.told();
+    let told = limits(&messages);
+    assert!(told.len() > 50, "{told:?}");
+    assert!(told.iter().all(|told| *told == Degraded::Early.told()), "{told:?}");
+    quiet.say(&mut fixture, b"");
+    fixture.segment(quiet.cookie, 2, INGRESS, late, &Peer::query(b"SELECT 2"));
+    assert_eq!(quiet.said, late + 28);
+    quiet.answer(&mut fixture, b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05IC\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I");
+    let texts: Vec<Vec<u8>> =
+        statements(&fixture.told().0).map(|statement| statement.text.to_vec()).collect();
+    assert_eq!(texts, [b"SELECT 2", b"SELECT 3"]);
+}
+
+fn statements(events: &[Recorded]) -> impl Iterator<Item = &crate::protocol::Statement> {
+    events.iter().filter_map(|event| match event {
+        Recorded::Statement { statement, .. } => Some(&**statement),
+        _ => None,
+    })
+}
+
+#[test]
+fn requests_without_an_answer_are_bounded_and_told_without_it() {
+    let mut fixture = Fixture::new(&[1, 2]);
+    let mut quiet = Peer::new(&mut fixture, 1000, 2);
+    let mut loud: Vec<Peer> = (0..10).map(|cookie| Peer::new(&mut fixture, cookie, 1)).collect();
+    fixture.told();
+    let query = Peer::query(&[b'y'; 100_000]);
+    for peer in &mut loud {
+        for _ in 0..150 {
+            peer.say(&mut fixture, &query);
+            assert!(fixture.attribution.budget.held().working <= MOST);
+        }
+    }
+    let (events, messages) = fixture.told();
+    let told = limits(&messages);
+    assert!(!told.is_empty() && told.iter().all(|told| *told == Degraded::Answers.told()), "{told:?}");
+    let without: Vec<_> = statements(&events).collect();
+    assert!(without.len() > 100, "{} statements", without.len());
+    assert!(without.iter().all(|statement| statement.incomplete && statement.text.len() >= 4 << 10));
+    // What the others say goes on being told, and so does what is said on a degraded one.
+    quiet.whole_statement(&mut fixture);
+    loud[degraded(&events)[0]].say(&mut fixture, &Peer::query(b"DROP TABLE t"));
+    let events = fixture.told().0;
+    assert_eq!(
+        statements(&events).map(|statement| &statement.text[..]).collect::<Vec<_>>(),
+        [b"DROP TABLE t"]
+    );
+}
+
+#[test]
+fn messages_under_way_are_bounded_and_their_beginning_is_told() {
+    let mut fixture = Fixture::new(&[1, 2]);
+    let mut quiet = Peer::new(&mut fixture, 1000, 2);
+    let mut loud: Vec<Peer> = (0..200).map(|cookie| Peer::new(&mut fixture, cookie, 1)).collect();
+    fixture.told();
+    let query = Peer::query(&[b'z'; 900_000]);
+    let (most, rest) = query.split_at(800_000);
+    for peer in &mut loud {
+        for piece in most.chunks(50_000) {
+            peer.say(&mut fixture, piece);
+            assert!(fixture.attribution.budget.held().working <= MOST);
+        }
+    }
+    let degraded = degraded(&fixture.told().0);
+    quiet.whole_statement(&mut fixture);
+    for peer in &mut loud {
+        peer.say(&mut fixture, rest);
+    }
+    let events = fixture.told().0;
+    let cut: Vec<_> = statements(&events).collect();
+    let lengths: Vec<_> = cut.iter().map(|statement| (statement.text.len(), statement.incomplete)).collect();
+    // Some were whole when their turn came.
+    let whole = lengths.iter().filter(|length| **length == (900_000, true)).count();
+    let begun = lengths.iter().filter(|length| **length == (4 << 10, true)).count();
+    assert!(begun > 50 && begun + whole == lengths.len(), "{lengths:?}");
+    loud[degraded[0]].say(&mut fixture, &Peer::query(b"SELECT 4"));
+    let events = fixture.told().0;
+    assert_eq!(statements(&events).map(|statement| &statement.text[..]).collect::<Vec<_>>(), [b"SELECT 4"]);
+}
+
+#[test]
+fn names_of_prepared_statements_are_bounded() {
+    let mut fixture = Fixture::new(&[1]);
+    let mut loud: Vec<Peer> = (0..20).map(|cookie| Peer::new(&mut fixture, cookie, 1)).collect();
+    let text = vec![b'p'; 50_000];
+    for peer in &mut loud {
+        for number in 0..100_u32 {
+            let body = [format!("s{number}").as_bytes(), b"\0", &text, b"\0\0\0"].concat();
+            let length = (body.len() as u32 + 4).to_be_bytes();
+            peer.say(&mut fixture, &[b"P", &length[..], &body].concat());
+            peer.answer(&mut fixture, b"1\0\0\0\x04");
+            assert!(fixture.attribution.budget.held().working <= MOST);
+        }
+    }
+    assert!(!limits(&fixture.told().1).is_empty());
+}
+
+#[test]
+fn what_is_kept_of_what_was_delivered_is_bounded_and_told_once() {
+    let mut fixture = Fixture::new(&[1, 2]);
+    let mut quiet = Peer::new(&mut fixture, 1000, 2);
+    quiet.whole_statement(&mut fixture);
+    let mut loud: Vec<Peer> = (0..1000).map(|cookie| Peer::new(&mut fixture, cookie, 1)).collect();
+    fixture.told();
+    let notice = [b"N\0\0\x9c\x44".as_slice(), &[b'n'; 40_000]].concat();
+    for peer in &mut loud {
+        peer.answer(&mut fixture, &notice);
+        assert!(fixture.attribution.budget.held().history <= MOST_HISTORY);
+    }
+    let (_, messages) = fixture.told();
+    assert_eq!(messages, [HISTORY_LIMIT]);
+    // The quiet one still knows what it was sent.
+    let again = quiet.answered - 1;
+    fixture.segment(quiet.cookie, 2, EGRESS, again, b"X");
+    assert_eq!(fixture.told().1.len(), 1, "a conflict");
+}
+
+#[test]
+fn in_the_end_a_connection_is_not_read() {
+    let mut fixture = Fixture::new(&[1]);
+    let mut peer = Peer::new(&mut fixture, 1, 1);
+    peer.say(&mut fixture, &Peer::query(b"SELECT 1"));
+    for expected in [Degraded::Answers, Degraded::Reading] {
+        let mut findings = Findings::default();
+        fixture.attribution.conversations.get_mut(&1).unwrap().degrade(Boottime(0), &mut findings);
+        fixture.attribution.report(1, Boottime(0), &mut findings);
+        let (events, messages) = fixture.told();
+        assert_eq!(limits(&messages), [expected.told()]);
+        assert_eq!(statements(&events).count(), usize::from(expected == Degraded::Answers));
+    }
+    peer.say(&mut fixture, &Peer::query(b"SELECT 2"));
+    fixture.closed(1, 1, TCP);
+    fixture.wait(100);
+    let (events, _) = fixture.told();
+    let [Recorded::ConnectionClosed { application, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!(application.opaque, Some("memory"));
+    assert_eq!(fixture.attribution.budget.held(), Default::default());
+}
+
+#[test]
+fn the_next_daemon_degrades_the_same() {
+    let steps = |fixture: &mut Fixture, peers: &mut [Peer], rounds: std::ops::Range<u32>| {
+        let query = Peer::query(&[b'q'; 70_000]);
+        for round in rounds {
+            for (index, peer) in peers.iter_mut().enumerate() {
+                match (index as u32 + round) % 3 {
+                    0 => peer.say(fixture, &query),
+                    1 => peer.answer(fixture, &[b"N\0\0\x9c\x44".as_slice(), &[b'n'; 40_000]].concat()),
+                    _ => {
+                        peer.said += 1;
+                        peer.say(fixture, &query[..30_000]);
+                    }
+                }
+            }
+        }
+    };
+    let mut first = Fixture::new(&[1, 2]);
+    let mut peers: Vec<Peer> = (0..90).map(|cookie| Peer::new(&mut first, cookie, 1 + cookie % 2)).collect();
+    steps(&mut first, &mut peers, 0..12);
+    let state = postcard::to_stdvec(&first.attribution.saved()).unwrap();
+    let mut second = Fixture::new(&[1, 2]);
+    second.attribution.restore(postcard::from_bytes(&state).unwrap()).unwrap();
+    second.now = first.now;
+    first.told();
+    let mut of_second: Vec<Peer> = peers.iter().map(|peer| Peer { ..*peer }).collect();
+    steps(&mut first, &mut peers, 12..40);
+    steps(&mut second, &mut of_second, 12..40);
+    let (one, other) = (first.told().0, second.told().0);
+    assert!(degraded(&one).len() > 5);
+    assert_eq!(one.len(), other.len());
+    assert!(format!("{one:?}") == format!("{other:?}"));
+    assert_eq!(first.attribution.budget.held(), second.attribution.budget.held());
 }

@@ -50,6 +50,9 @@ use crate::stream::Skip;
 use super::{Dissector, Limits, Login, Observation, Opaque, Outcome, Side, StatementKind};
 use crate::clock::Boottime;
 
+/// Bytes of a statement that are kept where memory is short.
+const STATEMENT_IN_NEED: usize = 4 << 10;
+
 /// One connection to a PostgreSQL server.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Postgres {
@@ -262,6 +265,21 @@ impl Dissector for Postgres {
         matches!(&self.phase, Phase::Session(session) if session.conversation.follows_answers())
     }
 
+    fn memory(&self) -> usize {
+        match &self.phase {
+            Phase::Startup(reader) => reader.memory(),
+            Phase::Negotiation(negotiation) => negotiation.early.len(),
+            Phase::Session(session) => session.memory(),
+            Phase::Over => 0,
+        }
+    }
+
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        if let Phase::Session(session) = &mut self.phase {
+            session.spare(at, out);
+        }
+    }
+
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         if let Phase::Session(session) = &mut self.phase {
             session.close(at, out);
@@ -389,6 +407,18 @@ impl Session {
             return Err(unknown("server", head.kind));
         }
         self.conversation.rows(ended, at, out)
+    }
+
+    fn memory(&self) -> usize {
+        self.requests.memory() + self.responses.memory() + self.conversation.memory()
+    }
+
+    /// Framing goes on: the length of what is under way is known.
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        self.conversation.spare(at, out);
+        self.requests.spare();
+        // No answer is looked at any more.
+        self.responses = ResponseReader::new(self.conversation.limits);
     }
 
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {
