@@ -319,7 +319,7 @@ impl Start<'_> {
             }
             degraded.push(format!("unix sockets are neither decided nor recorded: {error}"));
         }
-        let reader = |map| Reader::new(&map).map_err(call("map a ring"));
+        let reader = |map| Reader::new(map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
         let identity =

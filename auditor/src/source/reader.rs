@@ -76,6 +76,8 @@ impl<'a> Look<'a> {
 /// See the module.
 pub struct Reader {
     ring: OwnedFd,
+    /// Stays open: programs that are loaded later refer to the map by this descriptor's number.
+    _map: Option<MapData>,
     /// The kernel's number for the map.
     id: u32,
     consumer: Pages,
@@ -95,9 +97,10 @@ impl Reader {
     ///
     /// # Errors
     /// The map is not a ring buffer, or mmap(2) refused.
-    pub fn new(map: &MapData) -> io::Result<Self> {
+    pub fn new(map: MapData) -> io::Result<Self> {
         let info = map.info().map_err(io::Error::other)?;
-        Self::over(map.fd().as_fd().try_clone_to_owned()?, info.id(), info.max_entries())
+        let reader = Self::over(map.fd().as_fd().try_clone_to_owned()?, info.id(), info.max_entries())?;
+        Ok(Self { _map: Some(map), ..reader })
     }
 
     /// Reads a file with the layout of a ring of `size` data bytes.
@@ -109,7 +112,7 @@ impl Reader {
         let length = page + 2 * usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
         let producer = Pages::map(ring.as_fd(), page, length, ProtFlags::PROT_READ)?;
         let next = consumer.position().load(Ordering::Acquire);
-        Ok(Self { ring, id, consumer, producer, page, size: u64::from(size), next })
+        Ok(Self { ring, _map: None, id, consumer, producer, page, size: u64::from(size), next })
     }
 
     /// What is at the reader's position. A record stays the next one until [`Self::pass`].
