@@ -145,7 +145,7 @@ pub(super) struct Attribution {
 
 /// What [`Attribution::saved`] writes, read back.
 pub(super) type Saved = (
-    (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
+    (Sessions, Known, Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
     (HashMap<u32, (u64, Boottime)>, u64),
     (BTreeMap<u64, u64>, Unfollowed, Budget),
@@ -276,11 +276,11 @@ impl Attribution {
     /// # Errors
     /// A configuration of that time cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
-        let ((sessions, (known, parents), configurations, reported), connections, uncounted, bounds) = saved;
+        let ((sessions, known, configurations, reported), connections, uncounted, bounds) = saved;
         (self.datagrams_of, self.unfollowed, self.budget) = bounds;
         (self.missed, self.folded_of_nobody) = uncounted;
         (self.sessions, self.reported) = (sessions, reported);
-        self.processes.restore(known, parents);
+        self.processes.restore(known);
         let offset;
         (self.conversations, self.datagrams, self.closing, self.statements, offset) = connections;
         self.clock = Clock::fixed(offset);

@@ -25,7 +25,9 @@
 //! **Known limits.** Linux hides an urgent byte (URG, MSG_OOB) from the normal stream. The urgent pointer is not part of
 //! what the hooks report, so such a byte is delivered in place; [`Counters::urgent`] tells that it happened. And whoever can
 //! inject segments can fill the bound on early ones with data far ahead, so that what truly comes is skipped: as a gap that
-//! the record shows, never as other bytes than those that passed.
+//! the record shows, never as other bytes than those that passed. Where copies may be missing by choice
+//! ([`HalfStream::acknowledged_unseen`]), a forged acknowledgement of up to a window makes such a gap too: what this end has sent
+//! by then, only its kernel knows, and to wait for a later segment would let answers come before their questions.
 #![forbid(unsafe_code)]
 
 mod history;

@@ -16,6 +16,11 @@
 //! message can also be somebody's data, so there is no place at which reading on could be proven right. After such a hole
 //! in the client's bytes nothing is told, for the same reason. A hole within the body of one message does no such harm.
 //!
+//! Not even silence proves a boundary. It seems to: the server has said ReadyForQuery, everything is acknowledged, nothing is under
+//! way, and then the client goes on. But a server answers what is whole and waits for the rest without a word. A client that
+//! hides the header of a long message at the end of a hole, behind a Sync, is answered the same, pauses the same, and what it
+//! sends next is the inside of that message, which it can make look like any others. Nothing on the wire tells the two apart.
+//!
 //! Rows that the kernel programs counted instead of copying them ([`Skip`]) are no hole: the count says where the messages end,
 //! and it must continue what was read before it, else it is taken for one.
 
