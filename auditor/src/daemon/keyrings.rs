@@ -197,7 +197,8 @@ impl Keyring for Ring {
     fn candidates<'a>(&'a self, wanted: Wanted<'a>) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
         // A traffic secret is one direction's; a master secret is both directions', one of which may have claimed it.
         let shared = matches!(wanted, Wanted::Master { .. }).then_some(&self.claimed);
-        let held = self.unclaimed.values().rev().chain(shared.into_iter().flat_map(|held| held.values().rev()));
+        let held =
+            self.unclaimed.values().rev().chain(shared.into_iter().flat_map(|held| held.values().rev()));
         Box::new(held.map(|held| &held.secret).filter(move |secret| secret.fits(&wanted)))
     }
 

@@ -11,12 +11,14 @@ mod host;
 mod journal;
 mod keyrings;
 mod libraries;
+mod memory;
 mod pipeline;
 mod policies;
 mod reading;
 mod recorder;
 pub mod replay;
 mod takeover;
+mod unfollowed;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -43,10 +45,10 @@ use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
 use crate::kernel::secrets::Secrets;
 use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
-use crate::memory;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
+use crate::secrecy;
 use crate::source::reader::Reader;
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
@@ -214,7 +216,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
-    degraded.extend(memory::protect());
+    degraded.extend(secrecy::protect());
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -333,11 +335,8 @@ impl Start<'_> {
         let reader = |map| Reader::new(map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
-        let identity = Identity {
-            boot_id: boot_id.clone(),
-            trail: trail.id().to_owned(),
-            rings: rings.ids().map_err(call("ask for the rings' numbers"))?,
-        };
+        let identity =
+            Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {
             let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
             let limits = loaded.settings.capture.limits();

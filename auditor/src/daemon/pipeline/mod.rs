@@ -25,7 +25,7 @@ use crate::kernel::object::{Attachment, KernelError, Object, RingSizes};
 use crate::kernel::tables::Tables;
 use crate::record::{Entry, Event as Recorded, Loss};
 use crate::session;
-use crate::source::ring::{Rings, Waiter};
+use crate::source::ring::{Next, Rings, Waiter};
 use crate::trail::{self, Trail};
 
 /// Longest time between two looks at the rings.
@@ -272,9 +272,11 @@ impl Pipeline {
     fn drain(&mut self) -> Result<bool, PipelineError> {
         for _ in 0..EVENTS_IN_ONE_GO / EVENTS_IN_ONE_STEP {
             for _ in 0..EVENTS_IN_ONE_STEP {
-                if !self.parts.next_event()? {
+                let next = self.parts.next_event()?;
+                if next != Next::Event {
                     self.parts.commit()?;
-                    return Ok(false);
+                    // One that is still being written is there in a moment.
+                    return Ok(next == Next::Busy);
                 }
                 let full = self.parts.journal.as_ref().is_some_and(Journal::is_full);
                 if full || self.parts.attribution.waiting() >= ENTRIES_IN_ONE_GO {
