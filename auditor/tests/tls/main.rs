@@ -4,3 +4,5 @@
 mod openssl;
 mod peers;
 mod reading;
+mod states;
+mod talk;
