@@ -65,6 +65,11 @@ impl Relay {
         self.wire.lock().unwrap().0.len()
     }
 
+    /// Bytes of a direction that have passed.
+    pub(crate) fn bytes(&self, side: Side) -> u64 {
+        self.wire.lock().unwrap().length(side)
+    }
+
     /// Something more has passed, and nothing does any more.
     pub(crate) fn wait_for_more(&self, before: usize) {
         let end = Instant::now() + LIMIT;
@@ -104,7 +109,7 @@ impl Stream for UnixStream {
 }
 
 fn carry(side: Side, mut from: impl Stream, mut to: impl Stream, record: &Mutex<Wire>) {
-    let mut buffer = vec![0; 20_000];
+    let mut buffer = vec![0; 65_536];
     loop {
         let count = from.read(&mut buffer).unwrap_or(0);
         if count == 0 {
