@@ -95,6 +95,35 @@ impl Buffer {
         self.bytes.len() - self.start
     }
 
+    /// What waits.
+    pub(super) fn waiting(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// The header of the next record, if it is there.
+    pub(super) fn header(&self) -> Option<Header> {
+        Header::read(self.waiting()).ok().flatten()
+    }
+
+    /// When the next byte arrived.
+    pub(super) fn front_time(&self) -> Boottime {
+        self.arrivals.front().map_or_else(Boottime::default, |arrival| arrival.at)
+    }
+
+    /// These bytes begin no record.
+    pub(super) fn drop_front(&mut self, count: usize) -> usize {
+        let count = count.min(self.len());
+        self.start += count;
+        self.forget_arrivals();
+        count
+    }
+
+    fn forget_arrivals(&mut self) {
+        while self.arrivals.front().is_some_and(|arrival| arrival.end <= self.start) {
+            self.arrivals.pop_front();
+        }
+    }
+
     /// The next record, `None` while it is not there as a whole.
     pub(super) fn record(&self) -> Result<Option<Record>, NotTls> {
         self.record_at(self.start)
@@ -139,9 +168,7 @@ impl Buffer {
     pub(super) fn take(&mut self, record: &Record) -> usize {
         let taken = record.body.end.saturating_sub(self.start);
         self.start = record.body.end.min(self.bytes.len());
-        while self.arrivals.front().is_some_and(|arrival| arrival.end <= self.start) {
-            self.arrivals.pop_front();
-        }
+        self.forget_arrivals();
         taken
     }
 
