@@ -242,6 +242,11 @@ impl Connection {
         }
     }
 
+    /// Bytes that it keeps, roughly: what waits, and what is behind a gap.
+    pub fn memory(&self) -> usize {
+        [&self.client, &self.server].map(|direction| direction.memory()).iter().sum()
+    }
+
     /// Numbers of the secrets that are in use; a keyring that was restored must still have them.
     pub fn secrets(&self) -> impl Iterator<Item = u64> {
         [&self.client, &self.server].into_iter().filter_map(|direction| direction.epoch.secret())

@@ -103,6 +103,11 @@ pub(super) struct Tried {
 }
 
 impl Direction {
+    /// Bytes that it keeps, roughly.
+    pub(super) fn memory(&self) -> usize {
+        self.buffer.memory() + self.messages.memory()
+    }
+
     pub(super) fn suite(&self) -> Option<Suite> {
         match &self.epoch {
             Epoch::Clear => None,

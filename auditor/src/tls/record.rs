@@ -84,6 +84,11 @@ struct Arrival {
 }
 
 impl Buffer {
+    /// Bytes that it has room for.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.capacity() + self.arrivals.capacity() * size_of::<Arrival>()
+    }
+
     pub(super) fn push(&mut self, order: u64, at: Boottime, bytes: &[u8]) {
         self.compact();
         self.bytes.extend_from_slice(bytes);

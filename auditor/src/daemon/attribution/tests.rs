@@ -8,6 +8,7 @@ use auditor_common::rule;
 
 use super::*;
 use crate::daemon::command::SessionState;
+use crate::daemon::keyrings::Ring;
 use crate::daemon::memory::{MOST, MOST_HISTORY};
 use crate::kernel::object::RingSizes;
 use crate::record::SessionTotals;
@@ -436,7 +437,11 @@ fn in_the_end_a_connection_is_not_read() {
     peer.say(&mut fixture, &Peer::query(b"SELECT 1"));
     for expected in [Degraded::Answers, Degraded::Reading] {
         let mut findings = Findings::default();
-        fixture.attribution.conversations.get_mut(&1).unwrap().degrade(Boottime(0), &Ring::default(), &mut findings);
+        fixture.attribution.conversations.get_mut(&1).unwrap().degrade(
+            Boottime(0),
+            &Ring::default(),
+            &mut findings,
+        );
         fixture.attribution.report(1, Boottime(0), &mut findings);
         let (events, messages) = fixture.told();
         assert_eq!(limits(&messages), [expected.told()]);
