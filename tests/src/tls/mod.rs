@@ -50,7 +50,6 @@ impl Server {
             ("ssl".to_owned(), "on".to_owned()),
             ("ssl_cert_file".to_owned(), path(certificates.certificate())),
             ("ssl_key_file".to_owned(), path(certificates.key())),
-            ("ssl_ca_file".to_owned(), path(certificates.authority())),
             ("log_connections".to_owned(), if log_statements { "on" } else { "off" }.to_owned()),
         ];
         all.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
