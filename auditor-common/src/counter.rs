@@ -52,6 +52,8 @@ sites! {
     SITE_MEMBERS = 12, "members";
     /// The name of a unix socket, or the caller's root directory, could not be read: refused.
     SITE_UNIX_NAME = 20, "unix-name";
+    /// A TLS secret could not be kept, or not be told of: what it protects will not be read.
+    SITE_SECRET = 30, "tls-secret";
 }
 
 /// Numeric values of the errno codes that the kernel programs give themselves.

@@ -12,7 +12,8 @@ use core::mem::MaybeUninit;
 
 use auditor_common::control::Control;
 use auditor_common::counter::{
-    Failure, SITE_CONNECTION, SITE_PAYLOAD_EGRESS, SITE_PAYLOAD_INGRESS, SITE_PROCESS, SITE_VERDICT, errno,
+    Failure, SITE_CONNECTION, SITE_PAYLOAD_EGRESS, SITE_PAYLOAD_INGRESS, SITE_PROCESS, SITE_SECRET,
+    SITE_VERDICT, errno,
 };
 use auditor_common::event::{EGRESS, Header, Task};
 use auditor_common::share::{SHARES as SHARE_ENTRIES, Share, Weight, admits, between, occupied_by};
@@ -121,6 +122,8 @@ pub(crate) enum Sort {
     Process,
     /// Processes that change their session. A flood of the others' kind must not hide one.
     Move,
+    /// TLS secrets that were taken: like the connections that they belong to.
+    Secret,
 }
 
 impl Sort {
@@ -130,6 +133,7 @@ impl Sort {
             Self::Decision => SITE_VERDICT,
             Self::Connection => SITE_CONNECTION,
             Self::Process | Self::Move => SITE_PROCESS,
+            Self::Secret => SITE_SECRET,
         }
     }
 
@@ -137,7 +141,7 @@ impl Sort {
     const fn weight(self) -> Weight {
         match self {
             Self::Decision => Weight::DECISION,
-            Self::Connection | Self::Move => Weight::CONNECTION,
+            Self::Connection | Self::Move | Self::Secret => Weight::CONNECTION,
             Self::Process => Weight::RECORD,
         }
     }
@@ -213,7 +217,8 @@ fn not_written(sort: Sort, share: *mut Share, errno: u32) {
     // SAFETY: `share` is a value of the map; only addresses of its fields are taken.
     unsafe {
         match sort {
-            Sort::Decision => {}
+            // The connection will say that it could not be read.
+            Sort::Decision | Sort::Secret => {}
             Sort::Connection => add(&raw mut (*share).connections, 1),
             Sort::Process | Sort::Move => add(&raw mut (*share).processes, 1),
         }

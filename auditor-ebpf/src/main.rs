@@ -29,13 +29,17 @@ mod packet;
 mod process;
 mod session;
 mod socket;
+mod tls;
 mod unix;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops, tracepoint};
+use aya_ebpf::macros::{
+    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops, tracepoint, uprobe,
+};
 use aya_ebpf::programs::{
-    SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TracePointContext,
+    ProbeContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    TracePointContext,
 };
 
 /// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
@@ -147,6 +151,14 @@ pub fn sched_process_exit(context: TracePointContext) -> u32 {
 #[tracepoint]
 pub fn cgroup_attach_task(context: TracePointContext) -> u32 {
     process::moved(&context);
+    0
+}
+
+/// `int EVP_KDF_derive(EVP_KDF_CTX *ctx, unsigned char *key, size_t keylen, const OSSL_PARAM params[])`, OpenSSL 3.0. Sleepable
+/// uprobes: Linux 6.0.
+#[uprobe(sleepable)]
+pub fn evp_kdf_derive(context: ProbeContext) -> u32 {
+    tls::openssl_derives(&context);
     0
 }
 

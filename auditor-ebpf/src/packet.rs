@@ -135,8 +135,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         return false;
     }
     if told && !copy::<DIRECTION>(context, state, now, &parsed, walk, control) && lossless {
-        if DIRECTION == INGRESS {
-            state.frames.refuse();
+        if let Some(walk) = walk {
+            state.frames.refuse(&walk.after);
         }
         return false;
     }

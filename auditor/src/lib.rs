@@ -10,6 +10,8 @@ pub mod config;
 pub mod daemon;
 pub mod interned;
 pub mod kernel;
+pub mod library;
+pub mod memory;
 pub mod policy;
 pub mod posture;
 pub mod process;

@@ -16,10 +16,12 @@ use auditor_common::event::{
 };
 use auditor_common::packet::{TCP, UDP};
 use auditor_common::rule::REASON_DEFAULT;
+use auditor_common::tls::SecretTaken;
 use auditor_common::unix::UnixDecision;
 
 use super::conversation::{Conversation, Findings, Notice};
 use super::journal::{AdoptedSocket, Configuration, Item, Reported};
+use super::keyrings::{self, Keyrings};
 use super::policies::Policies;
 use crate::clock::{Boottime, Clock, Utc};
 use crate::config;
@@ -27,7 +29,7 @@ use crate::kernel::shares::Shares;
 use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
 use crate::process::{Known, Occasion, Processes};
-use crate::protocol::{Limits, Observation, Protocol};
+use crate::protocol::{Limits, Observation, Protocol, Side};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
 };
@@ -104,6 +106,10 @@ pub(super) struct Attribution {
     conversations: ByCookie<Conversation>,
     datagrams: ByCookie<Datagrams>,
     closing: VecDeque<(Boottime, u64)>,
+    /// Secrets of TLS connections.
+    pub(super) keyrings: Keyrings,
+    /// Connections that wait for one, by session and cookie.
+    waiting_for_secrets: BTreeSet<(u64, u64)>,
     findings: Findings,
     /// Sockets whose rows are to be counted from now on, or no longer.
     counting: Vec<(u64, bool)>,
@@ -121,7 +127,7 @@ pub(super) struct Attribution {
 pub(super) type Saved = (
     (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
-    (HashMap<u32, (u64, Boottime)>, u64),
+    (HashMap<u32, (u64, Boottime)>, u64, keyrings::Saved),
 );
 
 impl Attribution {
@@ -131,6 +137,7 @@ impl Attribution {
         policies: Policies,
         processes: Processes,
         shares: Arc<Shares>,
+        keyrings: Keyrings,
         limits: Limits,
     ) -> Self {
         Self {
@@ -145,6 +152,8 @@ impl Attribution {
             conversations: ByCookie::default(),
             datagrams: ByCookie::default(),
             closing: VecDeque::new(),
+            keyrings,
+            waiting_for_secrets: BTreeSet::new(),
             findings: Findings::default(),
             counting: Vec::new(),
             entries: Vec::new(),
@@ -196,6 +205,7 @@ impl Attribution {
 
     fn end_session(&mut self, number: u64, at: Boottime, utc: Utc, reason: &'static str) {
         self.finish_session(Some(number), at);
+        self.keyrings.end(number);
         let Some(session) = self.sessions.remove(number) else { return };
         let totals = session.totals;
         let duration_us = u64::try_from(at.since(session.opened).as_micros()).unwrap_or(u64::MAX);
@@ -228,7 +238,7 @@ impl Attribution {
         (
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
-            (&self.missed, self.folded_of_nobody),
+            (&self.missed, self.folded_of_nobody, self.keyrings.saved()),
         )
     }
 
@@ -238,11 +248,16 @@ impl Attribution {
     /// A configuration of that time cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         let ((sessions, (known, parents), configurations, reported), connections, uncounted) = saved;
-        (self.missed, self.folded_of_nobody) = uncounted;
+        let secrets;
+        (self.missed, self.folded_of_nobody, secrets) = uncounted;
+        self.keyrings.restore(secrets)?;
         (self.sessions, self.reported) = (sessions, reported);
         self.processes.restore(known, parents);
         let offset;
         (self.conversations, self.datagrams, self.closing, self.statements, offset) = connections;
+        let waiting = self.conversations.iter().filter(|(_, conversation)| conversation.waits());
+        self.waiting_for_secrets =
+            waiting.map(|(cookie, conversation)| (conversation.session, *cookie)).collect();
         self.clock = Clock::fixed(offset);
         for configuration in configurations {
             self.apply(Item::Reloaded(configuration))?;
@@ -344,6 +359,7 @@ impl Attribution {
                 self.processes.forked(fork.task.pid, fork.child, occasion);
             }
             Event::Moved(moved) => self.moved(&moved),
+            Event::SecretTaken(taken) => self.secret(&taken),
             Event::Exit(exit) => {
                 let occasion = self.occasion(&exit.header);
                 let process = self.processes.exited(&exit.task, occasion);
@@ -666,7 +682,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
-            conversation.midstream(at, &mut findings);
+            conversation.midstream(at, self.keyrings.of(conversation.session), &mut findings);
         }
         if let Some(session) = self.sessions.get_mut(session) {
             session.totals.connections += 1;
@@ -688,7 +704,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
-            conversation.established(event, &mut findings);
+            conversation.established(event, self.keyrings.of(conversation.session), &mut findings);
             let connection = Arc::clone(&conversation.connection);
             let (number, process) = (conversation.session, conversation.process.clone());
             if let Some(session) = self.sessions.get_mut(number) {
@@ -713,10 +729,11 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            let keyring = self.keyrings.of(conversation.session);
             if midstream {
-                conversation.midstream(at, &mut findings);
+                conversation.midstream(at, keyring, &mut findings);
             }
-            conversation.segment(packet, payload, self.policies.lossy(), &mut findings);
+            conversation.segment(packet, payload, self.policies.lossy(), keyring, &mut findings);
             self.counting.extend(conversation.counting_changed().map(|counts| (cookie, counts)));
         }
         self.report(cookie, at, &mut findings);
@@ -727,15 +744,56 @@ impl Attribution {
         let mut findings = mem::take(&mut self.findings);
         // Only what is followed is counted.
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
-            conversation.skipped(event, self.policies.lossy(), &mut findings);
+            let keyring = self.keyrings.of(conversation.session);
+            conversation.skipped(event, self.policies.lossy(), keyring, &mut findings);
             self.counting.extend(conversation.counting_changed().map(|counts| (event.cookie, counts)));
         }
         self.report(event.cookie, Boottime(event.header.time), &mut findings);
         self.findings = findings;
     }
 
+    /// A TLS library has derived keys from a secret: connections of its session may have waited for it.
+    fn secret(&mut self, event: &SecretTaken) {
+        let (session, at) = (event.header.session, Boottime(event.header.time));
+        if !self.keyrings.taken(event) {
+            return;
+        }
+        let waiting = self.waiting_for_secrets.range((session, 0)..=(session, u64::MAX));
+        for cookie in waiting.map(|(_, cookie)| *cookie).collect::<Vec<_>>() {
+            let mut findings = mem::take(&mut self.findings);
+            if let Some(conversation) = self.conversations.get_mut(&cookie) {
+                conversation.offer(at, self.keyrings.of(session), &mut findings);
+            }
+            self.report(cookie, at, &mut findings);
+            self.findings = findings;
+        }
+    }
+
+    /// Notes which secrets a connection has claimed and released, and whether it waits for one.
+    fn account_for_secrets(&mut self, cookie: u64, findings: &mut Findings) {
+        let waits = findings.waits.take();
+        if waits.is_none() && findings.secrets.is_empty() {
+            return;
+        }
+        let Some(conversation) = self.conversations.get(&cookie) else { return };
+        let session = conversation.session;
+        match waits {
+            Some(true) => _ = self.waiting_for_secrets.insert((session, cookie)),
+            Some(false) => _ = self.waiting_for_secrets.remove(&(session, cookie)),
+            None => {}
+        }
+        for (secret, claimed) in findings.secrets.drain(..) {
+            if claimed {
+                self.keyrings.claim(session, secret);
+            } else {
+                self.keyrings.release(session, secret);
+            }
+        }
+    }
+
     /// Enters what a step on a conversation has found, and leaves `findings` empty.
     fn report(&mut self, cookie: u64, at: Boottime, findings: &mut Findings) {
+        self.account_for_secrets(cookie, findings);
         if findings.observations.is_empty() && findings.notices.is_empty() {
             return;
         }
@@ -780,7 +838,10 @@ impl Attribution {
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
-                Observation::Opaque(_) | Observation::Login(_) | Observation::Authenticated => {}
+                Observation::Encrypted
+                | Observation::Opaque(_)
+                | Observation::Login(_)
+                | Observation::Authenticated => {}
             }
         }
         for notice in findings.notices.drain(..) {
@@ -848,10 +909,12 @@ impl Attribution {
     fn finish(&mut self, cookie: u64, now: Boottime) {
         let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
         let mut findings = mem::take(&mut self.findings);
-        let (coverage, reason, duration_us) = conversation.finish(now, &mut findings);
+        let keyring = self.keyrings.of(conversation.session);
+        let (coverage, reason, duration_us) = conversation.finish(now, keyring, &mut findings);
         self.report(cookie, now, &mut findings);
         self.findings = findings;
         let Some(conversation) = self.conversations.remove(&cookie) else { return };
+        self.waiting_for_secrets.remove(&(conversation.session, cookie));
         if conversation.counts_rows() {
             self.counting.push((cookie, false));
         }
@@ -938,6 +1001,13 @@ fn notice_event(
                 .to_owned(),
         ),
         Notice::NotTls(message) => ("protocol-violation", message.to_owned()),
+        Notice::RecordFails(side) => (
+            "tls-record-fails",
+            format!(
+                "a TLS record of the {} does not authenticate: it is not what the other end has sealed",
+                if side == Side::Client { "client's" } else { "server's" }
+            ),
+        ),
         Notice::Unrecognised => (
             "protocol-mismatch",
             format!("the rule allows {} only, and the connection speaks something else", expected?),

@@ -9,8 +9,11 @@ pub mod command;
 mod conversation;
 mod host;
 mod journal;
+mod keyrings;
+mod libraries;
 mod pipeline;
 mod policies;
+mod reading;
 mod recorder;
 pub mod replay;
 mod takeover;
@@ -37,8 +40,10 @@ use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
+use crate::kernel::secrets::Secrets;
 use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
+use crate::memory;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
@@ -49,6 +54,7 @@ use attribution::Attribution;
 use aya::maps::MapData;
 use command::{Command, Commander};
 use journal::{Identity, Item, Journal, Position, StateLost};
+use keyrings::Keyrings;
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 use recorder::Recorder;
@@ -208,6 +214,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
+    degraded.extend(memory::protect());
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -285,13 +292,19 @@ impl Start<'_> {
     fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
         let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
         object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
-        let Loaded { object, tables, payload, lifecycle, found } = Object::load(self.sizes, &pins)
-            .inspect_err(|_| {
+        let Loaded { object, tables, payload, lifecycle, secrets, mut uprobes, found } =
+            Object::load(self.sizes, &pins).inspect_err(|_| {
                 // Fails where an earlier daemon's are in it.
                 let _ = fs::remove_dir(&pins);
             })?;
+        match &mut uprobes {
+            Ok(uprobes) => libraries::probe_host(uprobes),
+            Err(error) => tracing::warn!(%error, "what is said under TLS is not read"),
+        }
         let parent = self.hierarchy.make(&self.parent_name)?;
-        let result = self.hold((object, tables), (payload, lifecycle), &parent, boot_id, kernel_release);
+        let secrets = Arc::new(secrets);
+        let result =
+            self.hold((object, tables, secrets), (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {
             // Nobody was held by this before.
             let _ = object::remove_pins(&pins);
@@ -303,7 +316,7 @@ impl Start<'_> {
 
     fn hold(
         self,
-        (mut object, mut tables): (Object, Tables),
+        (mut object, mut tables, secrets): (Object, Tables, Arc<Secrets>),
         (payload, lifecycle): (MapData, MapData),
         parent: &Cgroup,
         boot_id: String,
@@ -329,7 +342,9 @@ impl Start<'_> {
             let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
             let limits = loaded.settings.capture.limits();
             let policies = Policies::new(sizes);
-            Attribution::new(boot_id.clone(), Clock::read(), policies, processes, Arc::clone(&shares), limits)
+            let keyrings = Keyrings::new(Some(Arc::clone(&secrets)));
+            let shares = Arc::clone(&shares);
+            Attribution::new(boot_id.clone(), Clock::read(), policies, processes, shares, keyrings, limits)
         };
         let recalled = takeover::recall(&options.runtime_dir, &identity, fresh(), &trail, &mut rings);
         let mut records = Vec::new();
@@ -350,6 +365,7 @@ impl Start<'_> {
                 (fresh(), 1)
             }
         };
+        attribution.keyrings.sweep();
         records.extend(
             recovery.map(|recovery| Recorded::TrailRecovered {
                 segment: recovery.segment,

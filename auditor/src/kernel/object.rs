@@ -20,9 +20,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::cgroup::Cgroup;
 use super::link;
+use super::secrets::Secrets;
 use super::tables::{TableError, Tables};
 use super::tracefs::{self, Offsets, TracefsError};
-use super::{btf, unix};
+use super::uprobe::Uprobes;
+use super::{btf, unix, uprobe};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -62,7 +64,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 16] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -78,9 +80,11 @@ const MAPS: [&str; 15] = [
     "WALK_STEPS",
     "NAMES",
     "UNIX_SOCKETS",
+    "SECRETS",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
 const TRACEPOINTS_PREFIX: &str = "tracepoints-";
+const UPROBES_PREFIX: &str = "uprobes-";
 
 /// Links for tracepoints (BPF_LINK_TYPE_PERF_EVENT).
 const TRACEPOINT_KERNEL: &str = "5.15";
@@ -245,6 +249,10 @@ pub struct Loaded {
     pub payload: MapData,
     /// Verdicts, connections, processes.
     pub lifecycle: MapData,
+    /// TLS secrets.
+    pub secrets: Secrets,
+    /// Programs that take them.
+    pub uprobes: Result<Uprobes, uprobe::Unsupported>,
     /// The tables and rings are an earlier daemon's, with what is in them.
     pub found: bool,
 }
@@ -300,6 +308,7 @@ impl Object {
         }
         // Before the tables are taken out.
         let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
+        let uprobes = Uprobes::load(OBJECT, &ebpf, pins.join(uprobes_directory()));
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
@@ -307,8 +316,9 @@ impl Object {
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
+        let secrets = secrets(&mut ebpf)?;
         let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new() };
-        Ok(Loaded { object, tables, payload, lifecycle, found })
+        Ok(Loaded { object, tables, payload, lifecycle, secrets, uprobes, found })
     }
 
     /// Attaches all cgroup programs to a cgroup and pins their links in `pins`. Where an earlier daemon's links are there, these
@@ -429,12 +439,14 @@ impl Object {
     /// # Errors
     /// A pin could not be removed.
     pub fn remove_other_versions(&self, sizes: RingSizes) -> io::Result<()> {
-        let own = [layout(sizes), tracepoints_directory()];
+        let own = [layout(sizes), tracepoints_directory(), uprobes_directory()];
         for entry in fs::read_dir(&self.pins)? {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            let versioned = name.starts_with(LAYOUT_PREFIX) || name.starts_with(TRACEPOINTS_PREFIX);
+            let versioned = name.starts_with(LAYOUT_PREFIX)
+                || name.starts_with(TRACEPOINTS_PREFIX)
+                || name.starts_with(UPROBES_PREFIX);
             if versioned && !own.iter().any(|own| own == name) {
                 remove_pins(&entry.path())?;
             }
@@ -478,7 +490,7 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
 fn layout(sizes: RingSizes) -> String {
-    use auditor_common::{LAYOUT, control, counter, event, rule, unix};
+    use auditor_common::{LAYOUT, control, counter, event, rule, tls, unix};
     let types = [
         size_of::<control::Control>(),
         size_of::<control::Session>(),
@@ -496,6 +508,8 @@ fn layout(sizes: RingSizes) -> String {
         size_of::<event::Exit>(),
         size_of::<unix::NameKey>(),
         size_of::<unix::UnixDecision>(),
+        size_of::<tls::Secret>(),
+        size_of::<tls::SecretTaken>(),
     ];
     let mut digest = Sha256::new();
     digest.update(format!("{LAYOUT} {types:?} {sizes:?} {MAPS:?}"));
@@ -504,6 +518,10 @@ fn layout(sizes: RingSizes) -> String {
 
 fn tracepoints_directory() -> String {
     format!("{TRACEPOINTS_PREFIX}{}", short(&Sha256::digest(OBJECT)))
+}
+
+fn uprobes_directory() -> String {
+    format!("{UPROBES_PREFIX}{}", short(&Sha256::digest(OBJECT)))
 }
 
 fn short(digest: &[u8]) -> String {
@@ -546,6 +564,13 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
     match ebpf.take_map(name) {
         Some(Map::RingBuf(map)) => Ok(map),
         _ => Err(KernelError::Missing(name)),
+    }
+}
+
+fn secrets(ebpf: &mut Ebpf) -> Result<Secrets, KernelError> {
+    match ebpf.take_map("SECRETS") {
+        Some(Map::HashMap(map)) => Ok(Secrets::new(map)),
+        _ => Err(KernelError::Missing("SECRETS")),
     }
 }
 

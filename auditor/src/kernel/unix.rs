@@ -218,7 +218,10 @@ impl Programs {
 }
 
 /// Puts the descriptors of the tables into the instructions, as aya does for its own programs.
-fn link(object: &mut aya_obj::Object, ebpf: &Ebpf) -> Result<(), aya_obj::relocation::EbpfRelocationError> {
+pub(super) fn link(
+    object: &mut aya_obj::Object,
+    ebpf: &Ebpf,
+) -> Result<(), aya_obj::relocation::EbpfRelocationError> {
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let tables: Vec<(String, RawFd, aya_obj::Map)> = object
         .maps
@@ -248,9 +251,9 @@ fn data(map: &Map) -> Option<&MapData> {
 
 // From here on: bpf(2), linux/bpf.h. Each structure is the part of union bpf_attr that its command takes, as far as it is used.
 
-const BPF_PROG_LOAD: libc::c_long = 5;
+pub(super) const BPF_PROG_LOAD: libc::c_long = 5;
 const BPF_OBJ_PIN: libc::c_long = 6;
-const BPF_LINK_CREATE: libc::c_long = 28;
+pub(super) const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 /// Room for the verifier's words.
 const LOG_BYTES: usize = 1 << 20;
@@ -258,19 +261,20 @@ const LOG_BYTES: usize = 1 << 20;
 const LOG_TOLD: usize = 600;
 
 #[repr(C)]
-struct ProgramLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; 16],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
+#[derive(Default)]
+pub(super) struct ProgramLoad {
+    pub(super) prog_type: u32,
+    pub(super) insn_cnt: u32,
+    pub(super) insns: u64,
+    pub(super) license: u64,
+    pub(super) log_level: u32,
+    pub(super) log_size: u32,
+    pub(super) log_buf: u64,
+    pub(super) kern_version: u32,
+    pub(super) prog_flags: u32,
+    pub(super) prog_name: [u8; 16],
+    pub(super) prog_ifindex: u32,
+    pub(super) expected_attach_type: u32,
 }
 
 #[repr(C)]
@@ -299,7 +303,7 @@ unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::
 
 /// # Safety
 /// As for [`bpf`]; the command must be one that answers with a new descriptor.
-unsafe fn bpf_descriptor<T>(command: libc::c_long, attributes: &mut T) -> io::Result<OwnedFd> {
+pub(super) unsafe fn bpf_descriptor<T>(command: libc::c_long, attributes: &mut T) -> io::Result<OwnedFd> {
     // SAFETY: the caller's promise is the same.
     let descriptor = unsafe { bpf(command, attributes) }?;
     let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;

@@ -73,12 +73,22 @@ pub fn detect(first: &[u8]) -> Detection<Protocol> {
 }
 
 /// Who sent the bytes. The client is the one that opened the connection.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Side {
     /// The end that connected.
     Client,
     /// The end that accepted.
     Server,
+}
+
+impl Side {
+    /// Whom it talks to.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
 }
 
 /// What a dissector may keep.
@@ -161,6 +171,8 @@ pub enum Observation {
     Refused(ServerError),
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
+    /// Both ends have agreed on TLS and go on in it: the dissector is given what is inside next, from its first byte.
+    Encrypted,
     /// From here on the bytes of this connection cannot be read.
     Opaque(Opaque),
     /// The bytes do not follow the protocol; the dissector has given up on this connection.
@@ -170,7 +182,7 @@ pub enum Observation {
 /// Why a connection cannot be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Opaque {
-    /// Both ends agreed on TLS.
+    /// TLS whose inside cannot be read; [`crate::record::Tls::reason`] says why.
     Tls,
     /// Both ends agreed on GSSAPI encryption.
     GssEncryption,

@@ -107,13 +107,20 @@ impl Parts {
 
     fn turn_journal(&mut self) {
         let position = self.position();
-        let Some(journal) = &mut self.journal else { return };
+        let Some(journal) = &mut self.journal else {
+            self.attribution.keyrings.turned();
+            self.attribution.keyrings.settled();
+            return;
+        };
         let mut turned = Ok(());
-        if journal.is_long() {
+        if journal.is_long() || journal.may_turn() && self.attribution.keyrings.are_long() {
             turned = journal.next(position, &self.attribution.saved());
+            self.attribution.keyrings.turned();
         }
-        if let Err(error) = turned.and_then(|()| journal.settle(self.trail.durable())) {
-            self.give_up_journal(&error);
+        match turned.and_then(|()| journal.settle(self.trail.durable())) {
+            Ok(()) if journal.may_turn() => self.attribution.keyrings.settled(),
+            Ok(()) => {}
+            Err(error) => self.give_up_journal(&error),
         }
     }
 

@@ -307,7 +307,7 @@ impl<'a> TlsFields<'a> {
             offered: tls.offered.as_deref(),
             sni: tls.sni.as_deref(),
             alpn: &tls.alpn,
-            decrypted: false,
+            decrypted: tls.decrypted,
             reason: tls.reason,
         })
     }
