@@ -8,7 +8,7 @@ use auditor_tests::clients;
 use auditor_tests::python::Python;
 use auditor_tests::tls::{Expected, Scene, agreed, with_variables};
 
-use crate::{openssl_in, psql, system_openssl, words};
+use crate::{openssl_in, system_openssl, words};
 
 /// Runs a client once with each version, and judges.
 pub(crate) fn with_both_versions(
@@ -76,14 +76,12 @@ fn with_python(driver: &str, variables: &[(&str, &str)], library: &str) {
 #[test]
 fn psql_with_a_script() {
     with_both_versions("psql", &system_openssl(), 80, |scene, tag| {
-        let script =
-            clients::write(scene.daemon.home().folder(), "statements.sql", clients::STATEMENTS).unwrap();
-        let target = scene.server.target();
-        let script = script.display().to_string();
-        let program = scene.server.postgres.program("psql");
-        let first = words(program, &["-X", "-q", "-f", &script, &target]);
-        let long = format!("select '{tag} {}'", "0123456789abcdef".repeat(6400));
-        vec![first, psql(scene, "", &long)]
+        // A statement over many records, too.
+        let long = format!("select '{tag} {}';\n", "0123456789abcdef".repeat(6400));
+        let script = clients::STATEMENTS.to_owned() + &long;
+        let script = clients::write(scene.daemon.home().folder(), "statements.sql", &script).unwrap();
+        let arguments = ["-X", "-q", "-f", &script.display().to_string(), &scene.server.target()];
+        vec![words(scene.server.postgres.program("psql"), &arguments)]
     });
 }
 

@@ -234,6 +234,8 @@ fn keys_that_change_on_the_way() {
 fn a_client_with_a_certificate() {
     let mut scene = Scene::new(Key::Rsa, &[]).unwrap();
     let certificates = scene.server.certificates.clone();
+    // From now on clients are asked for one.
+    scene.server.postgres.set("ssl_ca_file", &certificates.authority().display().to_string()).unwrap();
     let own = format!(
         "sslcert={} sslkey={}",
         certificates.client_certificate().display(),
