@@ -7,10 +7,10 @@
 //! made outside and handed to an agent stays outside; the hooks never see it.
 
 use core::ptr;
-use core::ptr::write_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
-use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
+use auditor_common::counter::{SITE_SESSION, SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -23,7 +23,7 @@ use aya_ebpf::maps::HashMap;
 use crate::emit::{self, Owner};
 use crate::frames::Frames;
 
-/// Sessions by cgroup id. Written by the daemon only.
+/// Sessions by cgroup id. Written by the daemon only, while programs read: see [`by_cgroup`].
 #[map]
 static SESSIONS: HashMap<u64, Session> = HashMap::with_max_entries(16384, 0);
 
@@ -141,12 +141,53 @@ pub(crate) fn current_is_daemon() -> bool {
     emit::control().is_some_and(|control| (bpf_get_current_pid_tgid() >> 32) as u32 == control.daemon)
 }
 
-/// The session of a cgroup id.
+/// The session of a cgroup id: a copy that is one value, whole.
+///
+/// Neither sort of hash table keeps an element that was replaced or removed until its readers have left: a preallocated one gives
+/// it out again at once, and so does the allocator of the other (Linux 6.1). So what is found is copied, and the copy has to
+/// be what was written for this cgroup ([`Session::is_of`]). One that is exchanged each time is as good as none: refused.
 #[inline(always)]
-pub(crate) fn by_cgroup(cgroup: u64) -> Option<&'static Session> {
-    // SAFETY: the daemon replaces whole values; a reader that meets a replacement sees the old or the new one, because
-    // htab_map_update_elem puts a new element in front of the old one and frees that after a grace period.
-    unsafe { SESSIONS.get(cgroup) }
+pub(crate) fn by_cgroup(cgroup: u64) -> Option<Session> {
+    let mut attempt = 0;
+    while attempt < ATTEMPTS {
+        let found = SESSIONS.get_ptr(cgroup)?;
+        // SAFETY: an element of the table stays memory of the table as long as the program runs. The loads are volatile, so that what
+        // is checked is what is used; any bytes are a value.
+        let session = unsafe {
+            Session {
+                id: read_volatile(&raw const (*found).id),
+                table: read_volatile(&raw const (*found).table),
+                default_action: read_volatile(&raw const (*found).default_action),
+                share: read_volatile(&raw const (*found).share),
+                _padding: 0,
+                check: read_volatile(&raw const (*found).check),
+            }
+        };
+        if session.is_of(cgroup) {
+            return Some(session);
+        }
+        attempt += 1;
+    }
+    emit::count(SITE_SESSION, errno::EAGAIN);
+    None
+}
+
+/// How often a session's entry is read that is exchanged meanwhile.
+const ATTEMPTS: u32 = 3;
+
+/// Whether a socket's session is there still. Its number is another one when the cgroup was tagged anew.
+///
+/// A function of its own: see [`attach_from_cgroup`].
+#[inline(never)]
+pub(crate) extern "C" fn goes_on(state: &mut SocketState) -> bool {
+    let Some(session) = by_cgroup(state.cgroup) else {
+        // Its share may be another session's by now.
+        state.share = Owner::NOBODY.share;
+        return false;
+    };
+    state.session = session.id;
+    state.share = session.share;
+    true
 }
 
 /// The session of the calling task.
@@ -159,8 +200,9 @@ pub(crate) fn of_current() -> Option<Found> {
     )
 }
 
+/// The nearest session of a chain of ancestors: cgroup ids by level, 0 where there is none.
 #[inline(always)]
-fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
+pub(crate) fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
     // Not an Option that is set in the loop: its undefined fields are moved about before it is set, which the verifier
     // refuses ("R6 !read_ok").
     let mut found = Found { id: 0, cgroup: 0, share: 0 };
@@ -183,7 +225,7 @@ fn each(ancestor: impl Fn(i32) -> u64, mut on: impl FnMut(u64, &Session)) {
             break;
         }
         if let Some(session) = by_cgroup(cgroup) {
-            on(cgroup, session);
+            on(cgroup, &session);
         }
         level += 1;
     }

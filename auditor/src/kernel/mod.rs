@@ -9,5 +9,6 @@ mod link;
 pub mod object;
 pub mod shares;
 pub mod tables;
+pub mod tasks;
 pub mod tracefs;
 pub mod unix;

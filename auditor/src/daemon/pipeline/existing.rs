@@ -9,7 +9,7 @@ use std::path::Path;
 use super::Pipeline;
 use crate::clock::Clock;
 use crate::config::ExistingSockets;
-use crate::daemon::attribution::Move;
+use crate::daemon::attribution::Joined;
 use crate::daemon::command::Target;
 use crate::daemon::journal::{AdoptedSocket, Item};
 use crate::kernel::cgroup::Cgroup;
@@ -90,21 +90,11 @@ impl Pipeline {
 
     /// Does what the moves of processes ask for.
     pub(super) fn follow_moves(&mut self) {
-        for moved in self.parts.attribution.take_moves() {
-            match moved {
-                Move::Left(pid) => {
-                    if let Err(error) = self.parts.tables.remove_member(pid) {
-                        tracing::error!(%error, pid, "a process that left its session is still taken for its");
-                    }
-                }
-                Move::Joined { session, pid } => {
-                    let Some(open) = self.parts.attribution.sessions.get_mut(session) else { continue };
-                    open.empty_since = None;
-                    let cgroup = open.cgroup.clone();
-                    let target = Target::Process(pid);
-                    self.see_to_existing_sockets(session, &cgroup, &target, ExistingSockets::Destroy);
-                }
-            }
+        for Joined { session, pid } in self.parts.attribution.take_joined() {
+            let Some(open) = self.parts.attribution.sessions.get_mut(session) else { continue };
+            open.empty_since = None;
+            let cgroup = open.cgroup.clone();
+            self.see_to_existing_sockets(session, &cgroup, &Target::Process(pid), ExistingSockets::Destroy);
         }
     }
 

@@ -328,7 +328,7 @@ impl Pipeline {
 
 /// What a session did faster than it could be recorded, in one sentence.
 fn overrun(more: Unwritten, overload: Overload) -> String {
-    let Unwritten { packets, attempts, connections, processes } = more;
+    let Unwritten { packets, attempts, connections, processes, moves } = more;
     let (packets_were, attempts_were) = match overload {
         Overload::Backpressure => ("held back", "refused"),
         Overload::RecordLoss => ("lost", "let through unrecorded"),
@@ -338,6 +338,7 @@ fn overrun(more: Unwritten, overload: Overload) -> String {
         (packets, format!("{packets} parts of packets were {packets_were}")),
         (connections, format!("{connections} beginnings or ends of connections are not recorded")),
         (processes, format!("{processes} executions, births or ends of processes are not recorded")),
+        (moves, format!("{moves} moves of processes into or out of the session are not recorded")),
     ];
     let told: Vec<String> =
         parts.into_iter().filter(|(count, _)| *count != 0).map(|(_, text)| text).collect();
