@@ -54,8 +54,6 @@ sites! {
     SITE_MOVE = 13, "move";
     /// What the kernel keeps of a task or of its cgroup could not be read.
     SITE_TASK = 14, "task";
-    /// A session's entry was exchanged each time that it was read: refused.
-    SITE_SESSION = 15, "session";
     /// The name of a unix socket, or the caller's root directory, could not be read: refused.
     SITE_UNIX_NAME = 20, "unix-name";
 }
@@ -64,8 +62,6 @@ sites! {
 pub mod errno {
     /// No such entry.
     pub const ENOENT: u32 = 2;
-    /// Try again.
-    pub const EAGAIN: u32 = 11;
     /// Out of memory.
     pub const ENOMEM: u32 = 12;
     /// Bad address.

@@ -1,17 +1,40 @@
 """An agent that does what it is told, line by line, so that a test can change the world between two of its steps.
 
-connect NAME ADDRESS PORT, send NAME TEXT, close NAME, attempt ADDRESS PORT, unix PATH. Answers each with one word.
+connect NAME ADDRESS PORT, send NAME TEXT, close NAME, attempt ADDRESS PORT, unix PATH; exec: a thread executes the script anew;
+thread: another thread goes on and the first one ends; bear CGROUP: a child is born there. Answers each with one word.
 """
 
+import ctypes
 import errno
 import os
+import signal
 import socket
+import struct
 import sys
+import threading
 
 LIMIT = 2
 
 print(f"pid {os.getpid()}", file=sys.stderr, flush=True)
 sockets = {}
+libc = ctypes.CDLL(None, use_errno=True)
+SYS_EXIT = 60 if os.uname().machine == "x86_64" else 93
+SYS_CLONE3 = 435
+CLONE_INTO_CGROUP = 0x200000000
+
+
+def bear(cgroup):
+    """clone3(2); the child lives as long as this process wants it to."""
+    directory = os.open(cgroup, os.O_RDONLY)
+    arguments = struct.pack("11Q", CLONE_INTO_CGROUP, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, 0, 0, directory)
+    child = libc.syscall(SYS_CLONE3, arguments, len(arguments))
+    if child == 0:
+        os.write(1, f"{os.getpid()}\n".encode())
+        while True:
+            signal.pause()
+    os.close(directory)
+    if child < 0:
+        raise OSError(ctypes.get_errno(), "clone3")
 
 
 def connected(address, port):
@@ -30,16 +53,31 @@ def obey(verb, *words):
     elif verb == "unix":
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.connect(words[0])
+    elif verb == "bear":
+        bear(*words)
+        return None
+    elif verb == "exec":
+        program = [sys.executable, "-B", __file__]
+        threading.Thread(target=lambda: os.execv(program[0], program)).start()
+        signal.pause()
+    elif verb == "thread":
+        threading.Thread(target=serve).start()
+        libc.syscall(SYS_EXIT, 0)
     else:
         return "what?"
     return "ok"
 
 
-for line in sys.stdin:
-    try:
-        answer = obey(*line.split())
-    except TimeoutError:
-        answer = "timeout"
-    except OSError as error:
-        answer = errno.errorcode.get(error.errno, str(error.errno))
-    print(answer, flush=True)
+def serve():
+    for line in sys.stdin:
+        try:
+            answer = obey(*line.split())
+        except TimeoutError:
+            answer = "timeout"
+        except OSError as error:
+            answer = errno.errorcode.get(error.errno, str(error.errno))
+        if answer is not None:
+            print(answer, flush=True)
+
+
+serve()
