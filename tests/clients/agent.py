@@ -57,10 +57,11 @@ def obey(verb, *words):
         bear(*words)
         return None
     elif verb == "exec":
-        program = [sys.executable, "-B", __file__]
+        program = [sys.executable, "-B", __file__, "anew"]
         threading.Thread(target=lambda: os.execv(program[0], program)).start()
         signal.pause()
     elif verb == "thread":
+        print("ok", flush=True)
         threading.Thread(target=serve).start()
         libc.syscall(SYS_EXIT, 0)
     else:
@@ -80,4 +81,6 @@ def serve():
             print(answer, flush=True)
 
 
+if "anew" in sys.argv:
+    print("ok", flush=True)
 serve()

@@ -68,20 +68,12 @@ impl Agent {
         self.child.id()
     }
 
-    /// Gives an order that has no answer.
-    ///
-    /// # Errors
-    /// It has ended.
-    pub fn order(&mut self, order: &str) -> Result<()> {
-        writeln!(self.orders, "{order}").with_context(|| format!("the agent does not take {order:?}"))
-    }
-
     /// Gives an order and returns its answer: `ok`, `timeout` or the name of an errno.
     ///
     /// # Errors
     /// It has ended or does not answer.
     pub fn tell(&mut self, order: &str) -> Result<String> {
-        self.order(order)?;
+        writeln!(self.orders, "{order}").with_context(|| format!("the agent does not take {order:?}"))?;
         self.answers.recv_timeout(STEP).with_context(|| format!("the agent does not answer {order:?}"))
     }
 

@@ -216,10 +216,14 @@ fn told_of(change: &str) {
     let elsewhere = OwnCgroup::new("elsewhere");
     let mut agent = inside(&daemon, "first");
     let pid = agent.id();
-    agent.order(change).unwrap();
+    assert_eq!(agent.tell(change).unwrap(), "ok");
     // Of the thread that goes on, or of the program that was executed.
     assert_eq!(agent.tell("attempt 127.0.0.1 1").unwrap(), "EPERM");
-    move_to(pid, &elsewhere.name());
+    fs::write(elsewhere.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    // The first thread stays where it ended.
+    let of_thread = |task: &fs::DirEntry| fs::read_to_string(task.path().join("cgroup")).unwrap();
+    let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(Result::unwrap);
+    assert!(tasks.any(|task| of_thread(&task).contains(&format!("0::{}\n", elsewhere.name()))));
     let found = moves(&records_with(&daemon, 1));
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0, "cgroup-escape");
