@@ -148,6 +148,24 @@ pub enum KernelError {
     },
 }
 
+impl KernelError {
+    /// What the kernel itself answered, as an errno value.
+    pub fn os_error(&self) -> Option<i32> {
+        use std::error::Error as _;
+        let mut cause: Option<&dyn std::error::Error> = match self {
+            Self::Program { error, .. } => Some(error),
+            other => other.source(),
+        };
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return error.raw_os_error();
+            }
+            cause = error.source();
+        }
+        None
+    }
+}
+
 /// An error and what caused it, in one line: the kernel's own answer is the last of aya's causes.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut said = error.to_string();

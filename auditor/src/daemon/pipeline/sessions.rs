@@ -13,7 +13,7 @@ use crate::config::Overload;
 use crate::daemon::command::{CommandError, OpenSession, SessionState, Target};
 use crate::daemon::journal::Item;
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::object::Attachment;
+use crate::kernel::object::{Attachment, KernelError};
 use crate::kernel::shares::Unwritten;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
@@ -60,6 +60,7 @@ impl Pipeline {
                     .hierarchy
                     .existing(path)
                     .map_err(|error| CommandError::Invalid(error.to_string()))?;
+                refuse_unfit(&cgroup)?;
                 self.refuse_overlap(&cgroup)?;
                 (cgroup, false)
             }
@@ -185,15 +186,27 @@ impl Pipeline {
             }
             Target::Cgroup(_) => {
                 let pins = session_pins(&self.parts.pins, entry.id);
-                let attachment = self.parts.object.attach(cgroup, &pins).map_err(failed)?;
-                // From here on who is born in it is known; these are older.
-                let member = Member { session: entry.id, cgroup: cgroup.id() };
-                for pid in cgroup.all_members().map_err(failed)? {
-                    self.parts.tables.add_member(pid, member).map_err(failed)?;
+                let attachment =
+                    self.parts.object.attach(cgroup, &pins).map_err(|error| cannot_attach(cgroup, &error))?;
+                if let Err(error) = self.add_members(entry.id, cgroup) {
+                    // They would refuse what no session allows.
+                    if let Err(error) = attachment.detach() {
+                        tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
+                    }
+                    return Err(error);
                 }
                 Ok(Some(attachment))
             }
         }
+    }
+
+    /// Makes those known who live in a cgroup whose programs are attached: who is born in it from then on is known.
+    fn add_members(&mut self, session: u64, cgroup: &Cgroup) -> Result<(), CommandError> {
+        let member = Member { session, cgroup: cgroup.id() };
+        for pid in cgroup.all_members().map_err(failed)? {
+            self.parts.tables.add_member(pid, member).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Takes a session's access away: its sockets are decided again at their next packet, and refused.
@@ -324,6 +337,30 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Refuses a cgroup that cannot be a session's.
+fn refuse_unfit(cgroup: &Cgroup) -> Result<(), CommandError> {
+    if cgroup.depth() > control::MAX_CGROUP_DEPTH as usize {
+        return Err(CommandError::Invalid(format!(
+            "{} lies {} levels below the root of the hierarchy, and no more than {} are looked at: name one above it",
+            cgroup.name(),
+            cgroup.depth(),
+            control::MAX_CGROUP_DEPTH
+        )));
+    }
+    cgroup.refuse_threaded().map_err(|error| CommandError::Invalid(error.to_string()))
+}
+
+fn cannot_attach(cgroup: &Cgroup, error: &KernelError) -> CommandError {
+    if error.os_error() == Some(libc::E2BIG) {
+        return CommandError::Failed(format!(
+            "{} has as many programs of one kind as the kernel allows: `bpftool cgroup show {}` lists them ({error})",
+            cgroup.name(),
+            cgroup.path().display()
+        ));
+    }
+    failed(error)
 }
 
 /// What a session did faster than it could be recorded, in one sentence.
