@@ -454,7 +454,7 @@ impl Object {
         Ok(())
     }
 
-    /// For as long as the answer lives, asking for the protocol (SO_PROTOCOL) of a socket that was made in the cgroup, or below it, gives EPERM to
+    /// For as long as the answer lives, asking for SO_INCOMING_CPU of a socket that was made in the cgroup, or below it, gives EPERM to
     /// this process.
     ///
     /// # Errors

@@ -6,6 +6,7 @@
 mod existing;
 mod safekeeping;
 mod sessions;
+mod still;
 
 pub(super) use sessions::session_pins;
 
@@ -146,6 +147,7 @@ impl Pipeline {
 
     /// Runs until it is told to stop; what it started with comes back.
     pub(super) fn run(mut self) -> Result<Parts, PipelineError> {
+        still::release_left(&self.parts.runtime_dir);
         let waiter = Waiter::new(&self.parts.rings, self.parts.commands.wake_descriptor().as_fd())
             .map_err(PipelineError::Wait)?;
         loop {

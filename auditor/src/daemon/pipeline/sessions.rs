@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use auditor_common::control::{self, Member};
 
+use super::existing::Look;
 use super::{Parts, Pipeline, failed};
 use crate::clock::Clock;
 use crate::config::Overload;
@@ -113,13 +114,20 @@ impl Pipeline {
         if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
             session.attachment = attachment;
         }
+        let wait = request.command.is_some();
         let event = Recorded::SessionOpened {
             by: request.caller,
             cgroup: cgroup.name().to_owned(),
             command: request.command,
         };
         self.parts.enter_now(number, event);
-        self.see_to_existing_sockets(number, &cgroup, &request.target, existing_sockets);
+        self.see_to_existing_sockets(&Look {
+            number,
+            cgroup: &cgroup,
+            target: &request.target,
+            wanted: existing_sockets,
+            wait,
+        });
         Ok((number, state))
     }
 
