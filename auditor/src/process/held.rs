@@ -207,17 +207,17 @@ impl Held {
         if !sort.is_internet() {
             return Err(io::Error::other("the kernel has no way to"));
         }
-        // The owner may connect in between: once more, now that nothing of it can leave. All but TCP forget their interface with their
-        // destination (__udp_disconnect).
-        for _ in 0..2 {
-            self.disconnect()?;
-            self.set_option(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, NO_INTERFACE)?;
-        }
+        let bind = || self.set_option(libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, NO_INTERFACE);
+        self.disconnect()?;
+        bind()?;
+        // The owner may have connected in between: once more, now that nothing of it can leave.
+        self.disconnect()?;
         if sort.is_like_tcp() {
-            self.disconnect()?;
             let closed = self.tcp_info()?.first() == Some(&TCP_CLOSE);
             return if closed { Ok(()) } else { Err(io::Error::other("the connection is still there")) };
         }
+        // The others forget their interface with their destination (__udp_disconnect).
+        bind()?;
         // SAFETY: a descriptor that is open, and an integer.
         let result = unsafe { libc::shutdown(self.descriptor.as_raw_fd(), libc::SHUT_RDWR) };
         match io::Error::last_os_error() {
