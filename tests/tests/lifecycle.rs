@@ -524,6 +524,22 @@ fn a_session_ends_with_its_last_process() {
 }
 
 #[test]
+fn a_daemon_in_a_pid_namespace_of_its_own_does_not_start() {
+    require_root().unwrap();
+    let home = Home::new(place::auditor("debug").unwrap(), &configuration(&[])).unwrap();
+    let daemon = home.daemon();
+    let mut command = Command::new("unshare");
+    command
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .arg(daemon.get_program())
+        .args(daemon.get_args());
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("PID namespace") && said.contains("--pid=host"), "{said}");
+}
+
+#[test]
 fn a_daemon_keeps_only_the_privileges_that_it_uses() {
     /// DAC_OVERRIDE, NET_ADMIN, SYS_PTRACE, PERFMON, BPF by linux/capability.h.
     const KEPT: u64 = 1 << 1 | 1 << 12 | 1 << 19 | 1 << 38 | 1 << 39;

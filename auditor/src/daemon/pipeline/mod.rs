@@ -24,6 +24,7 @@ use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
 use crate::kernel::object::{Attachment, KernelError, Object, RingSizes};
 use crate::kernel::tables::Tables;
+use crate::posture;
 use crate::record::{Entry, Event as Recorded, Loss};
 use crate::session;
 use crate::source::ring::{Rings, Waiter};
@@ -348,6 +349,11 @@ impl Pipeline {
         let configuration =
             self.parts.attribution.put_in_force(&loaded, &mut self.parts.tables).map_err(failed)?;
         self.parts.note(&Item::Reloaded(configuration));
+        if posture::paths::renew(&mut self.parts.degraded, &loaded.settings) != 0 {
+            tracing::warn!(
+                "others than root may exchange sockets that are allowed by their paths: see `auditor status`"
+            );
+        }
         self.parts.settings = loaded.settings;
         self.parts.enter_now(0, Recorded::DaemonReloaded { configuration: loaded.digest });
         Ok(())
