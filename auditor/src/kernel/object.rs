@@ -23,7 +23,7 @@ use super::link;
 use super::tables::{TableError, Tables};
 use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
-use super::{btf, unix};
+use super::{bpf, btf, unix};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -382,7 +382,7 @@ impl Object {
                     kernel: unix::KERNEL,
                     error: ProgramError::IOError(error),
                 })?;
-                unix::pin(link.as_fd(), &path).map_err(pin)?;
+                bpf::pin(link.as_fd(), &path).map_err(pin)?;
                 made.push(path.clone());
             }
             let link = PinnedLink::from_pin(&path).map_err(|error| pin(io::Error::other(error)))?;
