@@ -163,6 +163,37 @@ pub fn evp_kdf_derive(context: ProbeContext) -> u32 {
     0
 }
 
+/// `int gnutls_hkdf_expand(gnutls_mac_algorithm_t mac, const gnutls_datum_t *key, const gnutls_datum_t *info, void *output, size_t
+/// length)`, GnuTLS 3.6.13.
+#[uprobe(sleepable)]
+pub fn gnutls_hkdf_expand(context: ProbeContext) -> u32 {
+    tls::gnutls_expands(&context);
+    0
+}
+
+/// `int _gnutls_prf_raw(gnutls_mac_algorithm_t mac, size_t master_size, const void *master, size_t label_size, const char *label,
+/// size_t seed_size, const uint8_t *seed, size_t outsize, char *out)`, GnuTLS 3.6.13, for its own tests.
+#[uprobe(sleepable)]
+pub fn gnutls_prf_raw(context: ProbeContext) -> u32 {
+    tls::gnutls_prf(&context);
+    0
+}
+
+/// `func (c *cipherSuiteTLS13) trafficKey(trafficSecret []byte) (key, iv []byte)`, Go 1.17 (whose calls use registers).
+#[uprobe(sleepable)]
+pub fn go_traffic_key(context: ProbeContext) -> u32 {
+    tls::go_traffic_key(&context);
+    0
+}
+
+/// `func keysFromMasterSecret(version uint16, suite *cipherSuite, masterSecret, clientRandom, serverRandom []byte, macLen, keyLen, ivLen int)
+/// (…)`, Go 1.17.
+#[uprobe(sleepable)]
+pub fn go_master_secret(context: ProbeContext) -> u32 {
+    tls::go_master_secret(&context);
+    0
+}
+
 /// The licence that GPL-only helpers ask for. Apache-2.0 alone is not among the kernel's compatible ones.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -147,6 +147,99 @@ pub(crate) fn openssl_derives(context: &ProbeContext) {
     keep(context, data(secret), size(secret), data(client), data(server));
 }
 
+/// gnutls_hkdf_expand. For TLS 1.3, `info` is a HkdfLabel (RFC 8446, section 7.1): length of what is wanted (2 bytes), length of the
+/// label, the label, an empty context.
+pub(crate) fn gnutls_expands(context: &ProbeContext) {
+    if session::of_current().is_none() {
+        return;
+    }
+    let (Some(key), Some(info)) = (context.arg::<u64>(1), context.arg::<u64>(2)) else { return };
+    // gnutls_datum_t: a pointer, and an unsigned int.
+    if word(info + 8, 4) != 13 {
+        return;
+    }
+    let info = word(info, 8);
+    if word(info + 2, 8) == name(b"\x09tls13 k").0 && word(info + 10, 3) == name(b"ey\0").0 {
+        keep(context, word(key, 8), word(key + 8, 4), 0, 0);
+    }
+}
+
+/// _gnutls_prf_raw. The seed of a key expansion is the server's random and the client's, in one.
+pub(crate) fn gnutls_prf(context: &ProbeContext) {
+    if session::of_current().is_none() {
+        return;
+    }
+    let (Some(length), Some(master)) = (context.arg::<u64>(1), context.arg::<u64>(2)) else { return };
+    let (Some(label_length), Some(label)) = (context.arg::<u64>(3), context.arg::<u64>(4)) else { return };
+    let Some(seed_length) = context.arg::<u64>(5) else { return };
+    if label_length != 13 || seed_length != 2 * RANDOM_BYTES as u64 || word(label, 8) != name(b"key expa").0 {
+        return;
+    }
+    let seed = seventh(context);
+    if seed != 0 {
+        keep(context, master, length, seed + RANDOM_BYTES as u64, seed);
+    }
+}
+
+/// crypto/tls.(*cipherSuiteTLS13).trafficKey. Go has its own order of registers (cmd/compile/abi-internal.md): the receiver first, then the
+/// slice's pointer, length and capacity.
+pub(crate) fn go_traffic_key(context: &ProbeContext) {
+    if session::of_current().is_some() {
+        keep(context, go_argument(context, 1), go_argument(context, 2), 0, 0);
+    }
+}
+
+/// crypto/tls.keysFromMasterSecret. Version and suite are before the three slices. On x86-64 the last of these does not fit into
+/// registers and is on the stack, behind the return address.
+pub(crate) fn go_master_secret(context: &ProbeContext) {
+    if session::of_current().is_none() {
+        return;
+    }
+    let (client, server) = (go_argument(context, 5), go_argument(context, 8));
+    if client != 0 && server != 0 {
+        keep(context, go_argument(context, 2), go_argument(context, 3), client, server);
+    }
+}
+
+/// An integer argument of Go's, by its number.
+#[inline(always)]
+#[expect(unexpected_cfgs, reason = "set for this target by `cargo xtask build`, as aya-ebpf wants it")]
+fn go_argument(context: &ProbeContext, number: usize) -> u64 {
+    // SAFETY: the registers are the program's context.
+    #[cfg(bpf_target_arch = "x86_64")]
+    return unsafe {
+        let registers = context.regs;
+        match number {
+            0 => (*registers).rax,
+            1 => (*registers).rbx,
+            2 => (*registers).rcx,
+            3 => (*registers).rdi,
+            4 => (*registers).rsi,
+            5 => (*registers).r8,
+            6 => (*registers).r9,
+            7 => (*registers).r10,
+            _ => word((*registers).rsp + 8, 8),
+        }
+    };
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    // SAFETY: as above.
+    unsafe {
+        let register = (context.regs as *const u64).add(number);
+        register.read()
+    }
+}
+
+/// The seventh argument, which x86-64 has on the stack, behind the return address.
+#[inline(always)]
+#[expect(unexpected_cfgs, reason = "set for this target by `cargo xtask build`, as aya-ebpf wants it")]
+fn seventh(context: &ProbeContext) -> u64 {
+    // SAFETY: the registers are the program's context.
+    #[cfg(bpf_target_arch = "x86_64")]
+    return word(unsafe { (*context.regs).rsp } + 8, 8);
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    context.arg::<u64>(6).unwrap_or(0)
+}
+
 /// Puts a secret into the table and says so. With randoms it is a master secret.
 #[inline(always)]
 fn keep(context: &ProbeContext, secret: u64, length: u64, client_random: u64, server_random: u64) {

@@ -196,6 +196,10 @@ impl Watch {
 
     /// Probes what the host's dynamic linker knows (ld.so.cache(5)).
     fn host(&mut self) {
+        // Agents begin as `auditor run`, which says nothing under TLS.
+        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
+            self.remember(own);
+        }
         let Ok(cache) = fs::read("/etc/ld.so.cache") else { return };
         let names: BTreeSet<&[u8]> = cache
             .split(|byte| *byte == 0)

@@ -16,6 +16,8 @@ const LE: Little = LittleEndian;
 const MOST_HEADERS: u16 = 4096;
 /// Bytes of symbols, or of their names, in one table. The largest programs, unstripped, have some tens of MiB.
 const MOST_BYTES: u64 = 64 << 20;
+/// Places where a name may stand among all names.
+const MOST_PLACES: usize = 16;
 /// What this host runs.
 const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
@@ -85,30 +87,59 @@ impl<'a> Elf<'a> {
         })
     }
 
-    /// Shows name and address of each function that has both, first of those that are exported.
-    pub(super) fn functions(&self, mut on: impl FnMut(&[u8], u64)) -> Result<(), Unreadable> {
+    /// Shows the addresses of functions with one of the wanted names, by their number among these; first of those that are exported.
+    ///
+    /// Names are looked for as a whole, and symbols then compared by where their names begin: a program has tens of thousands.
+    pub(super) fn functions<const N: usize>(
+        &self,
+        wanted: [&[u8]; N],
+        mut on: impl FnMut(usize, u64),
+    ) -> Result<(), Unreadable> {
         for kind in [SHT_DYNSYM, SHT_SYMTAB] {
             for section in self.sections.iter().filter(|section| section.sh_type.get(LE) == kind) {
                 let link = section.sh_link.get(LE) as usize;
                 let Some(names) = self.sections.get(link) else {
                     return Err(Unreadable::Malformed("symbols without names"));
                 };
-                let symbols = self.bytes("symbols", section)?;
                 let names = self.bytes("names of symbols", names)?;
+                let places: Vec<(usize, usize)> = wanted
+                    .iter()
+                    .enumerate()
+                    .flat_map(|(index, name)| {
+                        // One name may be the end of another; its symbols begin further behind.
+                        memchr::memmem::find_iter(&names, name).take(MOST_PLACES).map(move |at| (at, index))
+                    })
+                    .collect();
+                if places.is_empty() {
+                    continue;
+                }
+                let symbols = self.bytes("symbols", section)?;
                 let symbols: &[Sym64<Little>] = slice_from_all_bytes(&symbols)
                     .map_err(|()| Unreadable::Malformed("a table of symbols that is cut"))?;
                 for symbol in symbols {
+                    let at = symbol.st_name.get(LE) as usize;
+                    let Some((_, index)) = places.iter().find(|(place, _)| *place == at) else { continue };
                     let kind = symbol.st_info & 0xf;
-                    if symbol.st_shndx.get(LE) == SHN_UNDEF || (kind != STT_FUNC && kind != STT_NOTYPE) {
-                        continue;
+                    if symbol.st_shndx.get(LE) != SHN_UNDEF && (kind == STT_FUNC || kind == STT_NOTYPE) {
+                        on(*index, symbol.st_value.get(LE));
                     }
-                    let Some(name) = names.get(symbol.st_name.get(LE) as usize..) else { continue };
-                    let Some(end) = memchr::memchr(0, name) else { continue };
-                    on(&name[..end], symbol.st_value.get(LE));
                 }
             }
         }
         Ok(())
+    }
+
+    /// Where the function at an address goes if the first thing that it does, beside saving registers, is a call. x86-64 only.
+    pub(super) fn first_call(&self, address: u64) -> Option<u64> {
+        if MACHINE != EM_X86_64 {
+            return None;
+        }
+        let mut code = [0; 32];
+        self.file.read_exact_at(&mut code, self.offset(address)?).ok()?;
+        let at = saved_registers(&code)?;
+        let (0xe8, distance) = (*code.get(at)?, code.get(at + 1..at + 5)?) else { return None };
+        let distance = i32::from_le_bytes(distance.try_into().ok()?);
+        address.checked_add(at as u64 + 5)?.checked_add_signed(distance.into())
     }
 
     /// Bytes of all tables of symbols, by the file's own account.
@@ -122,6 +153,23 @@ impl<'a> Elf<'a> {
 
     fn bytes(&self, what: &'static str, section: &SectionHeader64<Little>) -> Result<Vec<u8>, Unreadable> {
         read(self.file, what, section.sh_offset.get(LE), section.sh_size.get(LE))
+    }
+}
+
+/// Bytes of the instructions at a function's beginning that save registers and make room on the stack.
+fn saved_registers(code: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        at += match code.get(at..)? {
+            // endbr64
+            [0xf3, 0x0f, 0x1e, 0xfa, ..] => 4,
+            // push
+            [0x50..=0x57, ..] => 1,
+            [0x41, 0x50..=0x57, ..] => 2,
+            // sub $n, %rsp
+            [0x48, 0x83, 0xec, _, ..] => 4,
+            _ => return Some(at),
+        };
     }
 }
 

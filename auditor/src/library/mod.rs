@@ -20,16 +20,34 @@ pub use elf::Unreadable;
 pub enum Point {
     /// OpenSSL 3: EVP_KDF_derive.
     OpensslDerives,
+    /// GnuTLS, TLS 1.3: gnutls_hkdf_expand.
+    GnutlsExpands,
+    /// GnuTLS, TLS 1.2: _gnutls_prf_raw.
+    GnutlsPrf,
+    /// Go, TLS 1.3: trafficKey.
+    GoTrafficKey,
+    /// Go, TLS 1.2: keysFromMasterSecret.
+    GoMasterSecret,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::OpensslDerives];
+    pub const ALL: [Self; 5] = [
+        Self::OpensslDerives,
+        Self::GnutlsExpands,
+        Self::GnutlsPrf,
+        Self::GoTrafficKey,
+        Self::GoMasterSecret,
+    ];
 
-    /// The symbol that tells it.
+    /// The symbol that tells it, with the NUL behind it.
     const fn symbol(self) -> &'static [u8] {
         match self {
-            Self::OpensslDerives => b"EVP_KDF_derive",
+            Self::OpensslDerives => b"EVP_KDF_derive\0",
+            Self::GnutlsExpands => b"gnutls_hkdf_expand\0",
+            Self::GnutlsPrf => b"_gnutls_prf_raw\0",
+            Self::GoTrafficKey => b"crypto/tls.(*cipherSuiteTLS13).trafficKey\0",
+            Self::GoMasterSecret => b"crypto/tls.keysFromMasterSecret\0",
         }
     }
 
@@ -37,6 +55,10 @@ impl Point {
     pub const fn program(self) -> &'static str {
         match self {
             Self::OpensslDerives => "evp_kdf_derive",
+            Self::GnutlsExpands => "gnutls_hkdf_expand",
+            Self::GnutlsPrf => "gnutls_prf_raw",
+            Self::GoTrafficKey => "go_traffic_key",
+            Self::GoMasterSecret => "go_master_secret",
         }
     }
 
@@ -44,10 +66,14 @@ impl Point {
     pub const fn library(self) -> &'static str {
         match self {
             Self::OpensslDerives => "OpenSSL",
+            Self::GnutlsExpands | Self::GnutlsPrf => "GnuTLS",
+            Self::GoTrafficKey | Self::GoMasterSecret => "Go crypto/tls",
         }
     }
 }
 
+/// Probes in one file: a function may be there more than once, but not many times.
+const MOST_PROBES: usize = 32;
 /// Bytes of symbols and names that are looked through in some tenths of a millisecond.
 const LONG: u64 = 256 << 10;
 
@@ -72,13 +98,20 @@ pub fn takes_long(file: &File) -> bool {
 pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
     let Some(elf) = elf::Elf::read(file)? else { return Ok(Vec::new()) };
     let mut probes = Vec::new();
-    elf.functions(|name, address| {
-        let point = Point::ALL.into_iter().find(|point| point.symbol() == name);
-        if let Some(point) = point
-            && let Some(offset) = elf.offset(address)
-            && !probes.contains(&Probe { point, offset })
+    elf.functions(Point::ALL.map(Point::symbol), |index, address| {
+        let point = Point::ALL[index];
+        let mut add = |offset| {
+            if !probes.contains(&Probe { point, offset }) && probes.len() < MOST_PROBES {
+                probes.push(Probe { point, offset });
+            }
+        };
+        let Some(offset) = elf.offset(address) else { return };
+        add(offset);
+        // GnuTLS itself calls what the function that it exports is a shell of.
+        if point == Point::GnutlsExpands
+            && let Some(within) = elf.first_call(address).and_then(|address| elf.offset(address))
         {
-            probes.push(Probe { point, offset });
+            add(within);
         }
     })?;
     Ok(probes)
