@@ -166,8 +166,7 @@ impl Connection {
             direction.buffer.push(order, at, piece);
             self.read(keyring, out);
         }
-        self.client.buffer.compact();
-        self.server.buffer.compact();
+        self.settle();
     }
 
     /// `length` bytes of one direction were lost here.
@@ -182,20 +181,21 @@ impl Connection {
         if length > 0 && self.opaque.is_none() {
             self.lost(side, at, length, out);
             self.read(keyring, out);
+            self.settle();
         }
     }
 
     /// The keyring has new secrets.
     pub fn offer(&mut self, keyring: &dyn Keyring, out: &mut Output<'_>) {
         self.read(keyring, out);
-        self.client.buffer.compact();
-        self.server.buffer.compact();
+        self.settle();
     }
 
     /// No secret will come any more. What is in the clear is still read; the rest is opaque, unless its secret is known.
     pub fn give_up(&mut self, reason: Name, keyring: &dyn Keyring, out: &mut Output<'_>) {
         self.hopeless.get_or_insert(reason);
         self.read(keyring, out);
+        self.settle();
     }
 
     /// The connection has ended: what waits will not be read.
@@ -264,6 +264,12 @@ impl Connection {
             Side::Client => &self.client,
             Side::Server => &self.server,
         }
+    }
+
+    /// Lets go of what was read: plaintext lies where its record was.
+    fn settle(&mut self) {
+        self.client.buffer.compact();
+        self.server.buffer.compact();
     }
 
     /// Takes records as long as that is possible, those that came first first.
@@ -493,6 +499,9 @@ impl Connection {
                     break;
                 }
                 tried.secret = tried.secret.max(secret.id());
+                if direction.spent == Some(secret.id()) && !matches!(stage, Stage::Session { .. }) {
+                    continue;
+                }
                 let Some(live) = Live::derive(side, stage, suite, 0, secret) else { continue };
                 copy.clear();
                 copy.extend_from_slice(direction.buffer.body(record));
@@ -555,6 +564,7 @@ impl Connection {
         let direction = self.direction(side);
         direction.live = None;
         let epoch = std::mem::take(&mut direction.epoch);
+        direction.spent = epoch.secret().or(direction.spent);
         if let Some(secret) = epoch.secret()
             && self.direction_ref(side.other()).epoch.secret() != Some(secret)
         {

@@ -26,6 +26,8 @@ pub(super) struct Direction {
     pub(super) resync: Option<Resync>,
     /// What comes next follows a gap: it is not known whether these are still the keys.
     pub(super) unsure: bool,
+    /// The traffic secret before this one: records that are sent again must not claim it.
+    pub(super) spent: Option<u64>,
     #[serde(skip)]
     pub(super) live: Option<Live>,
     #[serde(skip)]

@@ -48,7 +48,9 @@ impl Connection {
         match kind {
             record::HANDSHAKE => self.messages(side, body, out),
             record::ALERT => self.alert(side, body, out),
-            record::CHANGE_CIPHER_SPEC if body == [1] => self.change_cipher_spec(side, out),
+            record::CHANGE_CIPHER_SPEC if body == [1] && !self.handshake.tls13 => {
+                self.change_cipher_spec(side, out)
+            }
             record::HEARTBEAT => Step::Taken,
             _ => self.violation(side, "a record of no known type", out),
         }
@@ -148,7 +150,8 @@ impl Connection {
             return Step::Over;
         };
         self.handshake.client_random = Some(hello.random);
-        self.facts.ja4 = Some(ja4::ja4(&hello));
+        // Of the first one: the second is what the server made of it.
+        self.facts.ja4.get_or_insert_with(|| ja4::ja4(&hello));
         self.facts.offered = hello.offered().map(message::version_name);
         if hello.early_data && !retried {
             self.handshake.early = Early::Offered;

@@ -17,6 +17,8 @@ pub(super) const COMPRESSED_CERTIFICATE: u8 = 25;
 /// Chains of certificates are a few KiB, hellos with post-quantum key shares about two.
 pub(super) const LONGEST: usize = 64 << 10;
 const MESSAGE_HEADER: usize = 4;
+/// What is kept of a name; no host has a longer one.
+const LONGEST_NAME: usize = 255;
 
 const SERVER_NAME: u16 = 0;
 const SIGNATURE_ALGORITHMS: u16 = 13;
@@ -240,7 +242,7 @@ fn server_name(mut data: &[u8]) -> Option<String> {
     let mut list = long(&mut data)?;
     let kind = byte(&mut list)?;
     let name = long(&mut list)?;
-    (kind == 0).then(|| text(name))
+    (kind == 0).then(|| text(&name[..name.len().min(LONGEST_NAME)]))
 }
 
 /// RFC 7301 §3.1.

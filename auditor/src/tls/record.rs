@@ -21,6 +21,8 @@ pub(super) const HEADER: usize = 5;
 pub(super) const LONGEST: usize = (1 << 14) + 2048;
 /// An empty buffer of this size is kept.
 const SMALL: usize = 512;
+/// Pieces whose times are kept apart. Beyond, those that wait count as arrived with the last.
+const MOST_ARRIVALS: usize = 1024;
 
 /// `struct { ContentType type; ProtocolVersion legacy_record_version; uint16 length; … } TLSPlaintext`
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -92,7 +94,13 @@ impl Buffer {
     pub(super) fn push(&mut self, order: u64, at: Boottime, bytes: &[u8]) {
         self.compact();
         self.bytes.extend_from_slice(bytes);
-        self.arrivals.push_back(Arrival { end: self.bytes.len(), order, at });
+        let arrival = Arrival { end: self.bytes.len(), order, at };
+        let full = self.arrivals.len() >= MOST_ARRIVALS;
+        match self.arrivals.back_mut() {
+            Some(last) if last.order == order => *last = arrival,
+            Some(last) if full => *last = arrival,
+            _ => self.arrivals.push_back(arrival),
+        }
     }
 
     /// Bytes that wait.

@@ -29,12 +29,21 @@ use self::statistics::Summary;
 pub(crate) use self::tls::{Tls, tls};
 pub(crate) use self::transfer::{Transfer, transfer};
 use crate::build::{self, Profile};
+use crate::invocation::{cargo, run};
 use crate::setup;
 
 /// Starts of the daemon that its start-up time is the median of.
 const STARTS: usize = 10;
 /// Connections that its memory is measured with.
 const MANY: u32 = 100;
+
+/// Decryption of what OpenSSL's server and client said to each other, from memory (`auditor/benches/decrypt.rs`).
+pub(crate) fn decrypt() -> Result<()> {
+    // The library carries the kernel programs.
+    setup::build_tools()?;
+    build::build_kernel_programs()?;
+    run(cargo().args(["bench", "--package", "auditor", "--bench", "decrypt"]))
+}
 
 /// How to measure.
 #[derive(Clone, Debug, clap::Args)]
