@@ -78,6 +78,10 @@ impl Server {
     }
 }
 
+/// The longest alert. The server's last word may arrive when the client has closed already: then it was seen, and the
+/// kernel, which throws it away, does not count it as received.
+const CLOSE_NOTIFY: u64 = 5 + 16 + 2 + 48 + 16;
+
 /// What must be said of every connection of a test.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
@@ -298,14 +302,15 @@ pub fn check_connection(record: &Value, version: &str, cipher: &str, expected: E
         bail!("it is not decrypted");
     }
     let coverage = &connection["coverage"];
-    for (all, kinds) in [
-        ("sent", ["audited_sent", "opaque_sent", "skipped_sent"]),
-        ("received", ["audited_received", "opaque_received", "skipped_received"]),
+    for (all, kinds, beyond) in [
+        ("sent", ["audited_sent", "opaque_sent", "skipped_sent"], 0),
+        ("received", ["audited_received", "opaque_received", "skipped_received"], CLOSE_NOTIFY),
     ] {
         let [audited, opaque, skipped] = kinds.map(|kind| coverage[kind].as_u64());
-        if opaque != Some(0)
-            || coverage[all].as_u64() != audited.zip(skipped).map(|(left, right)| left + right)
-        {
+        let seen = audited.zip(skipped).map(|(left, right)| left + right);
+        let fits =
+            coverage[all].as_u64().zip(seen).is_some_and(|(all, seen)| (all..=all + beyond).contains(&seen));
+        if opaque != Some(0) || !fits {
             bail!("not all that was {all} was audited");
         }
     }
