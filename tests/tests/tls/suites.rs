@@ -255,8 +255,11 @@ fn a_client_with_a_certificate() {
     for record in records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == "connection-closed")
     {
         let tls = &record["unmapped"]["auditor"]["connection"]["tls"];
-        assert_eq!(tls["server"]["sha256"], fingerprint.as_str(), "{tls}");
-        assert!(tls["client"]["subject"].as_str().is_some_and(|subject| subject.contains(CLIENT)), "{tls}");
+        assert_eq!(tls["server_certificate"]["sha256"], fingerprint.as_str(), "{tls}");
+        assert!(
+            tls["client_certificate"]["subject"].as_str().is_some_and(|subject| subject.contains(CLIENT)),
+            "{tls}"
+        );
     }
     scene.daemon.stop().unwrap();
 }
