@@ -13,7 +13,7 @@ use std::time::Duration;
 use auditor_tests::child::{self, Child};
 use auditor_tests::daemon::Daemon;
 use auditor_tests::secrets::{logged, taken};
-use auditor_tests::{UNPRIVILEGED, clients, require_root};
+use auditor_tests::{UNPRIVILEGED, clients, place, require_root};
 use nix::sys::signal::Signal;
 
 const AGENT: &str = "talker";
@@ -151,4 +151,109 @@ fn of_strangers_nothing_is_taken() {
     // The probe was there: an agent's are taken.
     let told = scene.run("python", python(&scene, 1));
     assert_eq!(scene.taken(), told);
+}
+
+/// The client in C, linked statically.
+fn fast_client(folder: &Path) -> PathBuf {
+    let source = place::tree().join("tests/src/tls_client.c");
+    let program = folder.join("tls_client");
+    let mut command = Command::new("cc");
+    command.args(["-O2", "-static", "-w", "-o"]).arg(&program).arg(source);
+    // What libcrypto itself may be linked against differs between distributions.
+    command.args(["-lssl", "-lcrypto", "-lzstd", "-lz"]);
+    child::succeed(&mut command, LIMIT).unwrap();
+    program
+}
+
+/// A copy is another file, which nobody has seen yet.
+fn copy(file: &Path, name: &str) -> PathBuf {
+    let copied = file.with_file_name(name);
+    std::fs::copy(file, &copied).unwrap();
+    copied
+}
+
+/// Pauses that the daemon has told, in microseconds.
+fn pauses(daemon: &Daemon) -> Vec<u64> {
+    let said = daemon.said();
+    let pause = |line: &str| line.split("pause=").nth(1)?.split(' ').next()?.parse().ok();
+    said.lines().filter(|line| line.contains("is probed")).filter_map(pause).collect()
+}
+
+fn spread(mut values: Vec<u64>) -> String {
+    values.sort_unstable();
+    let at = |part: usize| values.get((values.len().max(1) - 1) * part / 100).copied().unwrap_or(0);
+    format!("{} of them, median {} us, most {} us", values.len(), at(50), at(100))
+}
+
+#[test]
+fn a_library_that_nobody_has_seen_is_probed_before_its_first_handshake() {
+    let scene = Scene::new("TLSv1_3");
+    let folder = scene.daemon.home().folder().to_owned();
+    let program = fast_client(&folder);
+    let (mut told, mut files) = (BTreeSet::new(), 0);
+    for number in 0..20 {
+        let copied = copy(&program, &format!("client-{number}"));
+        told.extend(
+            scene.run(&format!("log-{number}"), |port, log| vec![copied.into(), port.into(), log.into()]),
+        );
+        files += 1;
+    }
+    let system = ["/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib/aarch64-linux-gnu"];
+    let system =
+        system.into_iter().map(Path::new).find(|folder| folder.join("libssl.so.3").exists()).unwrap();
+    for number in 0..5 {
+        let libraries = folder.join(format!("libraries-{number}"));
+        std::fs::create_dir(&libraries).unwrap();
+        for name in ["libssl.so.3", "libcrypto.so.3"] {
+            std::fs::copy(system.join(name), libraries.join(name)).unwrap();
+        }
+        told.extend(scene.run(&format!("shared-{number}"), |port, log| {
+            let mut line = words(&["/usr/bin/env"]);
+            line.push(format!("LD_LIBRARY_PATH={}", libraries.display()).into());
+            line.extend(python(&scene, 1)(port, log));
+            line
+        }));
+        files += 1;
+    }
+    assert_eq!(told.len(), 4 * files);
+    let taken = scene.taken();
+    let missed = told.difference(&taken).count();
+    eprintln!(
+        "{missed} of {} secrets missed; sessions were held: {}",
+        told.len(),
+        spread(pauses(&scene.daemon))
+    );
+    assert_eq!(missed, 0, "{}", scene.daemon.said());
+    assert!(pauses(&scene.daemon).iter().all(|pause| *pause < 20_000), "{:?}", pauses(&scene.daemon));
+}
+
+#[test]
+fn files_that_are_replaced_written_to_or_deleted_are_probed_anew() {
+    const DELETED: &str = "import os, sys\nfile = os.open(sys.argv[1], os.O_RDONLY)\nos.unlink(sys.argv[1])\n\
+                           os.execve(file, sys.argv[1:], os.environ)\n";
+    let scene = Scene::new("TLSv1_3");
+    let folder = scene.daemon.home().folder().to_owned();
+    let original = fast_client(&folder);
+    let program = copy(&original, "client");
+    let run = |name: &str| scene.run(name, |port, log| vec![program.clone().into(), port.into(), log.into()]);
+    let mut told = run("first");
+    // As a package manager does it.
+    std::fs::rename(copy(&original, "new"), &program).unwrap();
+    told.extend(run("renamed"));
+    // As cp does it.
+    std::fs::write(&program, std::fs::read(&original).unwrap()).unwrap();
+    told.extend(run("written"));
+    let open = folder.join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    std::fs::copy(&original, open.join("client")).unwrap();
+    let script = clients::write(&folder, "deleted.py", DELETED).unwrap();
+    told.extend(scene.run("deleted", |port, log| {
+        let mut line = words(&["/usr/bin/python3", "-B"]);
+        line.extend([script.into(), open.join("client").into(), port.into(), log.into()]);
+        line
+    }));
+    assert_eq!(told.len(), 16);
+    let missed = told.difference(&scene.taken()).count();
+    assert_eq!(missed, 0, "{}", scene.daemon.said());
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 
+use super::memory::{Account, Held};
 use super::reading::{Context, Reader};
 use crate::clock::Boottime;
 use crate::interned::Name;
@@ -37,7 +38,31 @@ pub(super) enum Notice {
     RecordFails(Side),
     /// The client's first bytes are of no protocol that is known.
     Unrecognised,
+    /// It was degraded, because connections keep more than they may.
+    Degraded(Degraded),
 }
+
+/// What a connection does without, because connections keep more than they may, and its session keeps the most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Degraded {
+    /// Segments that come early are not waited for.
+    Early,
+    /// Statements are recorded without their answers, and no more than the beginning of long ones.
+    Answers,
+    /// It is not read.
+    Reading,
+}
+
+/// What was done for want of memory.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Need {
+    early: bool,
+    answers: bool,
+    reading: bool,
+}
+
+/// Early segments that are kept where memory is short: enough for a few that change places.
+const EARLY_IN_NEED: (usize, usize) = (4 << 10, 4);
 
 /// A TCP connection.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -72,6 +97,9 @@ pub(super) struct Conversation {
     counts_rows: bool,
     /// Whether a record waits for a secret.
     waiting: bool,
+    /// What it is charged with.
+    pub(super) account: Account,
+    need: Need,
 }
 
 impl Conversation {
@@ -101,6 +129,57 @@ impl Conversation {
             closed: None,
             counts_rows: false,
             waiting: false,
+            account: Account::default(),
+            need: Need::default(),
+        }
+    }
+
+    /// What it keeps, of all that grows with what is said on it. `None`: as little as any, and it will not be more.
+    pub(super) fn held(&self) -> Option<Held> {
+        let history = self.sent.history_memory() + self.received.history_memory();
+        let working = self.sent.early_memory() + self.received.early_memory() + self.reader.memory();
+        (!self.need.reading).then_some(Held { history, working })
+    }
+
+    /// Forgets what was delivered.
+    pub(super) fn forget_history(&mut self) {
+        self.sent.forget_history();
+        self.received.forget_history();
+    }
+
+    /// Keeps less: first it does without what takes most, in the end without everything.
+    pub(super) fn degrade(&mut self, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
+        let early = self.sent.early_memory() + self.received.early_memory();
+        let (bytes, segments) = EARLY_IN_NEED;
+        let degraded = if early > self.reader.memory() && !std::mem::replace(&mut self.need.early, true) {
+            self.keep_early(bytes, segments, at, keyring, out);
+            Degraded::Early
+        } else if !std::mem::replace(&mut self.need.answers, true) && self.reader.spare(at, out) {
+            Degraded::Answers
+        } else {
+            self.need.reading = true;
+            self.keep_early(0, 0, at, keyring, out);
+            self.forget_history();
+            let (reader, mut context) = self.reader(keyring, out);
+            reader.stop(at, &mut context);
+            let application = Arc::make_mut(&mut self.application);
+            application.opaque = Some("memory");
+            application.login.iter_mut().for_each(protocol::Login::shorten);
+            Degraded::Reading
+        };
+        out.notices.push(Notice::Degraded(degraded));
+    }
+
+    fn keep_early(
+        &mut self,
+        bytes: usize,
+        segments: usize,
+        at: Boottime,
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) {
+        for sent in [true, false] {
+            self.feed(sent, at, keyring, out, |stream, deliver| stream.keep_early(bytes, segments, deliver));
         }
     }
 
@@ -243,6 +322,11 @@ impl Conversation {
     /// Whether the kernel has ended it.
     pub(super) fn is_closing(&self) -> bool {
         self.closed.is_some()
+    }
+
+    /// When the kernel ended it.
+    pub(super) fn ended(&self) -> Option<Boottime> {
+        self.closed.map(|closed| Boottime(closed.header.time))
     }
 
     /// Whether a record under TLS waits for a secret.

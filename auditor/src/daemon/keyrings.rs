@@ -47,10 +47,12 @@ struct Held {
     secret: Secret,
     /// Number of the file whose code derived it.
     library: u64,
+    /// Directions of a connection that have claimed it: a master secret is both's.
+    claims: u32,
 }
 
-/// What is written down of a secret: its session, its number, the number of its library, whether it is claimed.
-pub(super) type Saved = Vec<(u64, u64, u64, bool)>;
+/// What is written down of a secret: its session, its number, the number of its library, how often it is claimed.
+pub(super) type Saved = Vec<(u64, u64, u64, u32)>;
 
 static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
 
@@ -72,7 +74,7 @@ impl Keyrings {
         });
         let Some(secret) = secret else { return false };
         let ring = self.sessions.entry(event.header.session).or_default();
-        ring.unclaimed.insert(event.id, Held { secret, library: event.library });
+        ring.unclaimed.insert(event.id, Held { secret, library: event.library, claims: 0 });
         if ring.unclaimed.len() > UNCLAIMED
             && let Some((id, _)) = ring.unclaimed.pop_first()
         {
@@ -97,16 +99,21 @@ impl Keyrings {
     /// A connection has claimed a secret. Answers the number of its library.
     pub(super) fn claim(&mut self, session: u64, id: u64) -> Option<u64> {
         let ring = self.sessions.get_mut(&session)?;
-        let held = ring.unclaimed.remove(&id)?;
-        let library = held.library;
-        ring.claimed.insert(id, held);
-        Some(library)
+        if let Some(held) = ring.unclaimed.remove(&id) {
+            ring.claimed.insert(id, held);
+        }
+        let held = ring.claimed.get_mut(&id)?;
+        held.claims += 1;
+        Some(held.library)
     }
 
-    /// A connection does not need its secret any more.
+    /// A direction of a connection does not need its secret any more.
     pub(super) fn release(&mut self, session: u64, id: u64) {
         let Some(ring) = self.sessions.get_mut(&session) else { return };
-        if ring.claimed.remove(&id).is_some() {
+        let Some(held) = ring.claimed.get_mut(&id) else { return };
+        held.claims = held.claims.saturating_sub(1);
+        if held.claims == 0 {
+            ring.claimed.remove(&id);
             self.retired.push(id);
         }
     }
@@ -148,10 +155,8 @@ impl Keyrings {
     /// What the next daemon has to know.
     pub(super) fn saved(&self) -> Saved {
         let of = |(session, ring): (&u64, &Ring)| {
-            let rows = |held: &BTreeMap<u64, Held>, claimed| {
-                held.iter().map(|(id, held)| (*session, *id, held.library, claimed)).collect::<Saved>()
-            };
-            [rows(&ring.unclaimed, false), rows(&ring.claimed, true)].concat()
+            let held = ring.unclaimed.iter().chain(&ring.claimed);
+            held.map(|(id, held)| (*session, *id, held.library, held.claims)).collect::<Saved>()
         };
         self.sessions.iter().flat_map(of).collect()
     }
@@ -162,12 +167,12 @@ impl Keyrings {
     /// The kernel's table cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         self.sessions.clear();
-        for (session, id, library, claimed) in saved {
+        for (session, id, library, claims) in saved {
             let secret = self.read(id).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
             let Some(secret) = secret else { continue };
             let ring = self.sessions.entry(session).or_default();
-            let held = if claimed { &mut ring.claimed } else { &mut ring.unclaimed };
-            held.insert(id, Held { secret, library });
+            let held = if claims == 0 { &mut ring.unclaimed } else { &mut ring.claimed };
+            held.insert(id, Held { secret, library, claims });
         }
         Ok(())
     }
@@ -190,8 +195,11 @@ impl Keyrings {
 
 impl Keyring for Ring {
     fn candidates<'a>(&'a self, wanted: Wanted<'a>) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
-        let held = self.unclaimed.values().rev().map(|held| &held.secret);
-        Box::new(held.filter(move |secret| secret.fits(&wanted)))
+        // A traffic secret is one direction's; a master secret is both directions', one of which may have claimed it.
+        let shared = matches!(wanted, Wanted::Master { .. }).then_some(&self.claimed);
+        let held =
+            self.unclaimed.values().rev().chain(shared.into_iter().flat_map(|held| held.values().rev()));
+        Box::new(held.map(|held| &held.secret).filter(move |secret| secret.fits(&wanted)))
     }
 
     fn get(&self, id: u64) -> Option<&Secret> {

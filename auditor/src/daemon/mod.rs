@@ -11,12 +11,14 @@ mod host;
 mod journal;
 mod keyrings;
 mod libraries;
+mod memory;
 mod pipeline;
 mod policies;
 mod reading;
 mod recorder;
 pub mod replay;
 mod takeover;
+mod unfollowed;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -35,7 +37,9 @@ use crate::api::SOCKET_NAME;
 use crate::api::client::{Client, ClientError};
 use crate::api::server::{ApiOptions, BindError, Listener};
 use crate::capabilities;
-use crate::capabilities::number::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE};
+use crate::capabilities::number::{
+    CAP_BPF, CAP_CHECKPOINT_RESTORE, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE,
+};
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
@@ -43,10 +47,10 @@ use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
 use crate::kernel::secrets::Secrets;
 use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
-use crate::memory;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
+use crate::secrecy;
 use crate::source::reader::Reader;
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
@@ -55,6 +59,7 @@ use aya::maps::MapData;
 use command::{Command, Commander};
 use journal::{Identity, Item, Journal, Position, StateLost};
 use keyrings::Keyrings;
+use libraries::Libraries;
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 use recorder::Recorder;
@@ -62,9 +67,11 @@ use recorder::Recorder;
 /// The lifecycle ring, in bytes: some four thousand records.
 const LIFECYCLE_RING: u32 = 1 << 20;
 /// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
-/// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
+/// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE) and at what they have mapped
+/// (CAP_CHECKPOINT_RESTORE), and removing its cgroup from the root of the
 /// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
-const KEPT: [u32; 5] = [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF];
+const KEPT: [u32; 6] =
+    [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE];
 /// Time between two looks at whether the daemon that is replaced has ended.
 const HANDING_OVER: Duration = Duration::from_millis(2);
 /// How long the last records may take to reach the disk when the daemon stops.
@@ -214,7 +221,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
-    degraded.extend(memory::protect());
+    degraded.extend(secrecy::protect());
+    libraries::may_go_first();
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -292,19 +300,20 @@ impl Start<'_> {
     fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
         let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
         object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
-        let Loaded { object, tables, payload, lifecycle, secrets, mut uprobes, found } =
+        let Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found } =
             Object::load(self.sizes, &pins).inspect_err(|_| {
                 // Fails where an earlier daemon's are in it.
                 let _ = fs::remove_dir(&pins);
             })?;
-        match &mut uprobes {
-            Ok(uprobes) => libraries::probe_host(uprobes),
-            Err(error) => tracing::warn!(%error, "what is said under TLS is not read"),
-        }
+        let libraries = uprobes.map_err(|error| error.to_string()).and_then(|uprobes| {
+            Libraries::start(uprobes, members, self.hierarchy.clone(), &runtime_dir)
+                .map_err(|error| error.to_string())
+        });
+        let libraries =
+            libraries.inspect_err(|error| tracing::warn!(error, "what is said under TLS is not read")).ok();
         let parent = self.hierarchy.make(&self.parent_name)?;
-        let secrets = Arc::new(secrets);
-        let result =
-            self.hold((object, tables, secrets), (payload, lifecycle), &parent, boot_id, kernel_release);
+        let kernel = (object, tables, Arc::new(secrets), libraries);
+        let result = self.hold(kernel, (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {
             // Nobody was held by this before.
             let _ = object::remove_pins(&pins);
@@ -316,7 +325,7 @@ impl Start<'_> {
 
     fn hold(
         self,
-        (mut object, mut tables, secrets): (Object, Tables, Arc<Secrets>),
+        (mut object, mut tables, secrets, libraries): (Object, Tables, Arc<Secrets>, Option<Libraries>),
         (payload, lifecycle): (MapData, MapData),
         parent: &Cgroup,
         boot_id: String,
@@ -333,11 +342,8 @@ impl Start<'_> {
         let reader = |map| Reader::new(map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
-        let identity = Identity {
-            boot_id: boot_id.clone(),
-            trail: trail.id().to_owned(),
-            rings: rings.ids().map_err(call("ask for the rings' numbers"))?,
-        };
+        let identity =
+            Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {
             let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
             let limits = loaded.settings.capture.limits();
@@ -425,6 +431,7 @@ impl Start<'_> {
             attachment,
             object,
             tables,
+            libraries,
             rings,
             sizes,
             recorder,
@@ -498,7 +505,10 @@ fn serve(
 /// Takes everything down, except what the next daemon goes on with, and where agents still live and `fail_mode = "closed"` wants
 /// them held.
 fn leave(parts: Parts) -> Result<(), StartError> {
-    let Parts { parent, attachment, object, trail, settings, journal, pins, handed_over, .. } = parts;
+    let Parts { parent, attachment, object, libraries, trail, settings, journal, pins, handed_over, .. } =
+        parts;
+    // Before the pins of its probes are taken down.
+    drop(libraries);
     if handed_over {
         return Ok(trail.close()?);
     }

@@ -151,6 +151,47 @@ impl Reader {
         }
     }
 
+    /// Bytes that it keeps, roughly.
+    pub(super) fn memory(&self) -> usize {
+        let tls = self.tls.as_ref().map_or(0, |tls| tls.memory());
+        tls + match &self.clear {
+            Clear::Detecting(seen) => seen.len(),
+            Clear::Reading(dissector) => dissector.memory(),
+            Clear::Blind => 0,
+        }
+    }
+
+    /// Does without answers and long texts. `false`: there is nothing that could.
+    pub(super) fn spare(&mut self, at: Boottime, out: &mut Findings) -> bool {
+        let Clear::Reading(dissector) = &mut self.clear else { return false };
+        dissector.spare(at, &mut out.observations);
+        true
+    }
+
+    /// Reads no more: what is under way is given out as it stands.
+    pub(super) fn stop(&mut self, at: Boottime, context: &mut Context<'_>) {
+        if let Some(mut tls) = self.tls.take() {
+            let (clear, opaque) = (&mut self.clear, &mut self.opaque);
+            tls.close(&mut |event| inside(clear, opaque, at, event, context));
+            for side in [Side::Client, Side::Server] {
+                self.opaque.count(side, tls.counted(side).opaque);
+            }
+        }
+        if let Clear::Reading(dissector) = &mut self.clear {
+            let observations = &mut context.out.observations;
+            let before = observations.len();
+            // For it, everything that comes is lost.
+            dissector.gap(Side::Client, at, u64::MAX, observations);
+            let mut index = 0;
+            observations.retain(|observation| {
+                index += 1;
+                // Why it cannot be read is not in the stream.
+                index <= before || !matches!(observation, Observation::Opaque(_))
+            });
+        }
+        self.clear = Clear::Blind;
+    }
+
     /// Whether rows of long answers may be counted instead of copied: nobody can under TLS.
     pub(super) fn counts_rows(&self) -> bool {
         self.tls.is_none() && matches!(&self.clear, Clear::Reading(dissector) if dissector.counts_rows())

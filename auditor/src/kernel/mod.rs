@@ -6,6 +6,7 @@
 pub mod btf;
 pub mod cgroup;
 mod link;
+pub mod mappings;
 pub mod object;
 pub mod secrets;
 pub mod shares;

@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use super::cgroup::Cgroup;
 use super::link;
 use super::secrets::Secrets;
-use super::tables::{TableError, Tables};
+use super::tables::{Members, TableError, Tables};
 use super::tracefs::{self, Offsets, TracefsError};
 use super::uprobe::Uprobes;
 use super::{btf, unix, uprobe};
@@ -251,7 +251,9 @@ pub struct Loaded {
     pub lifecycle: MapData,
     /// TLS secrets.
     pub secrets: Secrets,
-    /// Programs that take them.
+    /// Which session tasks are in.
+    pub members: Members,
+    /// Programs that take TLS secrets.
     pub uprobes: Result<Uprobes, uprobe::Unsupported>,
     /// The tables and rings are an earlier daemon's, with what is in them.
     pub found: bool,
@@ -281,7 +283,7 @@ impl Object {
         loaded
     }
 
-    fn load_into(sizes: RingSizes, pins: &Path, tables: &Path, found: bool) -> Result<Loaded, KernelError> {
+    fn load_into(sizes: RingSizes, pins: &Path, pinned: &Path, found: bool) -> Result<Loaded, KernelError> {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
         let mut loader = EbpfLoader::new();
@@ -299,7 +301,7 @@ impl Object {
             .override_global("MOVE_PATH_OFFSET", &offsets.move_path, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true);
         for map in MAPS {
-            loader.map_pin_path(map, tables.join(map));
+            loader.map_pin_path(map, pinned.join(map));
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Object)?;
         if let Some((name, _)) = ebpf.maps().find(|(name, _)| !MAPS.contains(name) && !name.starts_with('.'))
@@ -317,8 +319,9 @@ impl Object {
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
         let secrets = secrets(&mut ebpf)?;
+        let members = Members::open(&pinned.join("MEMBERS"))?;
         let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new() };
-        Ok(Loaded { object, tables, payload, lifecycle, secrets, uprobes, found })
+        Ok(Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found })
     }
 
     /// Attaches all cgroup programs to a cgroup and pins their links in `pins`. Where an earlier daemon's links are there, these

@@ -423,6 +423,37 @@ impl Tables {
     }
 }
 
+/// Which session tasks are in, for a thread other than the pipeline's: read only.
+pub struct Members(HashMap<MapData, u32, Shared<Member>>);
+
+impl Members {
+    /// A descriptor of its own for the pinned table.
+    pub(super) fn open(path: &std::path::Path) -> Result<Self, TableError> {
+        let map = MapData::from_pin(path).map_err(failed("MEMBERS"))?;
+        Map::HashMap(map).try_into().map(Self).map_err(failed("MEMBERS"))
+    }
+
+    /// The session of a task; `None`: it is in none.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn get(&self, task: u32) -> Result<Option<Member>, TableError> {
+        match self.0.get(&task, 0) {
+            Ok(Shared(member)) => Ok(Some(member)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("MEMBERS")(error)),
+        }
+    }
+
+    /// All tasks of sessions.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tasks(&self) -> Result<Vec<u32>, TableError> {
+        self.0.keys().collect::<Result<_, _>>().map_err(failed("MEMBERS"))
+    }
+}
+
 fn on_each_processor<T: Pod>(value: T) -> Result<PerCpuValues<T>, MapError> {
     let processors = aya::util::nr_cpus().map_err(|(_, error)| MapError::IoError(error))?;
     PerCpuValues::try_from(vec![value; processors]).map_err(MapError::IoError)

@@ -111,6 +111,15 @@ impl<'a> Elf<'a> {
         Ok(())
     }
 
+    /// Bytes of all tables of symbols, by the file's own account.
+    pub(super) fn symbol_bytes(&self) -> u64 {
+        let symbols = self
+            .sections
+            .iter()
+            .filter(|section| [SHT_DYNSYM, SHT_SYMTAB].contains(&section.sh_type.get(LE)));
+        symbols.fold(0, |sum: u64, section| sum.saturating_add(section.sh_size.get(LE)))
+    }
+
     fn bytes(&self, what: &'static str, section: &SectionHeader64<Little>) -> Result<Vec<u8>, Unreadable> {
         read(self.file, what, section.sh_offset.get(LE), section.sh_size.get(LE))
     }

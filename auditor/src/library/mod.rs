@@ -48,6 +48,9 @@ impl Point {
     }
 }
 
+/// Bytes of symbols and names that are looked through in some tenths of a millisecond.
+const LONG: u64 = 256 << 10;
+
 /// Where to probe a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Probe {
@@ -55,6 +58,11 @@ pub struct Probe {
     pub point: Point,
     /// Offset of its first instruction in the file.
     pub offset: u64,
+}
+
+/// Whether [`inspect`] would read so much that one had better see to it that nobody waits for the answer by going on.
+pub fn takes_long(file: &File) -> bool {
+    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(|elf| elf.symbol_bytes() > LONG))
 }
 
 /// Looks for functions to probe. A file without any, or for another machine, is nothing to report.

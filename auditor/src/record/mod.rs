@@ -183,9 +183,9 @@ pub struct Certificate {
     /// Subject alternative names: host names, addresses, and others with their type before a colon.
     pub names: Vec<String>,
     /// Valid from here on, seconds since 1970-01-01.
-    pub not_before: i64,
+    pub not_before: Option<i64>,
     /// Valid up to here, seconds since 1970-01-01.
-    pub not_after: i64,
+    pub not_after: Option<i64>,
 }
 
 /// A range of a stream that the audit never saw: first byte's offset from the beginning of the direction, and length.

@@ -27,8 +27,8 @@ pub(super) fn read(der: &[u8]) -> Certificate {
         issuer: cut(certificate.issuer().to_string()),
         serial: cut(hexadecimal(certificate.raw_serial())),
         names: names.unwrap_or_default(),
-        not_before: certificate.validity().not_before.timestamp(),
-        not_after: certificate.validity().not_after.timestamp(),
+        not_before: Some(certificate.validity().not_before.timestamp()),
+        not_after: Some(certificate.validity().not_after.timestamp()),
     }
 }
 

@@ -15,15 +15,12 @@
 
 use zeroize::Zeroizing;
 
-use super::alert;
-use super::certificate;
-use super::ja4;
-use super::message::{self, ClientHello, Message, Messages, ServerHello};
-use super::protection::Protection;
-use super::record::{self, Buffer, Record};
-use super::schedule;
-use super::secret::{Keyring, LONGEST_SECRET, Secret, Wanted};
-use super::suite::{self, Suite};
+use super::direction::{Direction, Epoch, Keys, Live, Stage, Tried};
+use super::handshake::{Early, Handshake};
+use super::message::Messages;
+use super::record::{self, Record};
+use super::secret::{Keyring, Wanted};
+use super::suite::Suite;
 use crate::clock::Boottime;
 use crate::interned::Name;
 use crate::protocol::Side;
@@ -37,10 +34,6 @@ const PIECE: usize = 32 << 10;
 const MOST_EARLY_RECORDS: usize = 64;
 /// Records that may fail to authenticate before the rest is given up.
 const MOST_FAILURES: u32 = 8;
-/// Key updates of a direction. Each must be derived again after a restart.
-const MOST_KEY_UPDATES: u32 = 1 << 16;
-/// Application protocols that are kept of a client's list.
-const MOST_PROTOCOLS: usize = 32;
 
 /// What a connection gives.
 #[derive(Debug)]
@@ -94,7 +87,7 @@ pub enum Event<'a> {
     /// From here on the connection cannot be read. Comes once.
     Opaque {
         /// Why: `no-secret`, `secret-lost`, `version`, `cipher`, `compression`, `gap`, `violation`, `record-fails`,
-        /// `early-data`, `handshake`, or what [`Connection::give_up`] was told.
+        /// `early-data`, `handshake`, `key-updates`, `truncated`, or what [`Connection::give_up`] was told.
         reason: Name,
     },
 }
@@ -116,117 +109,21 @@ pub struct Counted {
 pub struct Connection {
     client: Direction,
     server: Direction,
-    handshake: Handshake,
-    facts: Tls,
+    pub(super) handshake: Handshake,
+    pub(super) facts: Tls,
     /// Pieces that have come.
     pieces: u64,
     failures: u32,
     /// Why no secret will come any more.
     #[serde(with = "crate::interned::option")]
-    hopeless: Option<Name>,
+    pub(super) hopeless: Option<Name>,
     #[serde(with = "crate::interned::option")]
     opaque: Option<Name>,
 }
 
-/// What the hellos agreed on. A renegotiation begins another.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-struct Handshake {
-    client_random: Option<[u8; 32]>,
-    server_random: Option<[u8; 32]>,
-    /// The session that the client asked for.
-    session: Vec<u8>,
-    suite: u16,
-    tls13: bool,
-    encrypt_then_mac: bool,
-    retried: bool,
-    early: Early,
-}
-
-/// Data before the handshake.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
-enum Early {
-    #[default]
-    None,
-    Offered,
-    Accepted,
-    Rejected,
-}
-
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-struct Direction {
-    buffer: Buffer,
-    messages: Messages,
-    epoch: Epoch,
-    counted: Counted,
-    /// Its own close_notify or fatal alert was read.
-    closed: bool,
-    #[serde(skip)]
-    live: Option<Live>,
-    #[serde(skip)]
-    tried: Tried,
-}
-
-/// What the next record is protected with.
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-enum Epoch {
-    #[default]
-    Clear,
-    Protected(Keys),
-}
-
-/// Everything about a direction's keys but the keys.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Keys {
-    stage: Stage,
-    suite: u16,
-    /// Number of the secret that they are from, once a record has proven it.
-    secret: Option<u64>,
-    /// Key updates since that secret.
-    updates: u32,
-    /// Number of the next record.
-    sequence: u64,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
-enum Stage {
-    /// TLS 1.3: early data.
-    Early,
-    /// TLS 1.3: the handshake.
-    Handshake,
-    /// TLS 1.3: application data.
-    Application,
-    /// TLS 1.2, from ChangeCipherSpec on.
-    Session { client_random: [u8; 32], server_random: [u8; 32], encrypt_then_mac: bool },
-}
-
-/// Keys that are derived.
-#[derive(Debug)]
-struct Live {
-    protection: Protection,
-    /// Under TLS 1.3 what the next key update is derived from.
-    traffic: Option<TrafficSecret>,
-}
-
-struct TrafficSecret(Zeroizing<[u8; LONGEST_SECRET]>);
-
-impl std::fmt::Debug for TrafficSecret {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("TrafficSecret")
-    }
-}
-
-/// What need not be tried again.
-#[derive(Clone, Copy, Debug, Default)]
-struct Tried {
-    /// Secrets up to this number,
-    secret: u64,
-    /// on so many records.
-    records: usize,
-}
-
 /// What became of a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Step {
+pub(super) enum Step {
     /// A record was taken.
     Taken,
     /// There is no whole record.
@@ -257,12 +154,16 @@ impl Connection {
         self.pieces += 1;
         let mut pieces = bytes.chunks(PIECE);
         for piece in &mut pieces {
-            if self.opaque.is_some() {
-                self.direction(side).counted.opaque += piece.len() as u64;
+            let (opaque, order) = (self.opaque.is_some(), self.pieces);
+            let direction = self.direction(side);
+            let skip = if opaque { piece.len() } else { direction.skip.min(piece.len()) };
+            direction.counted.opaque += skip as u64;
+            direction.skip = direction.skip.saturating_sub(skip);
+            let piece = piece.get(skip..).unwrap_or_default();
+            if piece.is_empty() {
                 continue;
             }
-            let order = self.pieces;
-            self.direction(side).buffer.push(order, at, piece);
+            direction.buffer.push(order, at, piece);
             self.read(keyring, out);
         }
         self.client.buffer.compact();
@@ -272,14 +173,15 @@ impl Connection {
     /// `length` bytes of one direction were lost here.
     pub fn gap(
         &mut self,
-        _side: Side,
-        _at: Boottime,
+        side: Side,
+        at: Boottime,
         length: u64,
-        _keyring: &dyn Keyring,
+        keyring: &dyn Keyring,
         out: &mut Output<'_>,
     ) {
-        if length > 0 {
-            self.go_opaque("gap", out);
+        if length > 0 && self.opaque.is_none() {
+            self.lost(side, at, length, out);
+            self.read(keyring, out);
         }
     }
 
@@ -298,8 +200,10 @@ impl Connection {
 
     /// The connection has ended: what waits will not be read.
     pub fn close(&mut self, out: &mut Output<'_>) {
-        if self.opaque.is_none() && self.waits() {
+        if self.waits() {
             self.go_opaque(self.hopeless.unwrap_or("no-secret"), out);
+        } else if self.client.buffer.len() + self.server.buffer.len() > 0 {
+            self.go_opaque("truncated", out);
         }
         for side in [Side::Client, Side::Server] {
             let direction = self.direction(side);
@@ -338,19 +242,24 @@ impl Connection {
         }
     }
 
+    /// Bytes that it keeps, roughly: what waits, and what is behind a gap.
+    pub fn memory(&self) -> usize {
+        [&self.client, &self.server].map(|direction| direction.memory()).iter().sum()
+    }
+
     /// Numbers of the secrets that are in use; a keyring that was restored must still have them.
     pub fn secrets(&self) -> impl Iterator<Item = u64> {
         [&self.client, &self.server].into_iter().filter_map(|direction| direction.epoch.secret())
     }
 
-    const fn direction(&mut self, side: Side) -> &mut Direction {
+    pub(super) const fn direction(&mut self, side: Side) -> &mut Direction {
         match side {
             Side::Client => &mut self.client,
             Side::Server => &mut self.server,
         }
     }
 
-    const fn direction_ref(&self, side: Side) -> &Direction {
+    pub(super) const fn direction_ref(&self, side: Side) -> &Direction {
         match side {
             Side::Client => &self.client,
             Side::Server => &self.server,
@@ -360,7 +269,11 @@ impl Connection {
     /// Takes records as long as that is possible, those that came first first.
     fn read(&mut self, keyring: &dyn Keyring, out: &mut Output<'_>) {
         while self.opaque.is_none() {
+            for side in [Side::Client, Side::Server] {
+                self.find_record(side, keyring, out);
+            }
             let order = |direction: &Direction| match direction.buffer.record() {
+                _ if direction.resync.is_some() => None,
                 Ok(Some(record)) => Some(record.order),
                 // To be told at once.
                 Err(_) => Some(0),
@@ -376,8 +289,13 @@ impl Connection {
             let mut step = self.step(first, keyring, out);
             if matches!(step, Step::NoSecret | Step::NotYet) {
                 let second = first.other();
-                if self.may_overtake(second) && self.step(second, keyring, out) == Step::Taken {
-                    step = Step::Taken;
+                if self.may_overtake(second) {
+                    match self.step(second, keyring, out) {
+                        // What the first waits for may never be said.
+                        Step::NoSecret => step = Step::NoSecret,
+                        Step::Taken => step = Step::Taken,
+                        _ => {}
+                    }
                 }
             }
             match step {
@@ -447,7 +365,7 @@ impl Connection {
             record::HANDSHAKE | record::ALERT => {
                 let body = self.direction(side).buffer.body(record).to_vec();
                 self.taken(side, record);
-                self.content(side, kind, &body, record, out)
+                self.content(side, kind, &body, out)
             }
             // Behind the server's answer, which tells what it is.
             record::CHANGE_CIPHER_SPEC | record::APPLICATION_DATA
@@ -463,7 +381,7 @@ impl Connection {
             record::CHANGE_CIPHER_SPEC => {
                 let body = self.direction(side).buffer.body(record).to_vec();
                 self.taken(side, record);
-                self.content(side, kind, &body, record, out)
+                self.content(side, kind, &body, out)
             }
             // Early data before the second hello, which the server passes over.
             record::APPLICATION_DATA if early && self.handshake.early == Early::Rejected => {
@@ -494,7 +412,7 @@ impl Connection {
                 record::ALERT if stage != Stage::Application && !claimed => {
                     let body = self.direction(side).buffer.body(record).to_vec();
                     self.taken(side, record);
-                    self.content(side, record::ALERT, &body, record, out)
+                    self.content(side, record::ALERT, &body, out)
                 }
                 _ => self.violation(side, "records are not protected where they must be", out),
             };
@@ -523,6 +441,7 @@ impl Connection {
         let Ok(opened) = live.protection.open(sequence, record.header, body) else {
             return self.failed(side, record, out);
         };
+        direction.unsure = false;
         if opened.kind == record::APPLICATION_DATA && stage != Stage::Handshake && !direction.closed {
             if !opened.plaintext.is_empty() {
                 let bytes = body.get(opened.plaintext).unwrap_or_default();
@@ -536,7 +455,7 @@ impl Connection {
         if opened.kind == record::APPLICATION_DATA {
             return self.violation(side, "application data outside of its place in TLS", out);
         }
-        self.content(side, opened.kind, &content, record, out)
+        self.content(side, opened.kind, &content, out)
     }
 
     /// Looks for the secret of a direction. Gives how many records were passed over before the first that it opens.
@@ -577,7 +496,9 @@ impl Connection {
                 let Some(live) = Live::derive(side, stage, suite, 0, secret) else { continue };
                 copy.clear();
                 copy.extend_from_slice(direction.buffer.body(record));
-                if live.protection.open(0, record.header, &mut copy).is_ok() {
+                let opened = live.protection.open(0, record.header, &mut copy);
+                // Early data that the server passes over opens as well, under another secret.
+                if opened.is_ok_and(|opened| stage.may_hold(opened.kind)) {
                     found = Some((index, secret.id(), live));
                     break;
                 }
@@ -612,7 +533,7 @@ impl Connection {
     }
 
     /// Derives the keys of a direction that has claimed its secret, if they are not there.
-    fn revive(&mut self, side: Side, keyring: &dyn Keyring) -> Result<(), Name> {
+    pub(super) fn revive(&mut self, side: Side, keyring: &dyn Keyring) -> Result<(), Name> {
         let direction = self.direction(side);
         let (Epoch::Protected(keys), None) = (&direction.epoch, &direction.live) else { return Ok(()) };
         let suite = Suite::of(keys.suite).ok_or("cipher")?;
@@ -621,264 +542,7 @@ impl Connection {
         if direction.live.is_some() { Ok(()) } else { Err("secret-lost") }
     }
 
-    /// What a record holds, apart from application data.
-    fn content(&mut self, side: Side, kind: u8, body: &[u8], record: &Record, out: &mut Output<'_>) -> Step {
-        if kind != record::HANDSHAKE && !self.direction_ref(side).messages.is_empty() {
-            return self.violation(side, "a handshake message is interrupted", out);
-        }
-        match kind {
-            record::HANDSHAKE => self.messages(side, body, out),
-            record::ALERT => self.alert(side, body, out),
-            record::CHANGE_CIPHER_SPEC if body == [1] => self.change_cipher_spec(side, out),
-            record::HEARTBEAT => Step::Taken,
-            _ => {
-                let _ = record;
-                self.violation(side, "a record of no known type", out)
-            }
-        }
-    }
-
-    fn messages(&mut self, side: Side, mut rest: &[u8], out: &mut Output<'_>) -> Step {
-        if rest.is_empty() {
-            return self.violation(side, "an empty handshake record", out);
-        }
-        while !rest.is_empty() {
-            let mut messages = std::mem::take(&mut self.direction(side).messages);
-            let next = messages.next(&mut rest);
-            self.direction(side).messages = messages;
-            let Some(message) = next else { break };
-            let last = rest.is_empty();
-            let step = self.message(side, &message, last, out);
-            if step != Step::Taken {
-                return step;
-            }
-        }
-        Step::Taken
-    }
-
-    fn message(&mut self, side: Side, message: &Message<'_>, last: bool, out: &mut Output<'_>) -> Step {
-        let stage = match &self.direction_ref(side).epoch {
-            Epoch::Clear => None,
-            Epoch::Protected(keys) => Some(keys.stage),
-        };
-        let begun = match side {
-            Side::Client => self.handshake.client_random.is_some(),
-            Side::Server => self.handshake.server_random.is_some() || self.handshake.retried,
-        };
-        // The first message of each direction; a server may ask for a hello before it gives its own.
-        let first = match side {
-            Side::Client => message::CLIENT_HELLO,
-            Side::Server => message::SERVER_HELLO,
-        };
-        if stage.is_none() && !begun && message.kind != first && message.kind != message::HELLO_REQUEST {
-            return self.violation(side, "a handshake does not begin with a hello", out);
-        }
-        let negotiates = matches!(stage, None | Some(Stage::Session { .. }));
-        let switches = match (message.kind, side) {
-            (message::CLIENT_HELLO, Side::Client) if negotiates => {
-                if stage.is_none() && begun && !self.handshake.retried {
-                    return self.violation(side, "a second hello that nobody asked for", out);
-                }
-                return self.client_hello(&message.body, out);
-            }
-            (message::SERVER_HELLO, Side::Server) if negotiates => {
-                if self.handshake.client_random.is_none() {
-                    return Step::Taken;
-                }
-                let step = self.server_hello(&message.body, out);
-                if step != Step::Taken {
-                    return step;
-                }
-                self.handshake.tls13
-            }
-            (message::ENCRYPTED_EXTENSIONS, Side::Server) if stage == Some(Stage::Handshake) => {
-                self.encrypted_extensions(&message.body, out);
-                false
-            }
-            (message::CERTIFICATE | message::COMPRESSED_CERTIFICATE, _) if stage != Some(Stage::Early) => {
-                self.certificate(side, message, !negotiates, out);
-                false
-            }
-            (message::FINISHED, _) if stage == Some(Stage::Handshake) => {
-                self.protect(side, Stage::Application, out);
-                true
-            }
-            (message::END_OF_EARLY_DATA, Side::Client) if stage == Some(Stage::Early) => {
-                self.protect(side, Stage::Handshake, out);
-                true
-            }
-            (message::KEY_UPDATE, _) if stage == Some(Stage::Application) => {
-                if !self.key_update(side) {
-                    self.go_opaque("key-updates", out);
-                    return Step::Over;
-                }
-                true
-            }
-            _ => false,
-        };
-        if switches && !last {
-            return self.violation(side, "a record goes on behind a change of keys", out);
-        }
-        Step::Taken
-    }
-
-    fn client_hello(&mut self, body: &[u8], out: &mut Output<'_>) -> Step {
-        let retried = self.handshake.retried && self.handshake.server_random.is_none();
-        let early = if retried { self.handshake.early } else { Early::None };
-        self.handshake = Handshake { retried, early, ..Handshake::default() };
-        let Some(hello) = ClientHello::read(body) else {
-            // Nothing is known of what it offers, so nothing behind it can be read.
-            self.go_opaque("handshake", out);
-            return Step::Over;
-        };
-        self.handshake.client_random = Some(hello.random);
-        self.facts.ja4 = Some(ja4::ja4(&hello));
-        self.facts.offered = hello.offered().map(message::version_name);
-        if hello.early_data && !retried {
-            self.handshake.early = Early::Offered;
-        }
-        let protocols = hello.protocols.iter().take(MOST_PROTOCOLS);
-        self.facts.alpn = protocols.map(|name| message::text(name)).collect();
-        self.facts.sni = hello.server_name;
-        self.handshake.session = hello.session;
-        out(Event::Facts(&self.facts));
-        Step::Taken
-    }
-
-    fn server_hello(&mut self, body: &[u8], out: &mut Output<'_>) -> Step {
-        let Some(hello) = ServerHello::read(body) else {
-            self.go_opaque("handshake", out);
-            return Step::Over;
-        };
-        self.facts.version = Some(message::version_name(hello.version));
-        self.facts.cipher = Some(suite::name(hello.cipher));
-        let tls13 = hello.version == 0x0304;
-        if tls13 && hello.is_retry() {
-            self.handshake.retried = true;
-            if self.handshake.early == Early::Offered {
-                self.early(Early::Rejected);
-            }
-            out(Event::Facts(&self.facts));
-            return Step::Taken;
-        }
-        self.handshake.tls13 = tls13;
-        self.handshake.server_random = Some(hello.random);
-        self.handshake.suite = hello.cipher;
-        self.handshake.encrypt_then_mac = hello.extensions.encrypt_then_mac;
-        self.facts.resumed = if tls13 {
-            hello.extensions.pre_shared_key
-        } else {
-            !self.handshake.session.is_empty() && self.handshake.session == hello.session
-        };
-        self.facts.protocol = hello.extensions.protocol;
-        if !tls13 && self.handshake.early == Early::Offered {
-            self.early(Early::Rejected);
-        }
-        out(Event::Facts(&self.facts));
-        let reason = if hello.version < 0x0303 || hello.version > 0x0304 {
-            Some("version")
-        } else if hello.compression != 0 {
-            Some("compression")
-        } else if Suite::of(hello.cipher).is_none_or(|suite| suite.tls13 != tls13) {
-            Some("cipher")
-        } else {
-            None
-        };
-        if let Some(reason) = reason {
-            // In the clear it goes on, up to where it does not matter any more.
-            self.hopeless = Some(reason);
-        }
-        if tls13 {
-            self.protect(Side::Server, Stage::Handshake, out);
-            let stage = if self.handshake.early == Early::Offered { Stage::Early } else { Stage::Handshake };
-            self.protect(Side::Client, stage, out);
-        }
-        Step::Taken
-    }
-
-    fn encrypted_extensions(&mut self, body: &[u8], out: &mut Output<'_>) {
-        let extensions = message::Extensions::read(body).unwrap_or_default();
-        self.facts.protocol = extensions.protocol;
-        if self.handshake.early == Early::Offered {
-            if extensions.early_data {
-                self.early(Early::Accepted);
-            } else {
-                self.early(Early::Rejected);
-                self.protect(Side::Client, Stage::Handshake, out);
-            }
-        }
-        out(Event::Facts(&self.facts));
-    }
-
-    fn early(&mut self, early: Early) {
-        self.handshake.early = early;
-        self.facts.early_data = Some(if early == Early::Accepted { "accepted" } else { "rejected" });
-    }
-
-    fn certificate(&mut self, side: Side, message: &Message<'_>, tls13: bool, out: &mut Output<'_>) {
-        if message.kind == message::COMPRESSED_CERTIFICATE {
-            return;
-        }
-        let Some(Some(leaf)) = message::leaf_certificate(&message.body, tls13) else { return };
-        let read = Some(certificate::read(leaf));
-        match side {
-            Side::Client => self.facts.client = read,
-            Side::Server => self.facts.server = read,
-        }
-        out(Event::Facts(&self.facts));
-    }
-
-    fn alert(&mut self, side: Side, body: &[u8], out: &mut Output<'_>) -> Step {
-        let &[level, description] = body else {
-            return self.violation(side, "an alert of the wrong length", out);
-        };
-        // Under TLS 1.3 all but two end the connection, whatever their level (RFC 8446 §6).
-        let ends = match description {
-            alert::CLOSE_NOTIFY => true,
-            alert::USER_CANCELED => false,
-            _ => self.handshake.tls13 || level == alert::FATAL,
-        };
-        if ends {
-            self.direction(side).closed = true;
-        }
-        if ends && description != alert::CLOSE_NOTIFY {
-            let name = Some(alert::name(description));
-            match side {
-                Side::Client => self.facts.client_alert = name,
-                Side::Server => self.facts.server_alert = name,
-            }
-            out(Event::Facts(&self.facts));
-        }
-        Step::Taken
-    }
-
-    /// TLS 1.2: what follows in this direction is under the keys of the handshake.
-    fn change_cipher_spec(&mut self, side: Side, out: &mut Output<'_>) -> Step {
-        let (Some(client_random), Some(server_random)) =
-            (self.handshake.client_random, self.handshake.server_random)
-        else {
-            return self.violation(side, "a change of keys without a handshake", out);
-        };
-        let encrypt_then_mac = self.handshake.encrypt_then_mac;
-        self.protect(side, Stage::Session { client_random, server_random, encrypt_then_mac }, out);
-        Step::Taken
-    }
-
-    /// TLS 1.3: what follows in this direction is under the next keys. `false`: there were too many.
-    fn key_update(&mut self, side: Side) -> bool {
-        let direction = self.direction(side);
-        let suite = direction.suite();
-        let (Epoch::Protected(keys), Some(live), Some(suite)) =
-            (&mut direction.epoch, &mut direction.live, suite)
-        else {
-            return false;
-        };
-        keys.updates += 1;
-        keys.sequence = 0;
-        keys.updates <= MOST_KEY_UPDATES && live.update(suite)
-    }
-
-    fn protect(&mut self, side: Side, stage: Stage, out: &mut Output<'_>) {
+    pub(super) fn protect(&mut self, side: Side, stage: Stage, out: &mut Output<'_>) {
         self.release(side, out);
         let suite = self.handshake.suite;
         let direction = self.direction(side);
@@ -898,12 +562,12 @@ impl Connection {
         }
     }
 
-    fn taken(&mut self, side: Side, record: &Record) {
+    pub(super) fn taken(&mut self, side: Side, record: &Record) {
         let direction = self.direction(side);
         direction.counted.read += direction.buffer.take(record) as u64;
     }
 
-    fn passed_over(&mut self, side: Side, record: &Record) {
+    pub(super) fn passed_over(&mut self, side: Side, record: &Record) {
         let direction = self.direction(side);
         direction.counted.opaque += direction.buffer.take(record) as u64;
     }
@@ -911,6 +575,11 @@ impl Connection {
     /// A record did not authenticate.
     fn failed(&mut self, side: Side, record: &Record, out: &mut Output<'_>) -> Step {
         self.passed_over(side, record);
+        if self.direction_ref(side).unsure {
+            // The gap took a change of keys, or more than was thought.
+            self.go_opaque("gap", out);
+            return Step::Over;
+        }
         out(Event::Failed { side, at: record.at });
         self.failures += 1;
         let Epoch::Protected(keys) = &self.direction_ref(side).epoch else { return Step::Over };
@@ -922,13 +591,13 @@ impl Connection {
         Step::Taken
     }
 
-    fn violation(&mut self, side: Side, what: Name, out: &mut Output<'_>) -> Step {
+    pub(super) fn violation(&mut self, side: Side, what: Name, out: &mut Output<'_>) -> Step {
         out(Event::Violation { side, what });
         self.go_opaque("violation", out);
         Step::Over
     }
 
-    fn go_opaque(&mut self, reason: Name, out: &mut Output<'_>) {
+    pub(super) fn go_opaque(&mut self, reason: Name, out: &mut Output<'_>) {
         if self.opaque.is_some() {
             return;
         }
@@ -938,60 +607,10 @@ impl Connection {
             let direction = self.direction(side);
             direction.counted.opaque += direction.buffer.clear() as u64;
             direction.messages = Messages::default();
+            direction.resync = None;
             self.release(side, out);
         }
         out(Event::Facts(&self.facts));
         out(Event::Opaque { reason });
-    }
-}
-
-impl Direction {
-    fn suite(&self) -> Option<Suite> {
-        match &self.epoch {
-            Epoch::Clear => None,
-            Epoch::Protected(keys) => Suite::of(keys.suite),
-        }
-    }
-}
-
-impl Epoch {
-    const fn secret(&self) -> Option<u64> {
-        match self {
-            Self::Clear => None,
-            Self::Protected(keys) => keys.secret,
-        }
-    }
-}
-
-impl Live {
-    fn derive(side: Side, stage: Stage, suite: Suite, updates: u32, secret: &Secret) -> Option<Self> {
-        if let Stage::Session { client_random, server_random, encrypt_then_mac } = stage {
-            let protection = Protection::tls12(
-                suite,
-                secret.bytes(),
-                &client_random,
-                &server_random,
-                side,
-                encrypt_then_mac,
-            )?;
-            return Some(Self { protection, traffic: None });
-        }
-        let mut traffic = Zeroizing::new([0; LONGEST_SECRET]);
-        traffic.get_mut(..secret.bytes().len())?.copy_from_slice(secret.bytes());
-        for _ in 0..updates {
-            schedule::next_traffic_secret(suite.hash, &mut traffic);
-        }
-        let protection = Protection::tls13(suite, &traffic[..suite.hash.length()])?;
-        Some(Self { protection, traffic: Some(TrafficSecret(traffic)) })
-    }
-
-    fn update(&mut self, suite: Suite) -> bool {
-        let Some(TrafficSecret(traffic)) = &mut self.traffic else { return false };
-        schedule::next_traffic_secret(suite.hash, traffic);
-        let next = Protection::tls13(suite, &traffic[..suite.hash.length()]);
-        next.is_some_and(|protection| {
-            self.protection = protection;
-            true
-        })
     }
 }

@@ -49,6 +49,11 @@ pub(super) struct Message<'a> {
 }
 
 impl Messages {
+    /// Bytes that it has room for.
+    pub(super) fn memory(&self) -> usize {
+        self.partial.capacity()
+    }
+
     /// Takes the next message from `bytes`, or all of them where they do not end one.
     pub(super) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Message<'a>> {
         let skipped = take(bytes, self.skip.min(bytes.len()))?;

@@ -7,11 +7,14 @@
 mod alert;
 mod certificate;
 mod connection;
+mod direction;
+mod handshake;
 pub mod hello;
 mod ja4;
 mod message;
 mod protection;
 mod record;
+mod resync;
 mod schedule;
 mod secret;
 mod suite;

@@ -57,7 +57,7 @@ enum Key {
     Aes256Ccm(Box<Ccm<Aes256, U16, U12>>),
     Aes128Ccm8(Box<Ccm<Aes128, U8, U12>>),
     Aes256Ccm8(Box<Ccm<Aes256, U8, U12>>),
-    Cbc(Cbc),
+    Cbc(Box<Cbc>),
 }
 
 struct Cbc {
@@ -164,7 +164,7 @@ impl Protection {
         let mut iv = Zeroizing::new([0; NONCE]);
         iv[..iv_length].copy_from_slice(salt);
         let key = match (mac, suite.cipher) {
-            (Some(mac), cipher) => Key::Cbc(Cbc {
+            (Some(mac), cipher) => Key::Cbc(Box::new(Cbc {
                 cipher: match cipher {
                     Cipher::Aes128Cbc(_) => {
                         BlockCipher::Aes128(Box::new(Aes128Dec::new_from_slice(key).ok()?))
@@ -174,7 +174,7 @@ impl Protection {
                 mac: hmac::Key::new(mac.algorithm(), mac_key),
                 mac_length,
                 encrypt_then_mac,
-            }),
+            })),
             (None, cipher) => cipher.aead(key)?,
         };
         Some(Self { key, iv, explicit: NONCE - iv_length, tls13: false })

@@ -84,6 +84,11 @@ struct Arrival {
 }
 
 impl Buffer {
+    /// Bytes that it has room for.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes.capacity() + self.arrivals.capacity() * size_of::<Arrival>()
+    }
+
     pub(super) fn push(&mut self, order: u64, at: Boottime, bytes: &[u8]) {
         self.compact();
         self.bytes.extend_from_slice(bytes);
@@ -93,6 +98,35 @@ impl Buffer {
     /// Bytes that wait.
     pub(super) fn len(&self) -> usize {
         self.bytes.len() - self.start
+    }
+
+    /// What waits.
+    pub(super) fn waiting(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// The header of the next record, if it is there.
+    pub(super) fn header(&self) -> Option<Header> {
+        Header::read(self.waiting()).ok().flatten()
+    }
+
+    /// When the next byte arrived.
+    pub(super) fn front_time(&self) -> Boottime {
+        self.arrivals.front().map_or_else(Boottime::default, |arrival| arrival.at)
+    }
+
+    /// These bytes begin no record.
+    pub(super) fn drop_front(&mut self, count: usize) -> usize {
+        let count = count.min(self.len());
+        self.start += count;
+        self.forget_arrivals();
+        count
+    }
+
+    fn forget_arrivals(&mut self) {
+        while self.arrivals.front().is_some_and(|arrival| arrival.end <= self.start) {
+            self.arrivals.pop_front();
+        }
     }
 
     /// The next record, `None` while it is not there as a whole.
@@ -139,9 +173,7 @@ impl Buffer {
     pub(super) fn take(&mut self, record: &Record) -> usize {
         let taken = record.body.end.saturating_sub(self.start);
         self.start = record.body.end.min(self.bytes.len());
-        while self.arrivals.front().is_some_and(|arrival| arrival.end <= self.start) {
-            self.arrivals.pop_front();
-        }
+        self.forget_arrivals();
         taken
     }
 

@@ -60,6 +60,31 @@ impl Relay {
         Self { port, wire, thread }
     }
 
+    /// Pieces that have passed.
+    pub(crate) fn passed(&self) -> usize {
+        self.wire.lock().unwrap().0.len()
+    }
+
+    /// Bytes of a direction that have passed.
+    pub(crate) fn bytes(&self, side: Side) -> u64 {
+        self.wire.lock().unwrap().length(side)
+    }
+
+    /// Something more has passed, and nothing does any more.
+    pub(crate) fn wait_for_more(&self, before: usize) {
+        let end = Instant::now() + LIMIT;
+        let mut last = before;
+        loop {
+            thread::sleep(Duration::from_millis(50));
+            let now = self.passed();
+            if now > before && now == last {
+                return;
+            }
+            assert!(Instant::now() < end, "nothing passes");
+            last = now;
+        }
+    }
+
     pub(crate) fn finish(self) -> Wire {
         self.thread.join().unwrap();
         std::mem::take(&mut *self.wire.lock().unwrap())
@@ -84,7 +109,7 @@ impl Stream for UnixStream {
 }
 
 fn carry(side: Side, mut from: impl Stream, mut to: impl Stream, record: &Mutex<Wire>) {
-    let mut buffer = vec![0; 20_000];
+    let mut buffer = vec![0; 65_536];
     loop {
         let count = from.read(&mut buffer).unwrap_or(0);
         if count == 0 {
@@ -102,7 +127,7 @@ fn carry(side: Side, mut from: impl Stream, mut to: impl Stream, record: &Mutex<
 /// A process with its streams; ended when it is dropped.
 pub(crate) struct Peer {
     child: Child,
-    input: Option<ChildStdin>,
+    input: ChildStdin,
     said: Arc<Mutex<Vec<u8>>>,
     readers: Vec<JoinHandle<()>>,
 }
@@ -130,18 +155,13 @@ impl Peer {
                 }
             }));
         }
-        let input = child.stdin.take();
+        let input = child.stdin.take().unwrap();
         Self { child, input, said, readers }
     }
 
     pub(crate) fn say(&mut self, bytes: &[u8]) {
-        let input = self.input.as_mut().unwrap();
-        input.write_all(bytes).unwrap();
-        input.flush().unwrap();
-    }
-
-    pub(crate) fn hang_up(&mut self) {
-        self.input = None;
+        self.input.write_all(bytes).unwrap();
+        self.input.flush().unwrap();
     }
 
     pub(crate) fn said(&self) -> Vec<u8> {
@@ -158,6 +178,17 @@ impl Peer {
                 String::from_utf8_lossy(&what[..what.len().min(60)]),
                 String::from_utf8_lossy(&self.said())
             );
+            thread::sleep(Duration::from_millis(3));
+        }
+    }
+}
+
+impl Peer {
+    /// It was told to end.
+    pub(crate) fn wait_end(&mut self) {
+        let end = Instant::now() + LIMIT;
+        while self.child.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < end, "does not end: {}", String::from_utf8_lossy(&self.said()));
             thread::sleep(Duration::from_millis(3));
         }
     }
@@ -216,10 +247,49 @@ impl Place {
         self.path().join("keys")
     }
 
-    /// All secrets that the key log has, numbered from `first`.
-    pub(crate) fn secrets(&self, first: u64, wire: &Wire) -> Vec<Secret> {
-        let log = fs::read_to_string(self.key_log()).unwrap_or_default();
-        parse_key_log(&log, first, wire)
+    /// All secrets that the key log has.
+    pub(crate) fn secrets(&self) -> KeyLog {
+        KeyLog::parse(&fs::read_to_string(self.key_log()).unwrap())
+    }
+}
+
+/// Secrets as a library writes them down.
+#[derive(Clone)]
+pub(crate) struct KeyLog(pub(crate) Vec<(SecretKind, Vec<u8>)>);
+
+impl KeyLog {
+    pub(crate) fn parse(log: &str) -> Self {
+        let mut secrets = Vec::new();
+        for line in log.lines().filter(|line| !line.starts_with('#')) {
+            let [label, random, bytes] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+            let bytes = hexadecimal(bytes);
+            let kind = match label {
+                "CLIENT_RANDOM" => SecretKind::Master {
+                    client_random: Some(hexadecimal(random).try_into().unwrap()),
+                    server_random: None,
+                },
+                "EXPORTER_SECRET" | "EARLY_EXPORTER_SECRET" => continue,
+                _ if bytes.len() == 48 => SecretKind::Traffic { hash: Hash::Sha384 },
+                _ => SecretKind::Traffic { hash: Hash::Sha256 },
+            };
+            secrets.push((kind, bytes));
+        }
+        assert!(!secrets.is_empty(), "the key log is empty");
+        Self(secrets)
+    }
+
+    /// On offer, beside those of others.
+    pub(crate) fn offer(&self, keyring: &mut Vec<Secret>) {
+        let first = keyring.last().map_or(0, |last| last.id() + 1);
+        let numbered = (first..).zip(&self.0);
+        keyring.extend(numbered.map(|(id, (kind, bytes))| Secret::new(id, *kind, bytes).unwrap()));
+    }
+
+    /// On offer, with nothing beside.
+    pub(crate) fn alone(&self) -> Vec<Secret> {
+        let mut keyring = Vec::new();
+        self.offer(&mut keyring);
+        keyring
     }
 }
 
@@ -228,25 +298,4 @@ pub(crate) fn hexadecimal(text: &str) -> Vec<u8> {
         .chunks(2)
         .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
         .collect()
-}
-
-pub(crate) fn parse_key_log(log: &str, first: u64, _wire: &Wire) -> Vec<Secret> {
-    let mut secrets = Vec::new();
-    for line in log.lines().filter(|line| !line.starts_with('#')) {
-        let [label, random, bytes] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
-        let bytes = hexadecimal(bytes);
-        let kind = match label {
-            "CLIENT_RANDOM" => SecretKind::Master {
-                client_random: Some(hexadecimal(random).try_into().unwrap()),
-                server_random: None,
-            },
-            "EXPORTER_SECRET" | "EARLY_EXPORTER_SECRET" => continue,
-            _ => {
-                let hash = if bytes.len() == 48 { Hash::Sha384 } else { Hash::Sha256 };
-                SecretKind::Traffic { hash }
-            }
-        };
-        secrets.push(Secret::new(first + secrets.len() as u64, kind, &bytes).unwrap());
-    }
-    secrets
 }

@@ -64,6 +64,9 @@ impl Pipeline {
             if new.is_empty() {
                 break;
             }
+            if let Some(libraries) = &self.parts.libraries {
+                libraries.look_at(new.clone());
+            }
             for pid in new {
                 // The tables of a busy host's sockets are long, and read for each process.
                 self.renew_lease();

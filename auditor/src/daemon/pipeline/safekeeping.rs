@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::daemon::journal::{Item, Position};
 use crate::record::Event as Recorded;
 use crate::source::Event;
+use crate::source::ring::Next;
 
 /// How long a generation's end may wait for the disk when the daemon hands over.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -35,8 +36,8 @@ impl Parts {
         self.record(Item::Entered(session, Clock::now(), event));
     }
 
-    /// Takes the next event in. `false`: there is none.
-    pub(super) fn next_event(&mut self) -> Result<bool, PipelineError> {
+    /// Takes the next event in, if one can be read.
+    pub(super) fn next_event(&mut self) -> Result<Next, PipelineError> {
         let Self { rings, recorder, attribution, journal, .. } = self;
         let mut failed = None;
         let mut take = |event: Event<'_>, bytes: &[u8]| {

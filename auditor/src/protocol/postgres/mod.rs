@@ -17,6 +17,11 @@
 //! message can also be somebody's data, so there is no place at which reading on could be proven right. After such a hole
 //! in the client's bytes nothing is told, for the same reason. A hole within the body of one message does no such harm.
 //!
+//! Not even silence proves a boundary. It seems to: the server has said ReadyForQuery, everything is acknowledged, nothing is under
+//! way, and then the client goes on. But a server answers what is whole and waits for the rest without a word. A client that
+//! hides the header of a long message at the end of a hole, behind a Sync, is answered the same, pauses the same, and what it
+//! sends next is the inside of that message, which it can make look like any others. Nothing on the wire tells the two apart.
+//!
 //! Rows that the kernel programs counted instead of copying them ([`Skip`]) are no hole: the count says where the messages end,
 //! and it must continue what was read before it, else it is taken for one.
 
@@ -50,6 +55,9 @@ use crate::stream::Skip;
 
 use super::{Dissector, Limits, Login, Observation, Opaque, Outcome, Side, StatementKind};
 use crate::clock::Boottime;
+
+/// Bytes of a statement that are kept where memory is short.
+const STATEMENT_IN_NEED: usize = 4 << 10;
 
 /// One connection to a PostgreSQL server.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -274,6 +282,21 @@ impl Dissector for Postgres {
         matches!(&self.phase, Phase::Session(session) if session.conversation.follows_answers())
     }
 
+    fn memory(&self) -> usize {
+        match &self.phase {
+            Phase::Startup(reader) => reader.memory(),
+            Phase::Negotiation(negotiation) => negotiation.early.len(),
+            Phase::Session(session) => session.memory(),
+            Phase::Over => 0,
+        }
+    }
+
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        if let Phase::Session(session) = &mut self.phase {
+            session.spare(at, out);
+        }
+    }
+
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         if let Phase::Session(session) = &mut self.phase {
             session.close(at, out);
@@ -401,6 +424,18 @@ impl Session {
             return Err(unknown("server", head.kind));
         }
         self.conversation.rows(ended, at, out)
+    }
+
+    fn memory(&self) -> usize {
+        self.requests.memory() + self.responses.memory() + self.conversation.memory()
+    }
+
+    /// Framing goes on: the length of what is under way is known.
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        self.conversation.spare(at, out);
+        self.requests.spare();
+        // No answer is looked at any more.
+        self.responses = ResponseReader::new(self.conversation.limits);
     }
 
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {

@@ -123,6 +123,11 @@ impl StartupReader {
         Some(packet)
     }
 
+    /// Bytes kept.
+    pub(super) fn memory(&self) -> usize {
+        self.kept.len()
+    }
+
     /// Makes `kept` hold the packet's first `wanted` bytes.
     fn gather(&mut self, wanted: usize, input: &mut &[u8]) -> Option<()> {
         let missing = wanted.saturating_sub(self.kept.len()).min(input.len());
