@@ -3,7 +3,7 @@
 //!
 //! Rules of this crate: `no_std`, `repr(C)`, fixed-width integers and byte arrays, explicit padding, no enums and no
 //! `Option` in anything that crosses the boundary (a value that the other side does not know must be representable).
-//! Sizes are asserted at compile time; the daemon checks them against the object's BTF once more at load.
+//! Sizes and alignments are asserted when it is compiled, for the programs as for the daemon; both take them from here.
 #![no_std]
 #![forbid(unsafe_code)]
 

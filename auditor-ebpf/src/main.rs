@@ -25,6 +25,7 @@ mod connect;
 mod connection;
 mod emit;
 mod frames;
+mod memory;
 mod packet;
 mod process;
 mod session;
@@ -35,11 +36,11 @@ mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
 use aya_ebpf::macros::{
-    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops, tracepoint, uprobe,
+    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint, sock_ops, tracepoint, uprobe,
 };
 use aya_ebpf::programs::{
-    ProbeContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
-    TracePointContext,
+    ProbeContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+    SockoptContext, TracePointContext,
 };
 
 /// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
@@ -133,8 +134,8 @@ pub fn sched_process_exec(context: TracePointContext) -> u32 {
 }
 
 /// TP_PROTO(struct task_struct *parent, struct task_struct *child), in the parent's context, Linux 2.6.28.
-#[tracepoint]
-pub fn sched_process_fork(context: TracePointContext) -> u32 {
+#[raw_tracepoint]
+pub fn sched_process_fork(context: RawTracePointContext) -> u32 {
     process::forked(&context);
     0
 }
@@ -148,8 +149,8 @@ pub fn sched_process_exit(context: TracePointContext) -> u32 {
 
 /// TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup), in the context of whoever moves
 /// the task, when it has been moved, Linux 4.13.
-#[tracepoint]
-pub fn cgroup_attach_task(context: TracePointContext) -> u32 {
+#[raw_tracepoint]
+pub fn cgroup_attach_task(context: RawTracePointContext) -> u32 {
     process::moved(&context);
     0
 }

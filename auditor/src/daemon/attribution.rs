@@ -98,18 +98,13 @@ pub(super) struct Datagrams {
     began: Boottime,
 }
 
-/// A process that changed its session.
+/// A process that came into a session from elsewhere, and has sockets that may be older than that.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Move {
-    /// It is none's any more.
-    Left(u32),
-    /// It came from elsewhere, and has sockets that may be older than that.
-    Joined {
-        /// Into which.
-        session: u64,
-        /// Its process id.
-        pid: u32,
-    },
+pub(super) struct Joined {
+    /// Into which.
+    pub(super) session: u64,
+    /// Its process id.
+    pub(super) pid: u32,
 }
 
 /// See the module.
@@ -142,7 +137,7 @@ pub(super) struct Attribution {
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
-    moves: Vec<Move>,
+    joined: Vec<Joined>,
     /// Failures of the kernel programs that were reported.
     pub(super) reported: Reported,
     /// Refusals of what belongs to no session that are known to have been counted and not recorded.
@@ -189,7 +184,7 @@ impl Attribution {
             counting: Vec::new(),
             entries: Vec::new(),
             statements: 0,
-            moves: Vec::new(),
+            joined: Vec::new(),
             reported: Reported::new(),
             folded_of_nobody: 0,
         }
@@ -426,12 +421,9 @@ impl Attribution {
         let by = event.task.comm.split(|byte| *byte == 0).next().unwrap_or_default();
         let by = format!("process {} ({})", event.task.pid, String::from_utf8_lossy(by));
         let process = self.processes.known(pid).or_else(|| self.processes.living(pid));
+        let born = event.born != 0;
         if let Some(session) = self.sessions.get_mut(event.from) {
             let from = session.cgroup.name().to_owned();
-            if event.to == 0 && to.strip_prefix(&*from).is_some_and(|rest| rest.starts_with('/')) {
-                // Below the session's own cgroup it is in the session.
-                return;
-            }
             session.lost_a_process = true;
             session.totals.violations += 1;
             let whither = match self.sessions.record(event.to) {
@@ -439,29 +431,34 @@ impl Attribution {
                 None => to.to_string(),
             };
             let kind = if event.to == 0 { "cgroup-escape" } else { "session-change" };
-            let message =
-                format!("process {pid} was moved out of the session's cgroup {from} to {whither}, by {by}");
+            let message = if born {
+                format!(
+                    "process {pid} was born outside of the session's cgroup {from}, in the cgroup {whither}, by {by}"
+                )
+            } else {
+                format!("process {pid} was moved out of the session's cgroup {from} to {whither}, by {by}")
+            };
             let finding = Recorded::Finding { kind, message, connection: None };
             self.enter(event.from, process.clone(), at, finding);
         }
         // What was learnt of it in one session is not believed in another.
         self.processes.forget(pid);
         if event.to == 0 {
-            self.moves.push(Move::Left(pid));
             return;
         }
         if let Some(session) = self.sessions.get_mut(event.to) {
             session.totals.violations += 1;
         }
-        let message = format!("process {pid} was moved into the session's cgroup {to}, by {by}");
+        let how = if born { "born" } else { "moved" };
+        let message = format!("process {pid} was {how} into the session's cgroup {to}, by {by}");
         let finding = Recorded::Finding { kind: "cgroup-joined", message, connection: None };
         self.enter(event.to, process, at, finding);
-        self.moves.push(Move::Joined { session: event.to, pid });
+        self.joined.push(Joined { session: event.to, pid });
     }
 
-    /// Moves of processes that something is to be done about.
-    pub(super) fn take_moves(&mut self) -> Vec<Move> {
-        mem::take(&mut self.moves)
+    /// Processes that came into a session since this was last asked.
+    pub(super) fn take_joined(&mut self) -> Vec<Joined> {
+        mem::take(&mut self.joined)
     }
 
     /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later

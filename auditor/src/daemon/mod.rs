@@ -107,6 +107,12 @@ pub enum StartError {
         "the daemon lacks {0}: give them to its container or unit (CapabilityBoundingSet=), or run it on the host"
     )]
     Capabilities(String),
+    /// Process ids mean something else here than in the kernel programs.
+    #[error(
+        "the daemon runs in a PID namespace of its own, where processes have other numbers than in the kernel's records: run it in the \
+         host's (docker run --pid=host; hostPID: true)"
+    )]
+    PidNamespace,
     /// The configuration.
     #[error(transparent)]
     Configuration(#[from] config::LoadError),
@@ -168,6 +174,7 @@ impl StartError {
             | Self::Bpffs { .. } => 4,
             Self::Pipeline(_) | Self::Panicked => 1,
             Self::NotRoot
+            | Self::PidNamespace
             | Self::Configuration(_)
             | Self::Socket(_)
             | Self::Trail(_)
@@ -195,6 +202,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     if !lacking.is_empty() {
         let names: Vec<String> = lacking.into_iter().map(capabilities::name).collect();
         return Err(StartError::Capabilities(names.join(", ")));
+    }
+    if !host::is_in_first_pid_namespace(Path::new("/proc")).map_err(call("stat /proc/self/ns/pid"))? {
+        return Err(StartError::PidNamespace);
     }
     let loaded = config::load(&options.config)?;
     for warning in &loaded.warnings {

@@ -3,6 +3,7 @@
 //! Attach to each session's cgroup or to the parent of the sessions' cgroups, never to the root of the hierarchy: whoever
 //! is not an agent pays nothing.
 
+mod bpf;
 pub mod btf;
 pub mod cgroup;
 mod link;
@@ -11,6 +12,7 @@ pub mod object;
 pub mod secrets;
 pub mod shares;
 pub mod tables;
+pub mod tasks;
 pub mod tracefs;
 pub mod unix;
 pub mod uprobe;

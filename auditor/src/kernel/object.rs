@@ -12,19 +12,20 @@ use aya::programs::cgroup_skb::CgroupSkbAttachType;
 use aya::programs::cgroup_sockopt::CgroupSockoptLink;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
+    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::mount::{MsFlags, mount};
 use sha2::{Digest as _, Sha256};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, CgroupError};
 use super::link;
 use super::secrets::Secrets;
 use super::tables::{Members, TableError, Tables};
+use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
 use super::uprobe::Uprobes;
-use super::{btf, unix, uprobe};
+use super::{bpf, btf, unix, uprobe};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -95,6 +96,9 @@ pub enum KernelError {
     /// tracefs.
     #[error(transparent)]
     Tracefs(#[from] TracefsError),
+    /// The kernel's type information.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
     /// The object as a whole was refused.
     #[error(
         "the kernel refused the auditor's tables or types: {}; `auditor doctor` says what this kernel lacks",
@@ -134,13 +138,8 @@ pub enum KernelError {
         error: io::Error,
     },
     /// A cgroup's directory could not be opened.
-    #[error("open {path}: {error}")]
-    Cgroup {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel said.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A link could not be kept in bpffs.
     #[error("keep the program {name} in {path}: {error}")]
     Pin {
@@ -151,6 +150,24 @@ pub enum KernelError {
         /// What failed.
         error: String,
     },
+}
+
+impl KernelError {
+    /// What the kernel itself answered, as an errno value.
+    pub fn os_error(&self) -> Option<i32> {
+        use std::error::Error as _;
+        let mut cause: Option<&dyn std::error::Error> = match self {
+            Self::Program { error, .. } => Some(error),
+            other => other.source(),
+        };
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return error.raw_os_error();
+            }
+            cause = error.source();
+        }
+        None
+    }
 }
 
 /// An error and what caused it, in one line: the kernel's own answer is the last of aya's causes.
@@ -285,20 +302,16 @@ impl Object {
 
     fn load_into(sizes: RingSizes, pins: &Path, pinned: &Path, found: bool) -> Result<Loaded, KernelError> {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
+        let tasks = tasks::globals(Path::new(btf::VMLINUX))?;
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
         let mut loader = EbpfLoader::new();
-        for (name, value) in unix.iter().flatten() {
+        for (name, value) in tasks.iter().chain(unix.iter().flatten()) {
             loader.override_global(name, value, true);
         }
         loader
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
-            .override_global("FORK_CHILD_PID_OFFSET", &offsets.fork_child_pid, true)
-            .override_global("MOVE_ROOT_OFFSET", &offsets.move_root, true)
-            .override_global("MOVE_CGROUP_OFFSET", &offsets.move_cgroup, true)
-            .override_global("MOVE_PID_OFFSET", &offsets.move_pid, true)
-            .override_global("MOVE_PATH_OFFSET", &offsets.move_path, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true);
         for map in MAPS {
             loader.map_pin_path(map, pinned.join(map));
@@ -331,8 +344,7 @@ impl Object {
     /// The kernel refused; what this call attached is detached again, and what was there before stays.
     pub fn attach(&mut self, cgroup: &Cgroup, pins: &Path) -> Result<Attachment, KernelError> {
         make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
-        let directory = fs::File::open(cgroup.path())
-            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
+        let directory = cgroup.open()?;
         let mut links = Vec::with_capacity(HOOKS.len());
         let mut made = Vec::new();
         if let Err(error) = self.hold_all(&directory, pins, &mut links, &mut made) {
@@ -383,7 +395,7 @@ impl Object {
                     kernel: unix::KERNEL,
                     error: ProgramError::IOError(error),
                 })?;
-                unix::pin(link.as_fd(), &path).map_err(pin)?;
+                bpf::pin(link.as_fd(), &path).map_err(pin)?;
                 made.push(path.clone());
             }
             let link = PinnedLink::from_pin(&path).map_err(|error| pin(io::Error::other(error)))?;
@@ -457,15 +469,14 @@ impl Object {
         Ok(())
     }
 
-    /// For as long as the answer lives, asking for the protocol (SO_PROTOCOL) of a socket that was made in the cgroup, or below it, gives EPERM to
+    /// For as long as the answer lives, asking for SO_INCOMING_CPU of a socket that was made in the cgroup, or below it, gives EPERM to
     /// this process.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn tell_members(&mut self, cgroup: &Cgroup) -> Result<CgroupSockoptLink, KernelError> {
         let (name, kernel) = MEMBERSHIP;
-        let directory = fs::File::open(cgroup.path())
-            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
+        let directory = cgroup.open()?;
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
         let Program::CgroupSockopt(program) = program else { return Err(KernelError::Missing(name)) };
         program
@@ -509,6 +520,8 @@ fn layout(sizes: RingSizes) -> String {
         size_of::<event::Exec>(),
         size_of::<event::Fork>(),
         size_of::<event::Exit>(),
+        size_of::<event::Moved>(),
+        size_of::<control::Member>(),
         size_of::<unix::NameKey>(),
         size_of::<unix::UnixDecision>(),
         size_of::<tls::Secret>(),
@@ -558,6 +571,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, kernel: &'static str) -> Re
         Program::SockOps(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::TracePoint(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
         _ => return Err(KernelError::Missing(name)),
     }
     .map_err(|error| KernelError::Program { name, kernel, error })
@@ -612,10 +626,15 @@ fn attach_sock_ops(program: &mut Program, cgroup: &fs::File) -> Result<FdLink, P
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, group: &str, name: &'static str) -> Result<FdLink, ProgramError> {
-    let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
-        return Err(ProgramError::NotAttached);
-    };
-    let program: &mut TracePoint = program;
-    let id = program.attach(group, name)?;
-    as_descriptor(program.take_link(id)?.try_into())
+    match ebpf.program_mut(name) {
+        Some(Program::TracePoint(program)) => {
+            let id = program.attach(group, name)?;
+            as_descriptor(program.take_link(id)?.try_into())
+        }
+        Some(Program::RawTracePoint(program)) => {
+            let id = program.attach(name)?;
+            Ok(program.take_link(id)?.into())
+        }
+        _ => Err(ProgramError::NotAttached),
+    }
 }

@@ -12,6 +12,8 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use auditor_common::tls;
 use aya::maps::MapData;
 
+use super::bpf;
+
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
@@ -87,7 +89,7 @@ impl Secrets {
         let mut secret = Secret(Box::new(tls::Secret::BLANK));
         let mut element = self.element(&raw const id, &raw mut *secret.0);
         // SAFETY: key and value have the sizes of the map's, which the object's layout fixes.
-        found(unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &mut element) }).map(|found| found.then_some(secret))
+        found(unsafe { bpf::call(BPF_MAP_LOOKUP_ELEM, &mut element) }).map(|found| found.then_some(secret))
     }
 
     /// Removes entries. Those that are gone already are nothing to speak of.
@@ -99,7 +101,7 @@ impl Secrets {
         for id in ids {
             let mut element = self.element(&raw const id, std::ptr::null_mut::<u8>());
             // SAFETY: as in `get`; a value is not asked for.
-            if let Err(error) = found(unsafe { bpf(BPF_MAP_DELETE_ELEM, &mut element) }) {
+            if let Err(error) = found(unsafe { bpf::call(BPF_MAP_DELETE_ELEM, &mut element) }) {
                 result = Err(error);
             }
         }
@@ -117,7 +119,7 @@ impl Secrets {
         loop {
             let mut element = self.element(key, &raw mut next);
             // SAFETY: as in `get`; the next key is as long as a key.
-            if !found(unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &mut element) })?
+            if !found(unsafe { bpf::call(BPF_MAP_GET_NEXT_KEY, &mut element) })?
                 || ids.len() >= tls::SECRETS as usize
             {
                 ids.sort_unstable();
@@ -142,15 +144,4 @@ fn found(result: io::Result<libc::c_long>) -> io::Result<bool> {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// bpf(2).
-///
-/// # Safety
-/// What the element points to is valid for `command`, in the sizes of the map.
-unsafe fn bpf(command: libc::c_long, element: &mut Element) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads as many bytes as it is told; the rest is the caller's promise.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(element), size_of::<Element>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

@@ -134,6 +134,7 @@ impl Tables {
             (site::SITE_VERDICT, errno::EDQUOT),
             (site::SITE_CONNECTION, errno::EDQUOT),
             (site::SITE_PROCESS, errno::EDQUOT),
+            (site::SITE_MOVE, errno::ENOSPC),
             (site::SITE_SOCKET_STORAGE, errno::ENOMEM),
             (site::SITE_UNIX_NAME, errno::EFAULT),
         ];
@@ -216,7 +217,7 @@ impl Tables {
     /// # Errors
     /// The table is full, or the kernel refused.
     pub fn set_session(&mut self, cgroup: u64, session: Session) -> Result<(), TableError> {
-        self.sessions.insert(cgroup, Shared(session), 0).map_err(failed("SESSIONS"))
+        self.sessions.insert(cgroup, Shared(session.sealed(cgroup)), 0).map_err(failed("SESSIONS"))
     }
 
     /// Takes a session out. What it leaves behind is refused from here on.
@@ -230,23 +231,12 @@ impl Tables {
         }
     }
 
-    /// Makes a task known as a session's: one that lived in its cgroup before that was tagged.
+    /// Makes a process known as a session's: one that lived in its cgroup before that was tagged.
     ///
     /// # Errors
     /// The table is full, or the kernel refused.
-    pub fn add_member(&mut self, task: u32, member: Member) -> Result<(), TableError> {
-        self.members.insert(task, Shared(member), 0).map_err(failed("MEMBERS"))
-    }
-
-    /// Forgets that a task is a session's.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn remove_member(&mut self, task: u32) -> Result<(), TableError> {
-        match self.members.remove(&task) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            result => result.map_err(failed("MEMBERS")),
-        }
+    pub fn add_member(&mut self, process: u32, member: Member) -> Result<(), TableError> {
+        self.members.insert(process, Shared(member), 0).map_err(failed("MEMBERS"))
     }
 
     /// The sessions' shares of the rings.

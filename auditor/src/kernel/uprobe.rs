@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use aya::Ebpf;
 
+use super::bpf;
 use super::object::make_pins;
 use super::unix::{self, ProgramLoad};
 use crate::library::{Point, Probe};
@@ -135,7 +136,7 @@ impl Uprobes {
                 continue;
             }
             let linked =
-                create_link(program, file, &offsets, library).and_then(|link| unix::pin(link.as_fd(), &path));
+                create_link(program, file, &offsets, library).and_then(|link| bpf::pin(link.as_fd(), &path));
             if let Err(error) = linked {
                 result = Err(error);
             }
@@ -197,7 +198,7 @@ fn load(
     // The last byte stays NUL.
     attributes.prog_name.iter_mut().take(15).zip(name.bytes()).for_each(|(place, byte)| *place = byte);
     // SAFETY: instructions, licence and log outlive the call, and the lengths are theirs.
-    let loaded = unsafe { unix::bpf_descriptor(unix::BPF_PROG_LOAD, &mut attributes) };
+    let loaded = unsafe { bpf::descriptor(unix::BPF_PROG_LOAD, &mut attributes) };
     let words = log.split(|byte| *byte == 0).next().unwrap_or_default();
     let words = String::from_utf8_lossy(words);
     let descriptor = loaded.map_err(|error| format!("{error}: {}", words.trim()))?;
@@ -231,7 +232,7 @@ fn create_link(program: &OwnedFd, file: &File, offsets: &[u64], library: u64) ->
         _padding: 0,
     };
     // SAFETY: path and arrays outlive the call; the count is theirs.
-    unsafe { unix::bpf_descriptor(unix::BPF_LINK_CREATE, &mut attributes) }
+    unsafe { bpf::descriptor(unix::BPF_LINK_CREATE, &mut attributes) }
 }
 
 #[cfg(test)]

@@ -9,10 +9,11 @@ pub mod ring;
 
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
-    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, KIND_SKIPPED, Moved, Packet, Skipped,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, KIND_SKIPPED, KIND_UNIX, Moved, Packet,
+    Skipped,
 };
 use auditor_common::tls::{KIND_SECRET, SecretTaken};
-use auditor_common::unix::{KIND_UNIX, UnixDecision};
+use auditor_common::unix::UnixDecision;
 
 use crate::clock::Boottime;
 

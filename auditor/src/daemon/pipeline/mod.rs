@@ -6,6 +6,7 @@
 mod existing;
 mod safekeeping;
 mod sessions;
+mod still;
 
 pub(super) use sessions::session_pins;
 
@@ -24,6 +25,7 @@ use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
 use crate::kernel::object::{Attachment, KernelError, Object, RingSizes};
 use crate::kernel::tables::Tables;
+use crate::posture;
 use crate::record::{Entry, Event as Recorded, Loss};
 use crate::session;
 use crate::source::ring::{Next, Rings, Waiter};
@@ -149,6 +151,7 @@ impl Pipeline {
 
     /// Runs until it is told to stop; what it started with comes back.
     pub(super) fn run(mut self) -> Result<Parts, PipelineError> {
+        still::release_left(&self.parts.runtime_dir);
         let waiter = Waiter::new(&self.parts.rings, self.parts.commands.wake_descriptor().as_fd())
             .map_err(PipelineError::Wait)?;
         loop {
@@ -352,6 +355,11 @@ impl Pipeline {
         let configuration =
             self.parts.attribution.put_in_force(&loaded, &mut self.parts.tables).map_err(failed)?;
         self.parts.note(&Item::Reloaded(configuration));
+        if posture::paths::renew(&mut self.parts.degraded, &loaded.settings) != 0 {
+            tracing::warn!(
+                "others than root may exchange sockets that are allowed by their paths: see `auditor status`"
+            );
+        }
         self.parts.settings = loaded.settings;
         self.parts.enter_now(0, Recorded::DaemonReloaded { configuration: loaded.digest });
         Ok(())
