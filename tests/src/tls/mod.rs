@@ -78,6 +78,10 @@ impl Server {
     }
 }
 
+/// The longest alert. The last word of one end may arrive when the other has closed already: then it was seen, and the kernel,
+/// which counts what was taken in and what was acknowledged, does not count it.
+const CLOSE_NOTIFY: u64 = 5 + 16 + 2 + 48 + 16;
+
 /// What must be said of every connection of a test.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
@@ -303,9 +307,12 @@ pub fn check_connection(record: &Value, version: &str, cipher: &str, expected: E
         ("received", ["audited_received", "opaque_received", "skipped_received"]),
     ] {
         let [audited, opaque, skipped] = kinds.map(|kind| coverage[kind].as_u64());
-        if opaque != Some(0)
-            || coverage[all].as_u64() != audited.zip(skipped).map(|(left, right)| left + right)
-        {
+        let seen = audited.zip(skipped).map(|(left, right)| left + right);
+        let fits = coverage[all]
+            .as_u64()
+            .zip(seen)
+            .is_some_and(|(all, seen)| (all..=all + CLOSE_NOTIFY).contains(&seen));
+        if opaque != Some(0) || !fits {
             bail!("not all that was {all} was audited");
         }
     }

@@ -70,8 +70,8 @@ fn check(tls: &Value, handshake: &Handshake, fingerprint: &str, library: Option<
     }
     // With TLS 1.3 it is encrypted.
     if !handshake.resumed && (library.is_some() || handshake.version == "1.2") {
-        assert_eq!(tls["server"]["sha256"], fingerprint, "{tls}");
-        let names = tls["server"]["names"].as_array().unwrap();
+        assert_eq!(tls["server_certificate"]["sha256"], fingerprint, "{tls}");
+        let names = tls["server_certificate"]["names"].as_array().unwrap();
         assert!(names.iter().any(|name| name == SERVER), "{tls}");
     }
 }

@@ -110,7 +110,7 @@ fn handshakes_and_traffic_for_a_while() {
     let user = child::find_user(&[UNPRIVILEGED]).unwrap();
     let words = pgbench(&["-C", "-c", "2"]);
     let mut stranger = std::process::Command::new(&words[0]);
-    child::as_user(stranger.args(&words[1..]).current_dir("/"), &user);
+    child::as_user(stranger.args(&words[1..]).current_dir("/").env("HOME", "/nonexistent"), &user);
     workers.push(start(&mut stranger));
 
     let begun = Instant::now();

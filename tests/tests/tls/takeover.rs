@@ -66,10 +66,10 @@ fn across(name: &str, mut next: impl FnMut(Daemon, &mut Vec<Daemon>) -> Daemon) 
     let report = oracle::compare(&log, &records).unwrap();
     eprintln!("tls, {name}: {report}");
     assert!(report.is_equal(), "{report}\n{:?}\ndaemon: {}", findings(&records), daemon.said());
-    assert!(report.told > 1000, "only {} statements", report.told);
+    assert!(report.told > 300, "only {} statements", report.told);
     let expected = Expected { library: &system_openssl(), sni: Some(SERVER) };
     let connections = check_connections(&log, &records, expected).unwrap();
-    assert!(connections > 200, "only {connections} connections");
+    assert!(connections > 50, "only {connections} connections");
     daemon.stop().unwrap();
 }
 
