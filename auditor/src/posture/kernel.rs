@@ -144,8 +144,7 @@ pub(super) fn ptrace_scope(host: &Host) -> Check {
 
 pub(super) fn type_information(host: &Host) -> Check {
     const NAME: &str = "btf";
-    const MEANING: &str =
-        "the kernel's own description of its types, by which the programs find a process's cgroup where it is born or moved";
+    const MEANING: &str = "the kernel's own description of its types, by which the programs find a process's cgroup where it is born or moved";
     if host.sys.join("kernel/btf/vmlinux").exists() {
         return Check::ok(NAME, MEANING, "present");
     }
