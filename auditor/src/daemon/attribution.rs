@@ -42,6 +42,8 @@ use crate::source::Event;
 const CONVERSATIONS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
 const CONVERSATIONS: usize = 65_536;
+/// Libraries whose names are remembered.
+const LIBRARIES: usize = 4096;
 /// UDP sockets of one session that are followed at most. Further ones are named in a finding, and their ends are not recorded.
 const DATAGRAMS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
@@ -131,6 +133,8 @@ pub(super) struct Attribution {
     pub(super) keyrings: Keyrings,
     /// Connections that wait for one, by session and cookie.
     waiting_for_secrets: BTreeSet<(u64, u64)>,
+    /// What libraries are called, by their numbers.
+    libraries: BTreeMap<u64, String>,
     findings: Findings,
     /// Sockets whose rows are to be counted from now on, or no longer.
     counting: Vec<(u64, bool)>,
@@ -149,7 +153,7 @@ pub(super) type Saved = (
     (Sessions, Known, Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
     (HashMap<u32, (u64, Boottime)>, u64, keyrings::Saved),
-    (BTreeMap<u64, u64>, Unfollowed, Budget),
+    (BTreeMap<u64, u64>, Unfollowed, Budget, BTreeMap<u64, String>),
 );
 
 impl Attribution {
@@ -180,6 +184,7 @@ impl Attribution {
             closing: VecDeque::new(),
             keyrings,
             waiting_for_secrets: BTreeSet::new(),
+            libraries: BTreeMap::new(),
             findings: Findings::default(),
             counting: Vec::new(),
             entries: Vec::new(),
@@ -225,6 +230,7 @@ impl Attribution {
             }
             Item::Looked(process) => self.processes.tell(process),
             Item::Reported(reported) => self.reported = reported,
+            Item::Library(number, name) => self.library(number, name),
             Item::Reloaded(configuration) => {
                 let settings = self.policies.recall(configuration, &self.clock)?;
                 self.compiled.clear();
@@ -272,7 +278,7 @@ impl Attribution {
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
             (&self.missed, self.folded_of_nobody, self.keyrings.saved()),
-            (&self.datagrams_of, &self.unfollowed, &self.budget),
+            (&self.datagrams_of, &self.unfollowed, &self.budget, &self.libraries),
         )
     }
 
@@ -285,7 +291,7 @@ impl Attribution {
         let secrets;
         (self.missed, self.folded_of_nobody, secrets) = uncounted;
         self.keyrings.restore(secrets)?;
-        (self.datagrams_of, self.unfollowed, self.budget) = bounds;
+        (self.datagrams_of, self.unfollowed, self.budget, self.libraries) = bounds;
         (self.sessions, self.reported) = (sessions, reported);
         self.processes.restore(known);
         let offset;
@@ -901,14 +907,26 @@ impl Attribution {
         }
     }
 
+    /// What a library is called has become known, perhaps later than its first secrets.
+    fn library(&mut self, number: u64, name: String) {
+        if self.libraries.len() >= LIBRARIES {
+            self.libraries.pop_first();
+        }
+        for conversation in self.conversations.values_mut() {
+            conversation.is_called(number, &name);
+        }
+        self.libraries.insert(number, name);
+    }
+
     /// Notes which secrets a connection has claimed and released, and whether it waits for one.
     fn account_for_secrets(&mut self, cookie: u64, findings: &mut Findings) {
         let waits = findings.waits.take();
         if waits.is_none() && findings.secrets.is_empty() {
             return;
         }
-        let Some(conversation) = self.conversations.get(&cookie) else { return };
-        let session = conversation.session;
+        let Some(session) = self.conversations.get(&cookie).map(|conversation| conversation.session) else {
+            return;
+        };
         match waits {
             Some(true) => _ = self.waiting_for_secrets.insert((session, cookie)),
             Some(false) => _ = self.waiting_for_secrets.remove(&(session, cookie)),
@@ -916,7 +934,12 @@ impl Attribution {
         }
         for (secret, claimed) in findings.secrets.drain(..) {
             if claimed {
-                self.keyrings.claim(session, secret);
+                let library = self.keyrings.claim(session, secret);
+                if let Some(number) = library
+                    && let Some(conversation) = self.conversations.get_mut(&cookie)
+                {
+                    conversation.derived_by(number, self.libraries.get(&number));
+                }
             } else {
                 self.keyrings.release(session, secret);
             }

@@ -48,8 +48,8 @@ pub(super) struct Found {
     pub(super) library: u64,
     /// Where it was seen: as the process sees it.
     pub(super) path: PathBuf,
-    /// What is in it.
-    pub(super) points: Vec<Point>,
+    /// What is in it, e.g. `OpenSSL 3.0.19`; `None` where there is nothing to probe.
+    pub(super) name: Option<String>,
     /// The session's number and the process that mapped it; `None` for the host's own libraries at the start.
     pub(super) by: Option<(u64, u32)>,
     /// How long the session was held.
@@ -211,6 +211,8 @@ impl Watch {
             let Ok(library) = number(&file) else { continue };
             if self.is_new(library) {
                 self.see(file, library, path, None, None);
+            } else {
+                self.recognise(file, library, path, None);
             }
         }
     }
@@ -239,11 +241,23 @@ impl Watch {
         // The process is gone, or has mapped something else there, which is told too.
         let Ok(file) = File::open(&place) else { return };
         let Ok(library) = number(&file) else { return };
-        if !self.is_new(library) {
-            return;
+        let path = || fs::read_link(&place).unwrap_or_default();
+        let by = Some((member.session, process));
+        if self.is_new(library) {
+            self.see(file, library, &path(), by, Some(member.cgroup));
+        } else if self.probed.get(&library).is_some_and(Option::is_none) {
+            self.recognise(file, library, &path(), by);
         }
-        let path = fs::read_link(&place).unwrap_or_default();
-        self.see(file, library, &path, Some((member.session, process)), Some(member.cgroup));
+    }
+
+    /// A file that an earlier daemon has probed: what is in it may not be known any more.
+    fn recognise(&mut self, file: File, library: u64, path: &Path, by: Option<(u64, u32)>) {
+        let Some(earlier @ None) = self.probed.get_mut(&library) else { return };
+        let points = library::inspect(&file).map(|probes| points_of(&probes)).unwrap_or_default();
+        let name = library::name(&file, &points);
+        *earlier = Some(file);
+        let found = Found { library, path: path.to_owned(), name, by, pause: None, error: None };
+        let _ = self.found.try_send(found);
     }
 
     fn is_new(&self, library: u64) -> bool {
@@ -276,13 +290,15 @@ impl Watch {
             self.remember(library);
             return;
         }
+        // Takes milliseconds for a large file, and nobody waits for it any more.
+        let name = library::name(&file, &points);
         if error.is_none() && !points.is_empty() {
             self.probed.insert(library, Some(file));
         } else {
             self.remember(library);
         }
         // Whoever takes them is behind: that a library was found is not said, that it is probed stays true.
-        let found = Found { library, path: path.to_owned(), points, by, pause, error };
+        let found = Found { library, path: path.to_owned(), name, by, pause, error };
         let _ = self.found.try_send(found);
     }
 

@@ -108,6 +108,8 @@ pub(super) enum Item {
     Looked(Process),
     /// Failures of the kernel programs that were reported, by site and errno.
     Reported(Reported),
+    /// What a library is called, by the number that its probes tell.
+    Library(u64, String),
     /// Another configuration is in force.
     Reloaded(Configuration),
 }

@@ -396,13 +396,24 @@ impl Pipeline {
     /// What the thread that watches libraries has found.
     fn take_libraries(&mut self) {
         let Some(libraries) = &self.parts.libraries else { return };
-        for found in libraries.take_found() {
-            let Found { library, path, points, by, pause, error } = found;
-            let (path, pause) = (path.display(), pause.map(|pause| pause.as_micros()));
-            match error {
-                None => tracing::info!(library, %path, ?points, ?by, pause, "code of TLS is probed"),
-                Some(error) => tracing::warn!(error, %path, ?points, ?by, pause, "code is not probed"),
+        for found in libraries.take_found().collect::<Vec<_>>() {
+            let Found { library, path, name, by, pause, error } = found;
+            let (session, pid) = by.unwrap_or((0, 0));
+            if let Some(name) = &name {
+                self.parts.record(Item::Library(library, name.clone()));
             }
+            // The host's own at the start are no event of anybody's.
+            if by.is_none() && error.is_none() {
+                continue;
+            }
+            let probed = Recorded::LibraryProbed {
+                library: name,
+                path: path.display().to_string(),
+                pid: (pid != 0).then_some(pid),
+                pause_us: pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX)),
+                error,
+            };
+            self.parts.enter_now(session, probed);
         }
     }
 
