@@ -73,7 +73,7 @@ pub(super) struct Libraries {
 }
 
 impl Libraries {
-    /// Probes the host's libraries and what sessions that go on have mapped, then goes on in a thread.
+    /// Probes what sessions that go on have mapped, then goes on in a thread, first with the host's libraries.
     pub(super) fn start(
         uprobes: Uprobes,
         members: Members,
@@ -88,9 +88,13 @@ impl Libraries {
         let frozen = runtime_dir.join("frozen");
         thaw_what_was_left(&frozen);
         let probed = uprobes.libraries()?.into_iter().map(|library| (library, None)).collect();
-        let mut watch =
-            Watch { uprobes, members, hierarchy, frozen, known: BTreeSet::new(), probed, found: sender };
-        watch.host();
+        let host = host_libraries();
+        let known = BTreeSet::new();
+        let mut watch = Watch { uprobes, members, hierarchy, frozen, known, probed, host, found: sender };
+        // Agents begin as `auditor run`, which says nothing under TLS.
+        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
+            watch.remember(own);
+        }
         watch.look_at_all();
         let own = Arc::clone(&wake);
         let thread = thread::Builder::new().name("libraries".to_owned()).spawn(move || {
@@ -158,6 +162,8 @@ struct Watch {
     known: BTreeSet<u64>,
     /// Files that are probed, by their number; `None`: an earlier daemon's, of which the number is all that is known.
     probed: HashMap<u64, Option<File>>,
+    /// Libraries of the host that are still to be looked at, when there is nothing else to do.
+    host: Vec<PathBuf>,
     found: SyncSender<Found>,
 }
 
@@ -165,7 +171,8 @@ impl Watch {
     fn run(&mut self, mut mappings: Mappings, orders: &Receiver<Order>, wake: &EventFd) {
         let mut looked = Instant::now();
         loop {
-            if let Err(error) = mappings.wait(LOOK_AGAIN) {
+            let limit = if self.host.is_empty() { LOOK_AGAIN } else { Duration::ZERO };
+            if let Err(error) = mappings.wait(limit) {
                 tracing::error!(%error, "libraries are not looked for any more: what is said under TLS may not be read");
                 return;
             }
@@ -187,6 +194,7 @@ impl Watch {
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
+            self.look_at_next_of_host();
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 self.look_again();
@@ -194,24 +202,13 @@ impl Watch {
         }
     }
 
-    /// Probes what the host's dynamic linker knows (ld.so.cache(5)).
-    fn host(&mut self) {
-        // Agents begin as `auditor run`, which says nothing under TLS.
-        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
-            self.remember(own);
-        }
-        let Ok(cache) = fs::read("/etc/ld.so.cache") else { return };
-        let names: BTreeSet<&[u8]> = cache
-            .split(|byte| *byte == 0)
-            .filter(|name| name.starts_with(b"/") && name.contains(&b'.'))
-            .collect();
-        for name in names {
-            let path = Path::new(OsStr::from_bytes(name));
-            let Ok(file) = File::open(path) else { continue };
-            let Ok(library) = number(&file) else { continue };
-            if self.is_new(library) {
-                self.see(file, library, path, None, None);
-            }
+    /// Looks at one of the files that the host's dynamic linker knows.
+    fn look_at_next_of_host(&mut self) {
+        let Some(path) = self.host.pop() else { return };
+        let Ok(file) = File::open(&path) else { return };
+        let Ok(library) = number(&file) else { return };
+        if self.is_new(library) {
+            self.see(file, library, &path, None, None);
         }
     }
 
@@ -311,6 +308,24 @@ impl Watch {
             self.probed.remove(&library);
         }
     }
+}
+
+/// What the host's dynamic linker knows (ld.so.cache(5)), those that are most probably of interest last, which is looked at first.
+fn host_libraries() -> Vec<PathBuf> {
+    let Ok(cache) = fs::read("/etc/ld.so.cache") else { return Vec::new() };
+    let names: BTreeSet<&[u8]> = cache
+        .split(|byte| *byte == 0)
+        .filter(|name| name.starts_with(b"/") && name.contains(&b'.'))
+        .take(MOST_KNOWN)
+        .collect();
+    let mut paths: Vec<PathBuf> =
+        names.into_iter().map(|name| PathBuf::from(OsStr::from_bytes(name))).collect();
+    // An order only: what a library is, its contents say.
+    paths.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        name.starts_with(b"libcrypto") || name.starts_with(b"libgnutls")
+    });
+    paths
 }
 
 /// Whether a file was deleted and no process has its code mapped.
