@@ -45,10 +45,11 @@ except psycopg.OperationalError:
 /// Maps what it is given as code, and waits for the daemon to look at it.
 const MAPPER: &str = r#"
 import mmap, os, sys, time
+maps = []
 for name in sys.argv[1:]:
     file = os.open(name, os.O_RDONLY)
-    mmap.mmap(file, os.path.getsize(name), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
-time.sleep(0.2)
+    maps.append(mmap.mmap(file, os.path.getsize(name), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC))
+time.sleep(1)
 "#;
 
 const SERVER: &str = include_str!("../src/tls_server.py");
