@@ -35,6 +35,8 @@ use std::os::fd::AsFd as _;
 
 /// Time between two looks at whether probed files are still what they were.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Time between two searches for deleted files that nobody has mapped any more.
+const SEARCH_AGAIN: Duration = Duration::from_secs(60);
 /// Files that are remembered: those without anything to probe, and those with.
 const MOST_KNOWN: usize = 65536;
 const MOST_PROBED: usize = 1024;
@@ -90,7 +92,18 @@ impl Libraries {
         let probed = uprobes.libraries()?.into_iter().map(|library| (library, None)).collect();
         let host = host_libraries();
         let known = BTreeSet::new();
-        let mut watch = Watch { uprobes, members, hierarchy, frozen, known, probed, host, found: sender };
+        let mut watch = Watch {
+            uprobes,
+            members,
+            hierarchy,
+            frozen,
+            known,
+            probed,
+            host,
+            search: None,
+            searched: Instant::now(),
+            found: sender,
+        };
         // Agents begin as `auditor run`, which says nothing under TLS.
         if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
             watch.remember(own);
@@ -164,6 +177,9 @@ struct Watch {
     probed: HashMap<u64, Option<File>>,
     /// Libraries of the host that are still to be looked at, when there is nothing else to do.
     host: Vec<PathBuf>,
+    /// A search for deleted files that nobody has mapped, and when the last one began.
+    search: Option<thread::JoinHandle<Vec<u64>>>,
+    searched: Instant,
     found: SyncSender<Found>,
 }
 
@@ -293,21 +309,50 @@ impl Watch {
     /// A file that was written to is not what was looked through; and the kernel would go on executing the instruction that stood at the
     /// probe before. One that was deleted and that nobody has mapped any more needs no probe.
     fn look_again(&mut self) {
-        let changed: Vec<u64> = self
-            .probed
-            .iter()
-            .filter(|(library, file)| {
-                file.as_ref().is_some_and(|file| number(file).ok() != Some(**library) || is_unused(file))
-            })
-            .map(|(library, _)| *library)
+        let files = || self.probed.iter().filter_map(|(library, file)| Some((*library, file.as_ref()?)));
+        let mut gone: Vec<u64> = files()
+            .filter(|(library, file)| number(file).ok() != Some(*library))
+            .map(|(library, _)| library)
             .collect();
-        for library in changed {
+        if let Some(search) = &self.search
+            && search.is_finished()
+            && let Some(search) = self.search.take()
+        {
+            // It does not panic; if it did, nothing was found.
+            gone.extend(search.join().unwrap_or_default());
+        }
+        let deleted = files().filter_map(|(library, file)| {
+            let status = file.metadata().ok().filter(|status| status.nlink() == 0)?;
+            Some((library, status.ino()))
+        });
+        let deleted: Vec<(u64, u64)> = deleted.collect();
+        if self.search.is_none() && !deleted.is_empty() && self.searched.elapsed() >= SEARCH_AGAIN {
+            self.searched = Instant::now();
+            // Not here: it reads what every process has mapped, and somebody may be about to map something new.
+            let search =
+                thread::Builder::new().name("mapped files".to_owned()).spawn(move || unused(deleted));
+            self.search = search.ok();
+        }
+        for library in gone {
             if let Err(error) = self.uprobes.detach(library) {
                 tracing::warn!(%error, "a probe stays in a file that has changed");
             }
             self.probed.remove(&library);
         }
     }
+}
+
+/// Those of deleted files (number, inode) that no process has mapped.
+fn unused(mut files: Vec<(u64, u64)>) -> Vec<u64> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    for process in processes.flatten() {
+        if process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)
+            && let Ok(maps) = fs::read_to_string(process.path().join("maps"))
+        {
+            files.retain(|(_, inode)| !maps.contains(&format!(" {inode} ")));
+        }
+    }
+    files.into_iter().map(|(library, _)| library).collect()
 }
 
 /// What the host's dynamic linker knows (ld.so.cache(5)), those that are most probably of interest last, which is looked at first.
@@ -326,20 +371,6 @@ fn host_libraries() -> Vec<PathBuf> {
         name.starts_with(b"libcrypto") || name.starts_with(b"libgnutls")
     });
     paths
-}
-
-/// Whether a file was deleted and no process has its code mapped.
-fn is_unused(file: &File) -> bool {
-    let Ok(status) = file.metadata() else { return false };
-    if status.nlink() > 0 {
-        return false;
-    }
-    let wanted = format!(" {} ", status.ino());
-    let Ok(processes) = fs::read_dir("/proc") else { return false };
-    !processes.flatten().any(|process| {
-        process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)
-            && fs::read_to_string(process.path().join("maps")).is_ok_and(|maps| maps.contains(&wanted))
-    })
 }
 
 fn points_of(probes: &[Probe]) -> Vec<Point> {
