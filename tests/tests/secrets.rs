@@ -83,7 +83,7 @@ impl Scene {
         self.daemon.home().folder()
     }
 
-    /// Runs a program in a session; it must succeed. All secrets that the server has told by then must have been taken.
+    /// Runs a program in a session; it must succeed.
     fn run(&self, words: &[OsString]) {
         let output = self.daemon.run(AGENT, UNPRIVILEGED, words).unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -68,14 +68,14 @@ enum Order {
 
 /// The thread. It ends with this value.
 pub(super) struct Libraries {
-    thread: Option<thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
     orders: Option<SyncSender<Order>>,
     wake: Arc<EventFd>,
     found: Receiver<Found>,
 }
 
 impl Libraries {
-    /// Probes what sessions that go on have mapped, then goes on in a thread, first with the host's libraries.
+    /// Probes what sessions that go on have mapped, then goes on in threads: one watches, one looks through the host's libraries.
     pub(super) fn start(
         uprobes: Uprobes,
         members: Members,
@@ -90,7 +90,9 @@ impl Libraries {
         let frozen = runtime_dir.join("frozen");
         thaw_what_was_left(&frozen);
         let probed = uprobes.libraries()?.into_iter().map(|library| (library, None)).collect();
-        let host = host_libraries();
+        let uprobes = Arc::new(uprobes);
+        let (sender_of_seen, seen) = sync_channel(16);
+        let of_host = Arc::clone(&uprobes);
         let known = BTreeSet::new();
         let mut watch = Watch {
             uprobes,
@@ -99,7 +101,7 @@ impl Libraries {
             frozen,
             known,
             probed,
-            host,
+            seen,
             search: None,
             searched: Instant::now(),
             found: sender,
@@ -114,7 +116,11 @@ impl Libraries {
             go_first();
             watch.run(mappings, &ordered, &own);
         })?;
-        Ok(Self { thread: Some(thread), orders: Some(orders), wake, found })
+        let own = Arc::clone(&wake);
+        let host = thread::Builder::new().name("host libraries".to_owned()).spawn(move || {
+            see_host(&of_host, &sender_of_seen, &own);
+        })?;
+        Ok(Self { threads: vec![thread, host], orders: Some(orders), wake, found })
     }
 
     /// Has the code looked at that processes have mapped already: they have become a session's.
@@ -136,7 +142,7 @@ impl Drop for Libraries {
     fn drop(&mut self) {
         self.orders = None;
         let _ = self.wake.write(1);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // It does not panic; if it did, there is nothing to do about it.
             let _ = thread.join();
         }
@@ -166,7 +172,7 @@ fn go_first() {
 
 /// The thread's state.
 struct Watch {
-    uprobes: Uprobes,
+    uprobes: Arc<Uprobes>,
     members: Members,
     hierarchy: Hierarchy,
     /// A file that names the cgroup which is frozen now.
@@ -175,8 +181,8 @@ struct Watch {
     known: BTreeSet<u64>,
     /// Files that are probed, by their number; `None`: an earlier daemon's, of which the number is all that is known.
     probed: HashMap<u64, Option<File>>,
-    /// Libraries of the host that are still to be looked at, when there is nothing else to do.
-    host: Vec<PathBuf>,
+    /// What is learnt of the host's libraries.
+    seen: Receiver<Seen>,
     /// A search for deleted files that nobody has mapped, and when the last one began.
     search: Option<thread::JoinHandle<Vec<u64>>>,
     searched: Instant,
@@ -187,8 +193,7 @@ impl Watch {
     fn run(&mut self, mut mappings: Mappings, orders: &Receiver<Order>, wake: &EventFd) {
         let mut looked = Instant::now();
         loop {
-            let limit = if self.host.is_empty() { LOOK_AGAIN } else { Duration::ZERO };
-            if let Err(error) = mappings.wait(limit) {
+            if let Err(error) = mappings.wait(LOOK_AGAIN) {
                 tracing::error!(%error, "libraries are not looked for any more: what is said under TLS may not be read");
                 return;
             }
@@ -210,7 +215,9 @@ impl Watch {
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
-            self.look_at_next_of_host();
+            while let Ok(seen) = self.seen.try_recv() {
+                self.take_seen(seen);
+            }
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 self.look_again();
@@ -218,13 +225,20 @@ impl Watch {
         }
     }
 
-    /// Looks at one of the files that the host's dynamic linker knows.
-    fn look_at_next_of_host(&mut self) {
-        let Some(path) = self.host.pop() else { return };
-        let Ok(file) = File::open(&path) else { return };
-        let Ok(library) = number(&file) else { return };
-        if self.is_new(library) {
-            self.see(file, library, &path, None, None);
+    /// Takes over what was learnt of a file of the host's.
+    fn take_seen(&mut self, seen: Seen) {
+        let Seen { library, file, path, probes, error } = seen;
+        if !self.is_new(library) {
+            return;
+        }
+        if probes.is_empty() || error.is_some() {
+            self.remember(library);
+        } else {
+            self.probed.insert(library, Some(file));
+        }
+        if !probes.is_empty() || error.is_some() {
+            let points = points_of(&probes);
+            let _ = self.found.try_send(Found { library, path, points, by: None, pause: None, error });
         }
     }
 
@@ -355,7 +369,37 @@ fn unused(mut files: Vec<(u64, u64)>) -> Vec<u64> {
     files.into_iter().map(|(library, _)| library).collect()
 }
 
-/// What the host's dynamic linker knows (ld.so.cache(5)), those that are most probably of interest last, which is looked at first.
+/// A file of the host's that was looked through, and is probed where there is something to probe.
+struct Seen {
+    library: u64,
+    file: File,
+    path: PathBuf,
+    probes: Vec<Probe>,
+    error: Option<String>,
+}
+
+/// Looks through what the host's dynamic linker knows, in a thread without haste: the other one races with agents.
+fn see_host(uprobes: &Uprobes, seen: &SyncSender<Seen>, wake: &EventFd) {
+    for path in host_libraries() {
+        let Ok(file) = File::open(&path) else { continue };
+        let Ok(library) = number(&file) else { continue };
+        let (probes, error) = match library::inspect(&file) {
+            Ok(probes) => {
+                let attached =
+                    if probes.is_empty() { Ok(()) } else { uprobes.attach(&file, library, &probes) };
+                (probes, attached.err().map(|error| error.to_string()))
+            }
+            Err(unreadable) => (Vec::new(), Some(unreadable.to_string())),
+        };
+        // Nobody takes it any more: the daemon ends.
+        if seen.send(Seen { library, file, path, probes, error }).is_err() {
+            return;
+        }
+        let _ = wake.write(1);
+    }
+}
+
+/// What the host's dynamic linker knows (ld.so.cache(5)), those that are most probably of interest first.
 fn host_libraries() -> Vec<PathBuf> {
     let Ok(cache) = fs::read("/etc/ld.so.cache") else { return Vec::new() };
     let names: BTreeSet<&[u8]> = cache
@@ -368,7 +412,7 @@ fn host_libraries() -> Vec<PathBuf> {
     // An order only: what a library is, its contents say.
     paths.sort_by_key(|path| {
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        name.starts_with(b"libcrypto") || name.starts_with(b"libgnutls")
+        !(name.starts_with(b"libcrypto") || name.starts_with(b"libgnutls"))
     });
     paths
 }
