@@ -77,7 +77,7 @@ pub(super) struct Datagrams {
 }
 
 /// A process that changed its session.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) enum Move {
     /// It is none's any more.
     Left(u32),
@@ -121,7 +121,7 @@ pub(super) struct Attribution {
 pub(super) type Saved = (
     (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
-    (HashMap<u32, (u64, Boottime)>, u64),
+    (HashMap<u32, (u64, Boottime)>, u64, Vec<Move>),
 );
 
 impl Attribution {
@@ -183,6 +183,10 @@ impl Attribution {
                 }
             }
             Item::Forgotten(pid) => self.processes.forget(pid),
+            Item::Followed => self.moves.clear(),
+            Item::Missed { share, count, at } => {
+                self.missed.insert(share, (count, at));
+            }
             Item::Clock(offset) => self.clock = Clock::fixed(offset),
             Item::Looked(process) => self.processes.tell(process),
             Item::Reported(reported) => self.reported = reported,
@@ -228,7 +232,7 @@ impl Attribution {
         (
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
-            (&self.missed, self.folded_of_nobody),
+            (&self.missed, self.folded_of_nobody, &self.moves),
         )
     }
 
@@ -238,7 +242,7 @@ impl Attribution {
     /// A configuration of that time cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         let ((sessions, (known, parents), configurations, reported), connections, uncounted) = saved;
-        (self.missed, self.folded_of_nobody) = uncounted;
+        (self.missed, self.folded_of_nobody, self.moves) = uncounted;
         (self.sessions, self.reported) = (sessions, reported);
         self.processes.restore(known, parents);
         let offset;
@@ -402,20 +406,28 @@ impl Attribution {
         self.moves.push(Move::Joined { session: event.to, pid });
     }
 
-    /// Moves of processes that something is to be done about.
-    pub(super) fn take_moves(&mut self) -> Vec<Move> {
-        mem::take(&mut self.moves)
+    /// Moves of processes that something is to be done about, until [`Item::Followed`] says that it was.
+    pub(super) fn moves(&self) -> Vec<Move> {
+        self.moves.clone()
     }
 
-    /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later
-    /// one is read; but it may have been missed any time since the last look, so all that is older than this one is in doubt.
-    fn occasion(&mut self, header: &Header) -> Occasion {
-        let count = self.shares.processes(header.share);
-        let (known, complete_since) = self.missed.entry(header.share).or_default();
-        if *known != count {
-            (*known, *complete_since) = (count, Clock::now());
+    /// What must be known before an event is taken in: whether records of processes were not written since the last look. A record
+    /// that could not be written is counted before any later one is read; but it may have been missed any time until now, so
+    /// all that is older than this look is in doubt. Only who reads the rings may ask: the counters are of now.
+    pub(super) fn missed(&self, event: &Event<'_>) -> Option<Item> {
+        if !event.tells_of_a_process() {
+            return None;
         }
-        Occasion { at: Boottime(header.time), session: header.session, complete_since: *complete_since }
+        let share = event.header().share;
+        let count = self.shares.processes(share);
+        let known = self.missed.get(&share).map_or(0, |(known, _)| *known);
+        (known != count).then(|| Item::Missed { share, count, at: Clock::now() })
+    }
+
+    /// In what light a record's word of a process is to be seen.
+    fn occasion(&self, header: &Header) -> Occasion {
+        let complete_since = self.missed.get(&header.share).map_or(Boottime::default(), |(_, at)| *at);
+        Occasion { at: Boottime(header.time), session: header.session, complete_since }
     }
 
     fn enter(&mut self, session: u64, process: Option<Arc<Process>>, at: Boottime, event: Recorded) {

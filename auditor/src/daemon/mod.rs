@@ -42,6 +42,7 @@ use crate::kernel::tracefs;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
+use crate::source::capture;
 use crate::source::reader::Reader;
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
@@ -223,7 +224,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     )?;
     let recorder = options.capture.as_ref().and_then(|(path, limit)| {
         // For a service that is started again its capture is there already; that must not keep it from auditing.
-        let begun = Recorder::begin(path, *limit, &boot_id);
+        let daemon = &loaded.settings.daemon;
+        let header = capture::Header::now(&boot_id, daemon.overload, daemon.fail_mode);
+        let begun = Recorder::begin(path, *limit, &header);
         begun.inspect_err(|error| tracing::error!(%error, path = %path.display(), "nothing is captured")).ok()
     });
     let sizes = RingSizes { payload: loaded.settings.daemon.ring_bytes, lifecycle: LIFECYCLE_RING };
@@ -372,20 +375,19 @@ impl Start<'_> {
         let begun =
             Journal::begin(&options.runtime_dir, identity, generation, position, &attribution.saved());
         let configuration = takeover::put_in_force(&mut attribution, &loaded, &mut tables)?;
-        let (mut journal, failed) = match begun {
+        // A journal that cannot be written is no reason not to audit: see `give_up_journal`.
+        let begun = begun.and_then(|mut journal| {
+            std::iter::once(&Item::Reloaded(configuration))
+                .chain(&items)
+                .try_for_each(|item| journal.item(item))?;
+            let sequence = position.sequence + items.len() as u64;
+            journal.commit(Position { sequence, ..position })?;
+            Ok(journal)
+        });
+        let (journal, failed) = match begun {
             Ok(journal) => (Some(journal), None),
             Err(error) => (None, Some(error)),
         };
-        if let Some(journal) = &mut journal {
-            let written = std::iter::once(&Item::Reloaded(configuration))
-                .chain(&items)
-                .try_for_each(|item| journal.item(item))
-                .and_then(|()| {
-                    let sequence = position.sequence + items.len() as u64;
-                    journal.commit(Position { sequence, ..position })
-                });
-            written.map_err(call("write the journal"))?;
-        }
         for item in items {
             attribution.apply(item).map_err(|error| call("begin the trail")(io::Error::other(error)))?;
         }

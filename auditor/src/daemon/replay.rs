@@ -58,10 +58,12 @@ pub fn replay<R: Read>(
         Ok(shares) => Arc::new(shares),
         Err(error) => return (Replayed::default(), Err(error.into())),
     };
+    let mut policies = Policies::new(RingSizes { payload: 0, lifecycle: 0 });
+    policies.keep_up_as(header.overload, header.fail_mode);
     let mut attribution = Attribution::new(
         header.boot_id.clone(),
         header.clock(),
-        Policies::new(RingSizes { payload: 0, lifecycle: 0 }),
+        policies,
         processes,
         shares,
         limits,

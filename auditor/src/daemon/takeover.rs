@@ -57,7 +57,7 @@ impl Told<'_> {
         for entry in self.attribution.take_entries() {
             sequence += 1;
             if sequence > self.last {
-                super::pipeline::append(self.trail, entry)
+                super::pipeline::append(entry, |entry| self.trail.append(entry))
                     .map_err(|error| StateLost::Damaged(format!("its records cannot be written: {error}")))?;
             }
         }

@@ -174,7 +174,13 @@ fn write_state(
     head[MAGIC.len()..MAGIC.len() + 8].copy_from_slice(&length.to_le_bytes());
     head[MAGIC.len() + 8..].copy_from_slice(&checksum(length, body).to_le_bytes());
     let new = directory.join(NEW);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let mut file = options.open(&new)?;
     file.write_all(&bytes)?;
     fs::rename(&new, directory.join(file_name(generation)))?;
     Ok((file, bytes.len() as u64))

@@ -15,7 +15,7 @@ use crate::daemon::journal::{AdoptedSocket, Item};
 use crate::kernel::cgroup::Cgroup;
 use crate::process::held::Held;
 use crate::process::sockets::{self, OpenSocket};
-use crate::record::{Adopted, Event as Recorded};
+use crate::record::{Adopted, Event as Recorded, Process};
 
 /// Sockets that are named one by one.
 const NAMED: u64 = 64;
@@ -88,24 +88,48 @@ impl Pipeline {
         }
     }
 
-    /// Does what the moves of processes ask for.
+    /// Does what the moves of processes ask for, as far as they are still true: a process may have moved on, and after a takeover
+    /// its id may be another one's.
     pub(super) fn follow_moves(&mut self) {
-        for moved in self.parts.attribution.take_moves() {
+        let moves = self.parts.attribution.moves();
+        if moves.is_empty() {
+            return;
+        }
+        for moved in moves {
+            let now = self.session_of(match moved {
+                Move::Left(pid) | Move::Joined { pid, .. } => pid,
+            });
             match moved {
-                Move::Left(pid) => {
+                Move::Left(pid) if now == Some(None) => {
                     if let Err(error) = self.parts.tables.remove_member(pid) {
                         tracing::error!(%error, pid, "a process that left its session is still taken for its");
                     }
                 }
-                Move::Joined { session, pid } => {
+                Move::Joined { session, pid } if now == Some(Some(session)) => {
                     let Some(open) = self.parts.attribution.sessions.get_mut(session) else { continue };
                     open.empty_since = None;
                     let cgroup = open.cgroup.clone();
                     let target = Target::Process(pid);
                     self.see_to_existing_sockets(session, &cgroup, &target, ExistingSockets::Destroy);
                 }
+                Move::Left(_) | Move::Joined { .. } => {}
             }
         }
+        // One that was followed and whose following is not in the journal yet is looked at again by the next daemon.
+        self.parts.record(Item::Followed);
+    }
+
+    /// The session that a process lives in, by its cgroup; `None` where there is no such process any more.
+    fn session_of(&self, pid: u32) -> Option<Option<u64>> {
+        let memberships = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        // One whose cgroup has gone is in none.
+        let Ok(cgroup) = self.parts.hierarchy.of_process(&memberships) else { return Some(None) };
+        let mut sessions = self.parts.attribution.sessions.iter();
+        Some(
+            sessions
+                .find(|session| cgroup.path().starts_with(session.cgroup.path()))
+                .map(|session| session.number),
+        )
     }
 
     fn see_to(&mut self, number: u64, pid: u32, socket: &OpenSocket, own_cgroup: bool, adopt: bool) -> Fate {
@@ -133,7 +157,7 @@ impl Pipeline {
             match held.cookie() {
                 Ok(cookie) => {
                     let socket = Box::new(AdoptedSocket {
-                        process: self.parts.attribution.living(pid),
+                        process: self.living(pid),
                         local: socket.local,
                         remote: socket.remote,
                         bytes: Adopted { sent, received },
@@ -144,6 +168,13 @@ impl Pipeline {
             }
         }
         Fate::Adopted
+    }
+
+    /// A process that is there. What procfs says of it goes into the item at hand, and not into the journal by itself.
+    fn living(&mut self, pid: u32) -> Option<Process> {
+        let process = self.parts.attribution.living(pid);
+        drop(self.parts.attribution.take_looked());
+        process
     }
 
     fn tell_of_existing(&mut self, number: u64, pid: u32, socket: &OpenSocket, fate: &Fate, told: &mut u64) {

@@ -434,12 +434,15 @@ impl Pipeline {
         }
         self.heartbeat_record();
         self.parts.enter_now(0, Recorded::DaemonStopped);
+        // Else a daemon that is killed from here on would be followed by one that does not know that these sessions have ended.
+        self.parts.commit_journal();
         // The disk may take nothing: the end comes all the same, and what is lost by it is told.
         let began = Clock::now();
         for entry in self.parts.attribution.take_entries() {
             let left = LAST_RECORDS.saturating_sub(Clock::now().since(began));
-            self.parts.trail.append_within(&entry, left)?;
+            append(entry, |entry| self.parts.trail.append_within(entry, left))?;
         }
+        self.parts.rings.release();
         self.parts.trail.flush(LAST_RECORDS)?;
         Ok(())
     }
@@ -448,15 +451,18 @@ impl Pipeline {
 /// Appends the entries that wait.
 fn write(attribution: &mut Attribution, trail: &Trail) -> Result<(), PipelineError> {
     for entry in attribution.take_entries() {
-        append(trail, entry)?;
+        append(entry, |entry| trail.append(entry))?;
     }
     Ok(())
 }
 
-/// Appends an entry, or what can be said of it.
-pub(super) fn append(trail: &Trail, entry: Entry) -> Result<u64, trail::Error> {
-    match trail.append(&entry) {
-        Err(trail::Error::TooLong { bytes }) => trail.append(&shortened(entry, bytes)),
+/// Appends an entry with `to`, or what can be said of it.
+pub(super) fn append(
+    entry: Entry,
+    to: impl Fn(&Entry) -> Result<u64, trail::Error>,
+) -> Result<u64, trail::Error> {
+    match to(&entry) {
+        Err(trail::Error::TooLong { bytes }) => to(&shortened(entry, bytes)),
         result => result,
     }
 }
