@@ -213,6 +213,12 @@ impl Policies {
         tables.set_control(self.control)
     }
 
+    /// Says that the daemon has stopped in good order: nobody is to go on with anything.
+    pub(super) fn end_lease(&mut self, tables: &mut Tables) -> Result<(), TableError> {
+        self.control.lease = 0;
+        tables.set_control(self.control)
+    }
+
     /// How long no daemon has renewed the lease.
     pub(super) fn alone(tables: &Tables) -> Result<Duration, TableError> {
         let until = tables.control()?.lease;

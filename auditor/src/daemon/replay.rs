@@ -60,14 +60,8 @@ pub fn replay<R: Read>(
     };
     let mut policies = Policies::new(RingSizes { payload: 0, lifecycle: 0 });
     policies.keep_up_as(header.overload, header.fail_mode);
-    let mut attribution = Attribution::new(
-        header.boot_id.clone(),
-        header.clock(),
-        policies,
-        processes,
-        shares,
-        limits,
-    );
+    let mut attribution =
+        Attribution::new(header.boot_id.clone(), header.clock(), policies, processes, shares, limits);
     let mut replayed = Replayed::default();
     let mut last = Boottime::default();
     let end = loop {

@@ -218,8 +218,12 @@ impl Cgroup {
     /// Whether a process lives in it or below it.
     ///
     /// # Errors
-    /// cgroup.events cannot be read.
+    /// cgroup.events cannot be read, or is another cgroup's that was made in its place.
     pub fn populated(&self) -> Result<bool, CgroupError> {
+        let there = fs::metadata(&self.path).map_err(failed("stat", &self.path))?.ino();
+        if there != self.id {
+            return Err(failed("stat", &self.path)(io::ErrorKind::NotFound.into()));
+        }
         let events = self.path.join("cgroup.events");
         let text = fs::read_to_string(&events).map_err(failed("read", &events))?;
         Ok(text.lines().any(|line| line == "populated 1"))

@@ -7,6 +7,7 @@ pub mod btf;
 pub mod cgroup;
 mod link;
 pub mod object;
+pub mod orphan;
 pub mod shares;
 pub mod tables;
 pub mod tracefs;

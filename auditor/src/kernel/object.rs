@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData};
@@ -19,10 +19,10 @@ use nix::mount::{MsFlags, mount};
 use sha2::{Digest as _, Sha256};
 
 use super::cgroup::Cgroup;
-use super::link;
 use super::tables::{TableError, Tables};
 use super::tracefs::{self, Offsets, TracefsError};
 use super::{btf, unix};
+use super::{link, orphan};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -137,6 +137,9 @@ pub enum KernelError {
         /// What the kernel said.
         error: io::Error,
     },
+    /// The cgroup's path is there no more, or another cgroup's.
+    #[error("{0} is gone, or another cgroup was made in its place")]
+    CgroupGone(PathBuf),
     /// A link could not be kept in bpffs.
     #[error("keep the program {name} in {path}: {error}")]
     Pin {
@@ -181,12 +184,18 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// What of an earlier daemon's links is pinned in a directory, with that daemon's programs.
+    pub fn left_in(pins: &Path) -> Self {
+        let found = |name| Some((name, PinnedLink::from_pin(pins.join(name)).ok()?.into()));
+        Self { links: hook_names().filter_map(found).collect(), pins: pins.to_owned() }
+    }
+
     /// Detaches.
     ///
     /// # Errors
     /// A pin could not be removed.
     pub fn detach(self) -> io::Result<()> {
-        for name in HOOKS.iter().map(|hook| hook.name).chain(unix::programs()) {
+        for name in hook_names() {
             remove(&self.pins.join(name))?;
         }
         // The directory may hold more than these links.
@@ -198,6 +207,11 @@ impl Attachment {
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
         self.links.iter().map(|(name, _)| *name)
     }
+}
+
+/// Names of all programs on cgroups, and of their links' pins.
+pub(super) fn hook_names() -> impl Iterator<Item = &'static str> {
+    HOOKS.iter().map(|hook| hook.name).chain(unix::programs())
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -232,6 +246,8 @@ pub struct Object {
     ebpf: Ebpf,
     unix: Result<unix::Programs, unix::Unsupported>,
     pins: PathBuf,
+    /// Below it: the tables, and the links of programs on tracepoints, which are bound to the tables.
+    layout: PathBuf,
     tracepoints: Vec<FdLink>,
 }
 
@@ -304,10 +320,11 @@ impl Object {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
         load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
+        let layout = tables.to_owned();
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new() };
+        let object = Self { ebpf, unix, pins: pins.to_owned(), layout, tracepoints: Vec::new() };
         Ok(Loaded { object, tables, payload, lifecycle, found })
     }
 
@@ -315,11 +332,10 @@ impl Object {
     /// programs take the place of its own, one by one, each in one step.
     ///
     /// # Errors
-    /// The kernel refused; what this call attached is detached again, and what was there before stays.
+    /// The cgroup is gone ([`KernelError::CgroupGone`]), or the kernel refused; what this call attached is detached again, and what was there before stays.
     pub fn attach(&mut self, cgroup: &Cgroup, pins: &Path) -> Result<Attachment, KernelError> {
+        let directory = open_cgroup(cgroup)?;
         make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
-        let directory = fs::File::open(cgroup.path())
-            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
         let mut links = Vec::with_capacity(HOOKS.len());
         let mut made = Vec::new();
         if let Err(error) = self.hold_all(&directory, pins, &mut links, &mut made) {
@@ -331,6 +347,31 @@ impl Object {
             return Err(error);
         }
         Ok(Attachment { links, pins: pins.to_owned() })
+    }
+
+    /// Puts this object's programs behind the links of a session that nobody knows any more: see [`orphan`]. `false`: the cgroup
+    /// is gone, and the links are too now.
+    ///
+    /// # Errors
+    /// The kernel refused. The old programs stay, and hold the cgroup by tables that nobody renews.
+    pub fn hold_closed(&mut self, pins: &Path) -> io::Result<bool> {
+        if orphan::cgroup_of(pins)?.is_none() {
+            remove_pins(pins)?;
+            return Ok(false);
+        }
+        for Hook { name, .. } in &HOOKS {
+            let Some(program) = self.ebpf.program(name) else { continue };
+            let program = program.fd().map_err(io::Error::other)?;
+            replace(&pins.join(name), program.as_fd())?;
+        }
+        let Ok(programs) = &self.unix else {
+            unix::programs().try_for_each(|name| remove(&pins.join(name)))?;
+            return Ok(true);
+        };
+        for program in programs.iter() {
+            replace(&pins.join(program.name()), program.as_fd())?;
+        }
+        Ok(true)
     }
 
     /// Why unix sockets are not decided on this host; `None` where they are.
@@ -397,12 +438,14 @@ impl Object {
     }
 
     /// Attaches the programs on tracepoints and pins their links. Where the very same programs are attached already, they stay: a
-    /// tracepoint's link cannot be given another program, and two at once would tell everything twice.
+    /// tracepoint's link cannot be given another program. Where an earlier version's are, each goes right after its successor has
+    /// come: what happens in between is told twice, and nothing is missed.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn attach_tracepoints(&mut self) -> Result<(), KernelError> {
-        let directory = self.pins.join(tracepoints_directory());
+        let directory = self.layout.join(tracepoints_directory());
+        let earlier = self.other_tracepoints();
         make_pins(&directory).map_err(|error| KernelError::Pins { path: directory.clone(), error })?;
         for (group, name) in TRACEPOINTS {
             let path = directory.join(name);
@@ -420,26 +463,31 @@ impl Object {
                 }
             };
             self.tracepoints.push(link.into());
+            for earlier in &earlier {
+                let path = earlier.join(name);
+                remove(&path).map_err(|error| KernelError::Pin { name, path, error: error.to_string() })?;
+            }
         }
         Ok(())
+    }
+
+    /// Directories with links of other versions' programs on tracepoints. Earlier versions kept them beside the tables.
+    fn other_tracepoints(&self) -> Vec<PathBuf> {
+        let own = self.layout.join(tracepoints_directory());
+        let mut others = directories(&self.layout, TRACEPOINTS_PREFIX);
+        others.extend(directories(&self.pins, TRACEPOINTS_PREFIX));
+        others.retain(|directory| *directory != own);
+        others
     }
 
     /// Takes down what daemons of other versions left pinned: their tables, their programs on tracepoints.
     ///
     /// # Errors
     /// A pin could not be removed.
-    pub fn remove_other_versions(&self, sizes: RingSizes) -> io::Result<()> {
-        let own = [layout(sizes), tracepoints_directory()];
-        for entry in fs::read_dir(&self.pins)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let versioned = name.starts_with(LAYOUT_PREFIX) || name.starts_with(TRACEPOINTS_PREFIX);
-            if versioned && !own.iter().any(|own| own == name) {
-                remove_pins(&entry.path())?;
-            }
-        }
-        Ok(())
+    pub fn remove_other_versions(&self) -> io::Result<()> {
+        let mut others = directories(&self.pins, LAYOUT_PREFIX);
+        others.retain(|directory| *directory != self.layout);
+        others.into_iter().chain(self.other_tracepoints()).try_for_each(|other| remove_pins(&other))
     }
 
     /// For as long as the answer lives, asking for the protocol (SO_PROTOCOL) of a socket that was made in the cgroup, or below it, gives EPERM to
@@ -449,8 +497,7 @@ impl Object {
     /// The kernel refused.
     pub fn tell_members(&mut self, cgroup: &Cgroup) -> Result<CgroupSockoptLink, KernelError> {
         let (name, kernel) = MEMBERSHIP;
-        let directory = fs::File::open(cgroup.path())
-            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
+        let directory = open_cgroup(cgroup)?;
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
         let Program::CgroupSockopt(program) = program else { return Err(KernelError::Missing(name)) };
         program
@@ -465,6 +512,28 @@ impl Object {
     }
 }
 
+/// Opens a cgroup's directory, and no other cgroup's that was made in its place.
+fn open_cgroup(cgroup: &Cgroup) -> Result<fs::File, KernelError> {
+    let path = cgroup.path();
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => KernelError::CgroupGone(path.to_owned()),
+        _ => KernelError::Cgroup { path: path.to_owned(), error },
+    };
+    let directory = fs::File::open(path).map_err(failed)?;
+    if directory.metadata().map_err(failed)?.ino() != cgroup.id() {
+        return Err(KernelError::CgroupGone(path.to_owned()));
+    }
+    Ok(directory)
+}
+
+/// Directories whose names begin with `prefix`; none where they cannot be listed.
+fn directories(within: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(within).into_iter().flatten().flatten();
+    let named =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix)));
+    named.map(|entry| entry.path()).collect()
+}
+
 /// Puts a program behind the link that an earlier daemon left at `path`. `false`: there is none that could be used.
 fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
     match link::replace_program(path, program) {
@@ -477,7 +546,7 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
-fn layout(sizes: RingSizes) -> String {
+pub fn layout(sizes: RingSizes) -> String {
     use auditor_common::{LAYOUT, control, counter, event, rule, unix};
     let types = [
         size_of::<control::Control>(),

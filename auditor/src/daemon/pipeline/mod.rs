@@ -7,8 +7,6 @@ mod existing;
 mod safekeeping;
 mod sessions;
 
-pub(super) use sessions::session_pins;
-
 use std::mem;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -158,16 +156,15 @@ impl Pipeline {
             let more = !self.trail_takes() || self.drain()?;
             self.parts.commands.clear_wake();
             while let Some(command) = self.parts.commands.take() {
-                if let Command::HandOver(reply) = command {
-                    match self.parts.hand_over() {
-                        Ok(()) if self.parts.journal.is_some() => {
+                if let Command::HandOver(next, reply) = command {
+                    match self.parts.hand_over(&next) {
+                        Ok(()) => {
                             self.parts.handed_over = true;
                             answer(reply, Ok(()));
                             self.parts.commands.close();
                             return Ok(self.parts);
                         }
-                        Ok(()) => answer(reply, Err(failed("its journal cannot be written; stop it first"))),
-                        Err(error) => answer(reply, Err(failed(error))),
+                        Err(error) => answer(reply, Err(error)),
                     }
                     continue;
                 }
@@ -327,7 +324,7 @@ impl Pipeline {
             }
             Command::Access(entry) => self.parts.record(Item::Made(entry)),
             // Handled by the loop.
-            Command::Stop(reply) | Command::HandOver(reply) => answer(reply, Ok(())),
+            Command::Stop(reply) | Command::HandOver(_, reply) => answer(reply, Ok(())),
         }
     }
 

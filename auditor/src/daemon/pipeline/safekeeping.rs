@@ -2,9 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::{Parts, PipelineError, RENEW_LEASE, write};
+use super::{Parts, PipelineError, RENEW_LEASE, failed, write};
 use crate::clock::Clock;
+use crate::daemon::command::{CommandError, HandOver};
 use crate::daemon::journal::{self, Item, Position};
+use crate::kernel::object;
 use crate::record::Event as Recorded;
 use crate::source::Event;
 
@@ -131,8 +133,39 @@ impl Parts {
         }
     }
 
-    /// Writes down everything for the next daemon.
-    pub(super) fn hand_over(&mut self) -> Result<(), PipelineError> {
+    /// Writes down everything for the next daemon, if that can go on with it.
+    pub(super) fn hand_over(&mut self, next: &HandOver) -> Result<(), CommandError> {
+        let layout = object::layout(self.sizes);
+        if (next.journal, &next.layout) != (journal::VERSION, &layout) {
+            return Err(CommandError::Invalid(format!(
+                "the next daemon could not go on with the sessions: it reads journals of version {} and uses tables of {}, these are \
+                 of version {} and {layout}; another version of the auditor, or another ring_bytes, begins when this daemon was \
+                 stopped, which ends its sessions",
+                next.journal,
+                next.layout,
+                journal::VERSION
+            )));
+        }
+        if self.journal.is_some() {
+            // Nobody can enter it afterwards.
+            self.enter_now(
+                0,
+                Recorded::ApiAccess {
+                    by: next.caller.clone(),
+                    method: "POST".to_owned(),
+                    path: "/v1/hand-over".to_owned(),
+                    status: 204,
+                },
+            );
+            self.write_down().map_err(failed)?;
+        }
+        if self.journal.is_none() {
+            return Err(failed("its journal cannot be written; stop it first"));
+        }
+        Ok(())
+    }
+
+    fn write_down(&mut self) -> Result<(), PipelineError> {
         self.commit()?;
         // In slices: the disk may take longer than the lease lasts, and nobody else renews it.
         let mut slices = HAND_OVER_SLICES;
