@@ -187,3 +187,6 @@ fn checksum(length: u64, body: &[u8]) -> u32 {
     hasher.update(body);
     hasher.finalize()
 }
+
+#[cfg(test)]
+mod tests;
