@@ -264,7 +264,12 @@ impl Attribution {
         self.processes.take_looked()
     }
 
-    /// What is told from here on happens for the first time.
+    /// Whether what comes next has happened before.
+    pub(super) fn happens_again(&mut self, again: bool) {
+        self.processes.happens_again(again);
+    }
+
+    /// What procfs said is not about what comes next.
     pub(super) fn forget_told(&mut self) {
         self.processes.forget_told();
     }

@@ -84,6 +84,7 @@ pub(super) fn recall(
     let Some(found) = journal::find::<Saved>(directory, identity, last)? else { return Ok(None) };
     let (state, position, generation, files) = found.split();
     let mut told = Told { attribution, position, trail, last };
+    told.attribution.happens_again(true);
     // What made the earlier daemon panic must not do the same to every one after it. What was told is dropped then.
     catch_unwind(AssertUnwindSafe(|| {
         told.attribution.restore(state).map_err(StateLost::Damaged)?;
@@ -100,6 +101,7 @@ pub(super) fn recall(
     if !rings.skip_to(told.position.rings) {
         return Err(StateLost::Other("other rings"));
     }
+    told.attribution.happens_again(false);
     Ok(Some(Recalled { attribution: told.attribution, generation }))
 }
 

@@ -109,6 +109,8 @@ pub struct Processes {
     looked: Vec<Process>,
     /// What procfs said when what is happening now happened for the first time, in order.
     said: VecDeque<Process>,
+    /// What happens now has happened before: procfs is of another time.
+    again: bool,
 }
 
 impl Processes {
@@ -125,6 +127,7 @@ impl Processes {
             users: Users::new(passwd),
             looked: Vec::new(),
             said: VecDeque::new(),
+            again: false,
         }
     }
 
@@ -149,7 +152,12 @@ impl Processes {
         self.said.push_back(said);
     }
 
-    /// Nothing more happens for a second time.
+    /// Whether what comes next happens for a second time: then what was not said of a process cannot be known any more.
+    pub fn happens_again(&mut self, again: bool) {
+        self.again = again;
+    }
+
+    /// Nothing more of what was said is about what comes next.
     pub fn forget_told(&mut self) {
         self.said.clear();
         self.looked.clear();
@@ -218,6 +226,9 @@ impl Processes {
         use std::os::unix::fs::MetadataExt as _;
         if let Some(said) = self.said_of(pid) {
             return Some(Arc::new(said));
+        }
+        if self.again {
+            return None;
         }
         let directory = self.procfs.join(pid.to_string());
         let owner = fs::metadata(&directory).ok()?;
@@ -403,6 +414,8 @@ mod tests {
         assert_eq!(processes.living(8).map(&mut line).as_deref(), Some("gone"));
         assert!(processes.living(8).is_none());
         assert_eq!(processes.take_looked().len(), 0);
+        processes.happens_again(true);
+        assert!(processes.living(7).is_none(), "it was not there then");
     }
 
     #[test]
