@@ -248,6 +248,8 @@ pub struct Object {
     pins: PathBuf,
     /// Below it: the tables, and the links of programs on tracepoints, which are bound to the tables.
     layout: PathBuf,
+    /// Below that: the links of this object's programs on tracepoints.
+    tracepoint_pins: PathBuf,
     tracepoints: Vec<FdLink>,
 }
 
@@ -324,7 +326,9 @@ impl Object {
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        let object = Self { ebpf, unix, pins: pins.to_owned(), layout, tracepoints: Vec::new() };
+        let tracepoint_pins = layout.join(tracepoints_directory());
+        let object =
+            Self { ebpf, unix, pins: pins.to_owned(), layout, tracepoint_pins, tracepoints: Vec::new() };
         Ok(Loaded { object, tables, payload, lifecycle, found })
     }
 
@@ -444,7 +448,7 @@ impl Object {
     /// # Errors
     /// The kernel refused.
     pub fn attach_tracepoints(&mut self) -> Result<(), KernelError> {
-        let directory = self.layout.join(tracepoints_directory());
+        let directory = self.tracepoint_pins.clone();
         let earlier = self.other_tracepoints();
         make_pins(&directory).map_err(|error| KernelError::Pins { path: directory.clone(), error })?;
         for (group, name) in TRACEPOINTS {
@@ -473,10 +477,9 @@ impl Object {
 
     /// Directories with links of other versions' programs on tracepoints. Earlier versions kept them beside the tables.
     fn other_tracepoints(&self) -> Vec<PathBuf> {
-        let own = self.layout.join(tracepoints_directory());
         let mut others = directories(&self.layout, TRACEPOINTS_PREFIX);
         others.extend(directories(&self.pins, TRACEPOINTS_PREFIX));
-        others.retain(|directory| *directory != own);
+        others.retain(|directory| *directory != self.tracepoint_pins);
         others
     }
 
