@@ -25,17 +25,22 @@ mod connect;
 mod connection;
 mod emit;
 mod frames;
+mod memory;
 mod packet;
 mod process;
 mod session;
 mod socket;
+mod tls;
 mod unix;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops, tracepoint};
+use aya_ebpf::macros::{
+    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint, sock_ops, tracepoint, uprobe,
+};
 use aya_ebpf::programs::{
-    SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TracePointContext,
+    ProbeContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+    SockoptContext, TracePointContext,
 };
 
 /// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
@@ -129,8 +134,8 @@ pub fn sched_process_exec(context: TracePointContext) -> u32 {
 }
 
 /// TP_PROTO(struct task_struct *parent, struct task_struct *child), in the parent's context, Linux 2.6.28.
-#[tracepoint]
-pub fn sched_process_fork(context: TracePointContext) -> u32 {
+#[raw_tracepoint]
+pub fn sched_process_fork(context: RawTracePointContext) -> u32 {
     process::forked(&context);
     0
 }
@@ -144,9 +149,17 @@ pub fn sched_process_exit(context: TracePointContext) -> u32 {
 
 /// TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup), in the context of whoever moves
 /// the task, when it has been moved, Linux 4.13.
-#[tracepoint]
-pub fn cgroup_attach_task(context: TracePointContext) -> u32 {
+#[raw_tracepoint]
+pub fn cgroup_attach_task(context: RawTracePointContext) -> u32 {
     process::moved(&context);
+    0
+}
+
+/// `int EVP_KDF_derive(EVP_KDF_CTX *ctx, unsigned char *key, size_t keylen, const OSSL_PARAM params[])`, OpenSSL 3.0. Sleepable
+/// uprobes: Linux 6.0.
+#[uprobe(sleepable)]
+pub fn evp_kdf_derive(context: ProbeContext) -> u32 {
+    tls::openssl_derives(&context);
     0
 }
 

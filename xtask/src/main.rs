@@ -9,6 +9,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod invocation;
+mod runtimes;
 mod setup;
 mod test;
 mod toolchain;
@@ -64,6 +65,8 @@ enum Bench {
     Decode(bench::decode::Decode),
     /// Speed of large transfers with the auditor against none
     Transfer(bench::Transfer),
+    /// Throughput and handshakes over TLS with the auditor, and with the server's own log, against none
+    Tls(bench::Tls),
 }
 
 fn main() -> ExitCode {
@@ -88,6 +91,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Bench(Bench::Overhead(options)) => bench::overhead(&options),
         Task::Bench(Bench::Decode(options)) => bench::decode::decode(&options),
         Task::Bench(Bench::Transfer(options)) => bench::transfer(&options),
+        Task::Bench(Bench::Tls(options)) => bench::tls(&options),
         Task::Test { advisories } => test::test(advisories),
         Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
     }

@@ -10,11 +10,16 @@ pub mod command;
 mod conversation;
 mod host;
 mod journal;
+mod keyrings;
+mod libraries;
+mod memory;
 mod pipeline;
 mod policies;
+mod reading;
 mod recorder;
 pub mod replay;
 mod takeover;
+mod unfollowed;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -33,16 +38,20 @@ use crate::api::client::{Client, ClientError};
 use crate::api::server::{ApiOptions, BindError, Listener};
 use crate::api::types::HandOver;
 use crate::capabilities;
-use crate::capabilities::number::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE};
+use crate::capabilities::number::{
+    CAP_BPF, CAP_CHECKPOINT_RESTORE, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE,
+};
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
+use crate::kernel::secrets::Secrets;
 use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::Event as Recorded;
+use crate::secrecy;
 use crate::source::capture;
 use crate::source::reader::Reader;
 use crate::source::ring::Rings;
@@ -51,6 +60,8 @@ use attribution::Attribution;
 use aya::maps::MapData;
 use command::{Command, Commander};
 use journal::{Identity, Item, Journal, Position, StateLost};
+use keyrings::Keyrings;
+use libraries::Libraries;
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 use recorder::Recorder;
@@ -58,9 +69,11 @@ use recorder::Recorder;
 /// The lifecycle ring, in bytes: some four thousand records.
 const LIFECYCLE_RING: u32 = 1 << 20;
 /// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
-/// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
+/// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE) and at what they have mapped
+/// (CAP_CHECKPOINT_RESTORE), and removing its cgroup from the root of the
 /// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
-const KEPT: [u32; 5] = [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF];
+const KEPT: [u32; 6] =
+    [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE];
 /// Time between two looks at whether the daemon that is replaced has ended.
 const HANDING_OVER: Duration = Duration::from_millis(2);
 /// How long the last records may take to reach the disk when the daemon stops.
@@ -96,6 +109,12 @@ pub enum StartError {
         "the daemon lacks {0}: give them to its container or unit (CapabilityBoundingSet=), or run it on the host"
     )]
     Capabilities(String),
+    /// Process ids mean something else here than in the kernel programs.
+    #[error(
+        "the daemon runs in a PID namespace of its own, where processes have other numbers than in the kernel's records: run it in the \
+         host's (docker run --pid=host; hostPID: true)"
+    )]
+    PidNamespace,
     /// The configuration.
     #[error(transparent)]
     Configuration(#[from] config::LoadError),
@@ -157,6 +176,7 @@ impl StartError {
             | Self::Bpffs { .. } => 4,
             Self::Pipeline(_) | Self::Panicked => 1,
             Self::NotRoot
+            | Self::PidNamespace
             | Self::Configuration(_)
             | Self::Socket(_)
             | Self::Trail(_)
@@ -184,6 +204,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     if !lacking.is_empty() {
         let names: Vec<String> = lacking.into_iter().map(capabilities::name).collect();
         return Err(StartError::Capabilities(names.join(", ")));
+    }
+    if !host::is_in_first_pid_namespace(Path::new("/proc")).map_err(call("stat /proc/self/ns/pid"))? {
+        return Err(StartError::PidNamespace);
     }
     let loaded = config::load(&options.config)?;
     for warning in &loaded.warnings {
@@ -214,6 +237,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
+    degraded.extend(secrecy::protect());
+    libraries::may_go_first();
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -334,10 +359,17 @@ impl Start<'_> {
                 let _ = fs::remove_dir(&pins);
             })
         };
-        let Loaded { object, tables, payload, lifecycle, found } =
+        let Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found } =
             self.kernel.take().map_or_else(load, Ok)?;
+        let libraries = uprobes.map_err(|error| error.to_string()).and_then(|uprobes| {
+            Libraries::start(uprobes, members, self.hierarchy.clone(), &runtime_dir)
+                .map_err(|error| error.to_string())
+        });
+        let libraries =
+            libraries.inspect_err(|error| tracing::warn!(error, "what is said under TLS is not read")).ok();
         let parent = self.hierarchy.make(&self.parent_name)?;
-        let result = self.hold((object, tables), (payload, lifecycle), &parent, boot_id, kernel_release);
+        let kernel = (object, tables, Arc::new(secrets), libraries);
+        let result = self.hold(kernel, (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {
             // Nobody was held by this before.
             let _ = object::remove_pins(&pins);
@@ -349,7 +381,7 @@ impl Start<'_> {
 
     fn hold(
         self,
-        (mut object, mut tables): (Object, Tables),
+        (mut object, mut tables, secrets, libraries): (Object, Tables, Arc<Secrets>, Option<Libraries>),
         (payload, lifecycle): (MapData, MapData),
         parent: &Cgroup,
         boot_id: String,
@@ -367,16 +399,15 @@ impl Start<'_> {
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
         rings.settle_shares();
-        let identity = Identity {
-            boot_id: boot_id.clone(),
-            trail: trail.id().to_owned(),
-            rings: rings.ids().map_err(call("ask for the rings' numbers"))?,
-        };
+        let identity =
+            Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {
             let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
             let limits = loaded.settings.capture.limits();
             let policies = Policies::new(sizes);
-            Attribution::new(boot_id.clone(), Clock::read(), policies, processes, Arc::clone(&shares), limits)
+            let keyrings = Keyrings::new(Some(Arc::clone(&secrets)));
+            let shares = Arc::clone(&shares);
+            Attribution::new(boot_id.clone(), Clock::read(), policies, processes, shares, keyrings, limits)
         };
         let recalled = takeover::recall(&options.runtime_dir, &identity, fresh(), &trail, &mut rings);
         let recalled = match recalled {
@@ -402,6 +433,7 @@ impl Start<'_> {
                 (fresh(), 1)
             }
         };
+        attribution.keyrings.sweep();
         records.extend(
             recovery.map(|recovery| Recorded::TrailRecovered {
                 segment: recovery.segment,
@@ -460,6 +492,7 @@ impl Start<'_> {
             attachment,
             object,
             tables,
+            libraries,
             rings,
             sizes,
             recorder,
@@ -541,6 +574,7 @@ fn leave(parts: Parts) -> Result<(), StartError> {
         parent,
         attachment,
         object,
+        libraries,
         mut tables,
         mut attribution,
         trail,
@@ -550,6 +584,8 @@ fn leave(parts: Parts) -> Result<(), StartError> {
         handed_over,
         ..
     } = parts;
+    // Before the pins of its probes are taken down.
+    drop(libraries);
     if handed_over {
         return Ok(trail.close()?);
     }

@@ -11,6 +11,7 @@ use auditor_common::event::INGRESS;
 
 use super::attribution::Attribution;
 use super::command::SessionState;
+use super::keyrings::Keyrings;
 use super::policies::Policies;
 use crate::clock::Boottime;
 use crate::kernel::object::RingSizes;
@@ -60,8 +61,8 @@ pub fn replay<R: Read>(
     };
     let mut policies = Policies::new(RingSizes { payload: 0, lifecycle: 0 });
     policies.keep_up_as(header.overload, header.fail_mode);
-    let mut attribution =
-        Attribution::new(header.boot_id.clone(), header.clock(), policies, processes, shares, limits);
+    let (boot_id, clock, keyrings) = (header.boot_id.clone(), header.clock(), Keyrings::default());
+    let mut attribution = Attribution::new(boot_id, clock, policies, processes, shares, keyrings, limits);
     let mut replayed = Replayed::default();
     let mut last = Boottime::default();
     let end = loop {

@@ -137,7 +137,7 @@ pub(super) fn attach_sessions(
         let cgroup = session.cgroup.name();
         match object.attach(&session.cgroup, &pins) {
             Ok(attachment) => session.attachment = Some(attachment),
-            Err(error @ KernelError::CgroupGone(_)) => {
+            Err(KernelError::Cgroup(error)) if error.is_gone() => {
                 // Nobody lives in it any more: the session is about to be ended, as one whose cgroup has emptied.
                 tracing::info!(%error, cgroup, "a session's cgroup is gone");
                 if let Err(error) = object::remove_pins(&pins) {

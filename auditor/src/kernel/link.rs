@@ -3,24 +3,15 @@
 //! bpf(2), BPF_OBJ_GET, BPF_LINK_UPDATE (Linux 5.7) and BPF_OBJ_GET_INFO_BY_FD for links (5.8). When a program is replaced, the kernel exchanges the program in one step: each packet and each
 //! call meets either the old or the new one, and never none.
 
-use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
-const BPF_OBJ_GET: libc::c_long = 7;
+use super::bpf;
+
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_LINK_UPDATE: libc::c_long = 29;
-
-/// `union bpf_attr` of BPF_OBJ_GET.
-#[repr(C)]
-struct ObjectGet {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
 
 /// `union bpf_attr` of BPF_LINK_UPDATE.
 #[repr(C)]
@@ -60,31 +51,20 @@ const ON_A_CGROUP: u32 = 3;
 /// # Errors
 /// Nothing is pinned there ([`io::ErrorKind::NotFound`]), it is no link on a cgroup, or bpf(2) refused.
 pub(super) fn cgroup_of(path: &Path) -> io::Result<Option<u64>> {
-    let link = open(path)?;
+    let link = bpf::get(path)?;
     let mut info = CgroupLinkInfo::default();
     let length = u32::try_from(size_of::<CgroupLinkInfo>()).map_err(|_| io::ErrorKind::InvalidData)?;
-    let get = GetInfo {
+    let mut get = GetInfo {
         bpf_fd: link.as_raw_fd().cast_unsigned(),
         info_len: length,
         info: std::ptr::from_mut(&mut info) as u64,
     };
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, which is as long and outlives the call; any bytes are a value.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &get) }?;
+    unsafe { bpf::call(BPF_OBJ_GET_INFO_BY_FD, &mut get) }?;
     if info.kind != ON_A_CGROUP {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     Ok((info.cgroup != 0).then_some(info.cgroup))
-}
-
-/// The link that is pinned at `path`.
-fn open(path: &Path) -> io::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let get = ObjectGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: the path ends with NUL and outlives the call.
-    let link = unsafe { bpf(BPF_OBJ_GET, &get) }?;
-    let link = libc::c_int::try_from(link).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
 /// Puts a program behind the link that is pinned at `path`.
@@ -92,25 +72,13 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
 /// # Errors
 /// Nothing is pinned there ([`io::ErrorKind::NotFound`]), what the link was on is gone (ENOLINK), or bpf(2) refused.
 pub(super) fn replace_program(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
-    let link = open(path)?;
-    let update = LinkUpdate {
+    let link = bpf::get(path)?;
+    let mut update = LinkUpdate {
         link_fd: link.as_raw_fd().cast_unsigned(),
         new_prog_fd: program.as_raw_fd().cast_unsigned(),
         flags: 0,
         old_prog_fd: 0,
     };
     // SAFETY: numbers only.
-    unsafe { bpf(BPF_LINK_UPDATE, &update) }?;
-    Ok(())
-}
-
-/// bpf(2).
-///
-/// # Safety
-/// `attributes` is what `command` takes, and what it points to is valid for the length of the call.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads as many bytes as it is told; the rest is the caller's promise.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    unsafe { bpf::call(BPF_LINK_UPDATE, &mut update) }.map(drop)
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Map, MapData};
@@ -12,17 +12,19 @@ use aya::programs::cgroup_skb::CgroupSkbAttachType;
 use aya::programs::cgroup_sockopt::CgroupSockoptLink;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
+    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::mount::{MsFlags, mount};
 use sha2::{Digest as _, Sha256};
 
-use super::cgroup::Cgroup;
-use super::tables::{TableError, Tables};
+use super::cgroup::{Cgroup, CgroupError};
+use super::secrets::Secrets;
+use super::tables::{Members, TableError, Tables};
+use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
-use super::{btf, unix};
-use super::{link, orphan};
+use super::uprobe::Uprobes;
+use super::{bpf, btf, link, orphan, unix, uprobe};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -62,7 +64,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 16] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -78,9 +80,11 @@ const MAPS: [&str; 15] = [
     "WALK_STEPS",
     "NAMES",
     "UNIX_SOCKETS",
+    "SECRETS",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
 const TRACEPOINTS_PREFIX: &str = "tracepoints-";
+const UPROBES_PREFIX: &str = "uprobes-";
 
 /// Links for tracepoints (BPF_LINK_TYPE_PERF_EVENT).
 const TRACEPOINT_KERNEL: &str = "5.15";
@@ -91,6 +95,9 @@ pub enum KernelError {
     /// tracefs.
     #[error(transparent)]
     Tracefs(#[from] TracefsError),
+    /// The kernel's type information.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
     /// The object as a whole was refused.
     #[error(
         "the kernel refused the auditor's tables or types: {}; `auditor doctor` says what this kernel lacks",
@@ -129,17 +136,9 @@ pub enum KernelError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// A cgroup's directory could not be opened.
-    #[error("open {path}: {error}")]
-    Cgroup {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel said.
-        error: io::Error,
-    },
-    /// The cgroup's path is there no more, or another cgroup's.
-    #[error("{0} is gone, or another cgroup was made in its place")]
-    CgroupGone(PathBuf),
+    /// A cgroup is gone, or its directory could not be opened.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A link could not be kept in bpffs.
     #[error("keep the program {name} in {path}: {error}")]
     Pin {
@@ -150,6 +149,24 @@ pub enum KernelError {
         /// What failed.
         error: String,
     },
+}
+
+impl KernelError {
+    /// What the kernel itself answered, as an errno value.
+    pub fn os_error(&self) -> Option<i32> {
+        use std::error::Error as _;
+        let mut cause: Option<&dyn std::error::Error> = match self {
+            Self::Program { error, .. } => Some(error),
+            other => other.source(),
+        };
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return error.raw_os_error();
+            }
+            cause = error.source();
+        }
+        None
+    }
 }
 
 /// An error and what caused it, in one line: the kernel's own answer is the last of aya's causes.
@@ -246,10 +263,12 @@ pub struct Object {
     ebpf: Ebpf,
     unix: Result<unix::Programs, unix::Unsupported>,
     pins: PathBuf,
-    /// Below it: the tables, and the links of programs on tracepoints, which are bound to the tables.
+    /// Below it: the tables, and the links of programs on tracepoints and in libraries, which are bound to the tables.
     layout: PathBuf,
     /// Below that: the links of this object's programs on tracepoints.
     tracepoint_pins: PathBuf,
+    /// The same of those in libraries.
+    uprobe_pins: PathBuf,
     tracepoints: Vec<FdLink>,
 }
 
@@ -263,6 +282,12 @@ pub struct Loaded {
     pub payload: MapData,
     /// Verdicts, connections, processes.
     pub lifecycle: MapData,
+    /// TLS secrets.
+    pub secrets: Secrets,
+    /// Which session tasks are in.
+    pub members: Members,
+    /// Programs that take TLS secrets.
+    pub uprobes: Result<Uprobes, uprobe::Unsupported>,
     /// The tables and rings are an earlier daemon's, with what is in them.
     pub found: bool,
 }
@@ -291,25 +316,21 @@ impl Object {
         loaded
     }
 
-    fn load_into(sizes: RingSizes, pins: &Path, tables: &Path, found: bool) -> Result<Loaded, KernelError> {
+    fn load_into(sizes: RingSizes, pins: &Path, pinned: &Path, found: bool) -> Result<Loaded, KernelError> {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
+        let tasks = tasks::globals(Path::new(btf::VMLINUX))?;
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
         let mut loader = EbpfLoader::new();
-        for (name, value) in unix.iter().flatten() {
+        for (name, value) in tasks.iter().chain(unix.iter().flatten()) {
             loader.override_global(name, value, true);
         }
         loader
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
-            .override_global("FORK_CHILD_PID_OFFSET", &offsets.fork_child_pid, true)
-            .override_global("MOVE_ROOT_OFFSET", &offsets.move_root, true)
-            .override_global("MOVE_CGROUP_OFFSET", &offsets.move_cgroup, true)
-            .override_global("MOVE_PID_OFFSET", &offsets.move_pid, true)
-            .override_global("MOVE_PATH_OFFSET", &offsets.move_path, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true);
         for map in MAPS {
-            loader.map_pin_path(map, tables.join(map));
+            loader.map_pin_path(map, pinned.join(map));
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Object)?;
         if let Some((name, _)) = ebpf.maps().find(|(name, _)| !MAPS.contains(name) && !name.starts_with('.'))
@@ -318,27 +339,31 @@ impl Object {
         }
         // Before the tables are taken out.
         let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
+        let layout = pinned.to_owned();
+        let uprobe_pins = layout.join(uprobes_directory());
+        let uprobes = Uprobes::load(OBJECT, &ebpf, uprobe_pins.clone());
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
         load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
-        let layout = tables.to_owned();
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
+        let secrets = secrets(&mut ebpf)?;
+        let members = Members::open(&pinned.join("MEMBERS"))?;
         let tracepoint_pins = layout.join(tracepoints_directory());
-        let object =
-            Self { ebpf, unix, pins: pins.to_owned(), layout, tracepoint_pins, tracepoints: Vec::new() };
-        Ok(Loaded { object, tables, payload, lifecycle, found })
+        let pins = pins.to_owned();
+        let object = Self { ebpf, unix, pins, layout, tracepoint_pins, uprobe_pins, tracepoints: Vec::new() };
+        Ok(Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found })
     }
 
     /// Attaches all cgroup programs to a cgroup and pins their links in `pins`. Where an earlier daemon's links are there, these
     /// programs take the place of its own, one by one, each in one step.
     ///
     /// # Errors
-    /// The cgroup is gone ([`KernelError::CgroupGone`]), or the kernel refused; what this call attached is detached again, and what was there before stays.
+    /// The cgroup is gone ([`CgroupError::is_gone`]), or the kernel refused; what this call attached is detached again, and what was there before stays.
     pub fn attach(&mut self, cgroup: &Cgroup, pins: &Path) -> Result<Attachment, KernelError> {
-        let directory = open_cgroup(cgroup)?;
+        let directory = cgroup.open()?;
         make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
         let mut links = Vec::with_capacity(HOOKS.len());
         let mut made = Vec::new();
@@ -415,7 +440,7 @@ impl Object {
                     kernel: unix::KERNEL,
                     error: ProgramError::IOError(error),
                 })?;
-                unix::pin(link.as_fd(), &path).map_err(pin)?;
+                bpf::pin(link.as_fd(), &path).map_err(pin)?;
                 made.push(path.clone());
             }
             let link = PinnedLink::from_pin(&path).map_err(|error| pin(io::Error::other(error)))?;
@@ -490,17 +515,19 @@ impl Object {
     pub fn remove_other_versions(&self) -> io::Result<()> {
         let mut others = directories(&self.pins, LAYOUT_PREFIX);
         others.retain(|directory| *directory != self.layout);
+        others.extend(directories(&self.layout, UPROBES_PREFIX));
+        others.retain(|directory| *directory != self.uprobe_pins);
         others.into_iter().chain(self.other_tracepoints()).try_for_each(|other| remove_pins(&other))
     }
 
-    /// For as long as the answer lives, asking for the protocol (SO_PROTOCOL) of a socket that was made in the cgroup, or below it, gives EPERM to
+    /// For as long as the answer lives, asking for SO_INCOMING_CPU of a socket that was made in the cgroup, or below it, gives EPERM to
     /// this process.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn tell_members(&mut self, cgroup: &Cgroup) -> Result<CgroupSockoptLink, KernelError> {
         let (name, kernel) = MEMBERSHIP;
-        let directory = open_cgroup(cgroup)?;
+        let directory = cgroup.open()?;
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
         let Program::CgroupSockopt(program) = program else { return Err(KernelError::Missing(name)) };
         program
@@ -513,20 +540,6 @@ impl Object {
     pub fn tracepoints(&self) -> impl Iterator<Item = &'static str> {
         TRACEPOINTS.into_iter().take(self.tracepoints.len()).map(|(_, name)| name)
     }
-}
-
-/// Opens a cgroup's directory, and no other cgroup's that was made in its place.
-fn open_cgroup(cgroup: &Cgroup) -> Result<fs::File, KernelError> {
-    let path = cgroup.path();
-    let failed = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => KernelError::CgroupGone(path.to_owned()),
-        _ => KernelError::Cgroup { path: path.to_owned(), error },
-    };
-    let directory = fs::File::open(path).map_err(failed)?;
-    if directory.metadata().map_err(failed)?.ino() != cgroup.id() {
-        return Err(KernelError::CgroupGone(path.to_owned()));
-    }
-    Ok(directory)
 }
 
 /// Directories whose names begin with `prefix`; none where they cannot be listed.
@@ -550,7 +563,7 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
 pub fn layout(sizes: RingSizes) -> String {
-    use auditor_common::{LAYOUT, control, counter, event, rule, unix};
+    use auditor_common::{LAYOUT, control, counter, event, rule, tls, unix};
     let types = [
         size_of::<control::Control>(),
         size_of::<control::Session>(),
@@ -566,8 +579,12 @@ pub fn layout(sizes: RingSizes) -> String {
         size_of::<event::Exec>(),
         size_of::<event::Fork>(),
         size_of::<event::Exit>(),
+        size_of::<event::Moved>(),
+        size_of::<control::Member>(),
         size_of::<unix::NameKey>(),
         size_of::<unix::UnixDecision>(),
+        size_of::<tls::Secret>(),
+        size_of::<tls::SecretTaken>(),
     ];
     let mut digest = Sha256::new();
     digest.update(format!("{LAYOUT} {types:?} {sizes:?} {MAPS:?}"));
@@ -576,6 +593,10 @@ pub fn layout(sizes: RingSizes) -> String {
 
 fn tracepoints_directory() -> String {
     format!("{TRACEPOINTS_PREFIX}{}", short(&Sha256::digest(OBJECT)))
+}
+
+fn uprobes_directory() -> String {
+    format!("{UPROBES_PREFIX}{}", short(&Sha256::digest(OBJECT)))
 }
 
 fn short(digest: &[u8]) -> String {
@@ -609,6 +630,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, kernel: &'static str) -> Re
         Program::SockOps(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::TracePoint(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
         _ => return Err(KernelError::Missing(name)),
     }
     .map_err(|error| KernelError::Program { name, kernel, error })
@@ -618,6 +640,13 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
     match ebpf.take_map(name) {
         Some(Map::RingBuf(map)) => Ok(map),
         _ => Err(KernelError::Missing(name)),
+    }
+}
+
+fn secrets(ebpf: &mut Ebpf) -> Result<Secrets, KernelError> {
+    match ebpf.take_map("SECRETS") {
+        Some(Map::HashMap(map)) => Ok(Secrets::new(map)),
+        _ => Err(KernelError::Missing("SECRETS")),
     }
 }
 
@@ -656,10 +685,15 @@ fn attach_sock_ops(program: &mut Program, cgroup: &fs::File) -> Result<FdLink, P
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, group: &str, name: &'static str) -> Result<FdLink, ProgramError> {
-    let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
-        return Err(ProgramError::NotAttached);
-    };
-    let program: &mut TracePoint = program;
-    let id = program.attach(group, name)?;
-    as_descriptor(program.take_link(id)?.try_into())
+    match ebpf.program_mut(name) {
+        Some(Program::TracePoint(program)) => {
+            let id = program.attach(group, name)?;
+            as_descriptor(program.take_link(id)?.try_into())
+        }
+        Some(Program::RawTracePoint(program)) => {
+            let id = program.attach(name)?;
+            Ok(program.take_link(id)?.into())
+        }
+        _ => Err(ProgramError::NotAttached),
+    }
 }

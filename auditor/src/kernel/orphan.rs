@@ -36,11 +36,12 @@ pub fn pinned_sessions(pins: &Path) -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// Makes the links that a session of another time left on `cgroup` those of session `id`.
+/// Makes the links that a session of another time left on `cgroup` those of session `id`. Answers whether there were any.
 ///
 /// # Errors
 /// A directory cannot be read or renamed.
-pub fn inherit(pins: &Path, cgroup: &Cgroup, id: &str) -> io::Result<()> {
+pub fn inherit(pins: &Path, cgroup: &Cgroup, id: &str) -> io::Result<bool> {
+    let mut inherited = false;
     for left in pinned_sessions(pins)?.iter().filter(|left| *left != id) {
         let directory = session_pins(pins, left);
         if cgroup_of(&directory)? != Some(cgroup.id()) {
@@ -53,8 +54,9 @@ pub fn inherit(pins: &Path, cgroup: &Cgroup, id: &str) -> io::Result<()> {
         } else {
             fs::rename(&directory, &own)?;
         }
+        inherited = true;
     }
-    Ok(())
+    Ok(inherited)
 }
 
 /// The cgroup that the links of a directory are on; `None` where it is gone, or where there are none.

@@ -25,6 +25,7 @@ use std::path::Path;
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Moved, Packet, Skipped,
 };
+use auditor_common::tls::SecretTaken;
 use auditor_common::unix::UnixDecision;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,7 @@ const LAYOUT: u32 = layout(&[
     size_of::<Exit>(),
     size_of::<Moved>(),
     size_of::<UnixDecision>(),
+    size_of::<SecretTaken>(),
 ]);
 
 const fn layout(sizes: &[usize]) -> u32 {

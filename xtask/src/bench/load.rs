@@ -75,9 +75,9 @@ pub(super) fn through_pgbouncer(postgres: &Postgres, clients: u32, seconds: u32)
 }
 
 /// With the server's own log of statements.
-pub(super) fn with_server_log(postgres: &Postgres, clients: u32, seconds: u32) -> Result<Throughput> {
+pub(super) fn with_server_log(postgres: &Postgres, words: &[OsString], seconds: u32) -> Result<Throughput> {
     postgres.set("log_statement", "all")?;
-    let measured = plain(&words(postgres, postgres.port(), clients, seconds, &[]), seconds);
+    let measured = plain(words, seconds);
     postgres.set("log_statement", "none")?;
     measured
 }

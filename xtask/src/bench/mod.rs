@@ -8,6 +8,7 @@ pub(crate) mod decode;
 mod load;
 mod process;
 mod statistics;
+mod tls;
 mod transfer;
 
 use std::fs;
@@ -25,6 +26,7 @@ use serde::Serialize;
 
 use self::load::AGENT;
 use self::statistics::Summary;
+pub(crate) use self::tls::{Tls, tls};
 pub(crate) use self::transfer::{Transfer, transfer};
 use crate::build::{self, Profile};
 use crate::setup;
@@ -87,6 +89,21 @@ struct Pair {
     with: f64,
 }
 
+impl Pair {
+    /// Means of runs in turns; who begins changes with each turn.
+    fn measure(round: u32, alternations: u32, mut run: impl FnMut(bool) -> Result<f64>) -> Result<Self> {
+        let mut pair = Self { none: 0.0, with: 0.0 };
+        for alternation in 0..alternations {
+            let with_first = (round + alternation) % 2 == 1;
+            for with in [with_first, !with_first] {
+                let mean = if with { &mut pair.with } else { &mut pair.none };
+                *mean += run(with)? / f64::from(alternations);
+            }
+        }
+        Ok(pair)
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Report {
     kernel: String,
@@ -141,19 +158,10 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
         options.settings.iter().map(|setting| (*setting, Vec::new())).collect();
     for round in 0..options.pairs {
         for (setting, pairs) in &mut measured {
-            let mut pair = Pair { none: 0.0, with: 0.0 };
-            for alternation in 0..options.alternations {
-                let mut run = |setting| measure(setting, options, &postgres, &program, &mut figures);
-                let (none, with) = if (round + alternation) % 2 == 0 {
-                    let none = run(Setting::None)?;
-                    (none, run(*setting)?)
-                } else {
-                    let with = run(*setting)?;
-                    (run(Setting::None)?, with)
-                };
-                pair.none += none / f64::from(options.alternations);
-                pair.with += with / f64::from(options.alternations);
-            }
+            let pair = Pair::measure(round, options.alternations, |with| {
+                let setting = if with { *setting } else { Setting::None };
+                measure(setting, options, &postgres, &program, &mut figures)
+            })?;
             let Pair { none, with } = pair;
             eprintln!(
                 "bench: pair {} of {}, {}: {with:.0} to {none:.0}",
@@ -197,7 +205,7 @@ fn measure(
     let words = load::words(postgres, postgres.port(), clients, seconds, &[]);
     let throughput = match setting {
         Setting::None => load::plain(&words, seconds),
-        Setting::ServerLog => load::with_server_log(postgres, clients, seconds),
+        Setting::ServerLog => load::with_server_log(postgres, &words, seconds),
         Setting::Pgbouncer => load::through_pgbouncer(postgres, clients, seconds),
         Setting::Auditor => {
             let daemon = start(program, postgres, figures)?;
