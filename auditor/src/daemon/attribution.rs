@@ -101,7 +101,7 @@ pub(super) struct Datagrams {
 }
 
 /// A process that came into a session from elsewhere, and has sockets that may be older than that.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Joined {
     /// Into which.
     pub(super) session: u64,
@@ -152,7 +152,7 @@ pub(super) struct Attribution {
 pub(super) type Saved = (
     (Sessions, Known, Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
-    (HashMap<u32, (u64, Boottime)>, u64, keyrings::Saved),
+    (HashMap<u32, (u64, Boottime)>, u64, Vec<Joined>, keyrings::Saved),
     (BTreeMap<u64, u64>, Unfollowed, Budget, BTreeMap<u64, String>),
 );
 
@@ -223,6 +223,10 @@ impl Attribution {
                 }
             }
             Item::Forgotten(pid) => self.processes.forget(pid),
+            Item::Followed => self.joined.clear(),
+            Item::Missed { share, count, at } => {
+                self.missed.insert(share, (count, at));
+            }
             Item::Clock(offset) => {
                 self.clock = Clock::fixed(offset);
                 // When rules expire is wall-clock time.
@@ -277,7 +281,7 @@ impl Attribution {
         (
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
-            (&self.missed, self.folded_of_nobody, self.keyrings.saved()),
+            (&self.missed, self.folded_of_nobody, &self.joined, self.keyrings.saved()),
             (&self.datagrams_of, &self.unfollowed, &self.budget, &self.libraries),
         )
     }
@@ -289,7 +293,7 @@ impl Attribution {
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         let ((sessions, known, configurations, reported), connections, uncounted, bounds) = saved;
         let secrets;
-        (self.missed, self.folded_of_nobody, secrets) = uncounted;
+        (self.missed, self.folded_of_nobody, self.joined, secrets) = uncounted;
         self.keyrings.restore(secrets)?;
         (self.datagrams_of, self.unfollowed, self.budget, self.libraries) = bounds;
         (self.sessions, self.reported) = (sessions, reported);
@@ -316,7 +320,12 @@ impl Attribution {
         self.processes.take_looked()
     }
 
-    /// What is told from here on happens for the first time.
+    /// Whether what comes next has happened before.
+    pub(super) fn happens_again(&mut self, again: bool) {
+        self.processes.happens_again(again);
+    }
+
+    /// What procfs said is not about what comes next.
     pub(super) fn forget_told(&mut self) {
         self.processes.forget_told();
     }
@@ -462,20 +471,28 @@ impl Attribution {
         self.joined.push(Joined { session: event.to, pid });
     }
 
-    /// Processes that came into a session since this was last asked.
-    pub(super) fn take_joined(&mut self) -> Vec<Joined> {
-        mem::take(&mut self.joined)
+    /// Processes that came into a session and are to be followed, until [`Item::Followed`] says that they were.
+    pub(super) fn joined(&self) -> Vec<Joined> {
+        self.joined.clone()
     }
 
-    /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later
-    /// one is read; but it may have been missed any time since the last look, so all that is older than this one is in doubt.
-    fn occasion(&mut self, header: &Header) -> Occasion {
-        let count = self.shares.processes(header.share);
-        let (known, complete_since) = self.missed.entry(header.share).or_default();
-        if *known != count {
-            (*known, *complete_since) = (count, Clock::now());
+    /// What must be known before an event is taken in: whether records of processes were not written since the last look. A record
+    /// that could not be written is counted before any later one is read; but it may have been missed any time until now, so
+    /// all that is older than this look is in doubt. Only who reads the rings may ask: the counters are of now.
+    pub(super) fn missed(&self, event: &Event<'_>) -> Option<Item> {
+        if !event.tells_of_a_process() {
+            return None;
         }
-        Occasion { at: Boottime(header.time), session: header.session, complete_since: *complete_since }
+        let share = event.header().share;
+        let count = self.shares.processes(share);
+        let known = self.missed.get(&share).map_or(0, |(known, _)| *known);
+        (known != count).then(|| Item::Missed { share, count, at: Clock::now() })
+    }
+
+    /// In what light a record's word of a process is to be seen.
+    fn occasion(&self, header: &Header) -> Occasion {
+        let complete_since = self.missed.get(&header.share).map_or(Boottime::default(), |(_, at)| *at);
+        Occasion { at: Boottime(header.time), session: header.session, complete_since }
     }
 
     fn enter(&mut self, session: u64, process: Option<Arc<Process>>, at: Boottime, event: Recorded) {

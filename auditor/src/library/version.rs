@@ -23,7 +23,7 @@ pub fn name(file: &File, points: &[Point]) -> Option<String> {
         // "Enabled GnuTLS 3.7.9 logging...", which it logs when it begins.
         Point::GnutlsExpands | Point::GnutlsPrf => (b"GnuTLS ", ""),
         // "go1.22.1", runtime.buildVersion and the build information.
-        Point::GoTrafficKey | Point::GoMasterSecret => (b"go1.", "1."),
+        Point::GoTrafficKey | Point::GoMasterSecret => (b"go1.", "go1."),
     };
     let library = point.library();
     Some(
@@ -84,6 +84,6 @@ mod tests {
     fn a_file_without_one_has_a_name() {
         assert_eq!(told(b"OpenSSL", Point::OpensslDerives).as_deref(), Some("OpenSSL"));
         assert_eq!(told(b"", Point::GnutlsExpands).as_deref(), Some("GnuTLS"));
-        assert_eq!(told(b"go1.22.1", Point::GoTrafficKey).as_deref(), Some("Go crypto/tls 1.22.1"));
+        assert_eq!(told(b"go1.22.1", Point::GoTrafficKey).as_deref(), Some("Go crypto/tls go1.22.1"));
     }
 }

@@ -8,8 +8,6 @@ mod safekeeping;
 mod sessions;
 mod still;
 
-pub(super) use sessions::session_pins;
-
 use std::mem;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -164,16 +162,15 @@ impl Pipeline {
             let more = !self.trail_takes() || self.drain()?;
             self.parts.commands.clear_wake();
             while let Some(command) = self.parts.commands.take() {
-                if let Command::HandOver(reply) = command {
-                    match self.parts.hand_over() {
-                        Ok(()) if self.parts.journal.is_some() => {
+                if let Command::HandOver(next, reply) = command {
+                    match self.parts.hand_over(&next) {
+                        Ok(()) => {
                             self.parts.handed_over = true;
                             answer(reply, Ok(()));
                             self.parts.commands.close();
                             return Ok(self.parts);
                         }
-                        Ok(()) => answer(reply, Err(failed("its journal cannot be written; stop it first"))),
-                        Err(error) => answer(reply, Err(failed(error))),
+                        Err(error) => answer(reply, Err(error)),
                     }
                     continue;
                 }
@@ -336,7 +333,7 @@ impl Pipeline {
             }
             Command::Access(entry) => self.parts.record(Item::Made(entry)),
             // Handled by the loop.
-            Command::Stop(reply) | Command::HandOver(reply) => answer(reply, Ok(())),
+            Command::Stop(reply) | Command::HandOver(_, reply) => answer(reply, Ok(())),
         }
     }
 
@@ -423,6 +420,7 @@ impl Pipeline {
             return;
         }
         self.heartbeat = now;
+        self.parts.attribution.keyrings.sweep(now);
         self.parts.record(Item::Clock(Clock::read().offset()));
         self.heartbeat_record();
     }
@@ -472,12 +470,15 @@ impl Pipeline {
         }
         self.heartbeat_record();
         self.parts.enter_now(0, Recorded::DaemonStopped);
+        // Else a daemon that is killed from here on would be followed by one that does not know that these sessions have ended.
+        self.parts.commit_journal();
         // The disk may take nothing: the end comes all the same, and what is lost by it is told.
         let began = Clock::now();
         for entry in self.parts.attribution.take_entries() {
             let left = LAST_RECORDS.saturating_sub(Clock::now().since(began));
-            self.parts.trail.append_within(&entry, left)?;
+            append(entry, |entry| self.parts.trail.append_within(entry, left))?;
         }
+        self.parts.rings.release();
         self.parts.trail.flush(LAST_RECORDS)?;
         Ok(())
     }
@@ -486,15 +487,18 @@ impl Pipeline {
 /// Appends the entries that wait.
 fn write(attribution: &mut Attribution, trail: &Trail) -> Result<(), PipelineError> {
     for entry in attribution.take_entries() {
-        append(trail, entry)?;
+        append(entry, |entry| trail.append(entry))?;
     }
     Ok(())
 }
 
-/// Appends an entry, or what can be said of it.
-pub(super) fn append(trail: &Trail, entry: Entry) -> Result<u64, trail::Error> {
-    match trail.append(&entry) {
-        Err(trail::Error::TooLong { bytes }) => trail.append(&shortened(entry, bytes)),
+/// Appends an entry with `to`, or what can be said of it.
+pub(super) fn append(
+    entry: Entry,
+    to: impl Fn(&Entry) -> Result<u64, trail::Error>,
+) -> Result<u64, trail::Error> {
+    match to(&entry) {
+        Err(trail::Error::TooLong { bytes }) => to(&shortened(entry, bytes)),
         result => result,
     }
 }
