@@ -30,12 +30,16 @@ mod process;
 mod session;
 mod socket;
 mod unix;
+mod unix_stream;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
-use aya_ebpf::macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, sock_ops, tracepoint};
+use aya_ebpf::macros::{
+    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint, sock_ops, tracepoint,
+};
 use aya_ebpf::programs::{
-    SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TracePointContext,
+    RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+    TracePointContext,
 };
 
 /// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
@@ -148,6 +152,26 @@ pub fn sched_process_exit(context: TracePointContext) -> u32 {
 pub fn cgroup_attach_task(context: TracePointContext) -> u32 {
     process::moved(&context);
     0
+}
+
+/// TP_PROTO(struct sock *sk, int ret, int flags), in the caller's context, Linux 6.3.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub fn sock_send_length(context: RawTracePointContext) -> i32 {
+    unix_stream::put_in(&context);
+    0
+}
+
+/// TP_PROTO(struct sock *sk, int ret, int flags), in the caller's context, Linux 6.3.
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub fn sock_recv_length(context: RawTracePointContext) -> i32 {
+    unix_stream::took_out(&context);
+    0
+}
+
+/// Attached to nothing: the daemon runs it (BPF_PROG_RUN, Linux 5.10) with a cookie and 1 or 0, see `unix_stream::look`.
+#[raw_tracepoint]
+pub fn unix_stream_look(context: RawTracePointContext) -> i32 {
+    unix_stream::look(&context)
 }
 
 /// The licence that GPL-only helpers ask for. Apache-2.0 alone is not among the kernel's compatible ones.

@@ -14,8 +14,8 @@ use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG};
 use auditor_common::rule::{REASON_LEASE, REASON_NO_SESSION, REASON_UNREADABLE_NAME, RuleValue, Verdict};
 use auditor_common::unix::{
-    ABSTRACT, KIND_UNIX, NAME_BYTES, NAME_KEY_BITS, NAME_SPACE, NameKey, NameLookup, PATHNAME, UnixDecision,
-    decide_name,
+    ABSTRACT, KIND_UNIX, NAME_BYTES, NAME_KEY_BITS, NAME_SPACE, NameKey, NameLookup, PATHNAME,
+    STREAM_CONNECTED, STREAM_FOLLOWED, STREAM_NONE, STREAM_NOT_FOLLOWED, UnixDecision, decide_name,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::SkStorage;
@@ -28,7 +28,8 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SockAddrContext;
 
 use crate::emit::{self, Owner, Sort, Wake};
-use crate::{session, verdict};
+use crate::unix_stream::Following;
+use crate::{session, unix_stream, verdict};
 
 /// All policies' rules about unix sockets. Never an LRU; written by the daemon only.
 #[map]
@@ -97,14 +98,14 @@ pub(crate) fn sendmsg(context: &SockAddrContext) -> bool {
 }
 
 #[inline(always)]
-fn setting(place: &'static u32) -> u32 {
+pub(crate) fn setting(place: &'static u32) -> u32 {
     // SAFETY: a static; volatile, because the loader changes what the compiler thinks constant.
     unsafe { read_volatile(place) }
 }
 
 /// Reads a value at an offset from a kernel pointer.
 #[inline(always)]
-fn read<T: Copy + Default>(from: *const u8, offset: u32) -> Option<T> {
+pub(crate) fn read<T: Copy + Default>(from: *const u8, offset: u32) -> Option<T> {
     let mut value = T::default();
     // SAFETY: the destination is as long as is said; the helper takes any address and fails where there is no memory.
     let result = unsafe {
@@ -118,7 +119,7 @@ fn read<T: Copy + Default>(from: *const u8, offset: u32) -> Option<T> {
 }
 
 #[inline(always)]
-fn follow(from: *const u8, offset: u32) -> Option<*const u8> {
+pub(crate) fn follow(from: *const u8, offset: u32) -> Option<*const u8> {
     let address = read::<u64>(from, offset)?;
     (address != 0).then_some(address as *const u8)
 }
@@ -196,6 +197,7 @@ struct Subject {
     table: u32,
     socket_type: u32,
     length: u32,
+    stream: u32,
     hook: u8,
 }
 
@@ -211,6 +213,7 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         // SAFETY: the kernel gives a valid context; the field may be read by programs of this type.
         socket_type: unsafe { (*address).type_ },
         length: 0,
+        stream: STREAM_NONE,
         hook,
     };
     // The socket was made in a cgroup of ours, but whoever uses it now need not be there.
@@ -238,6 +241,16 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         Some(_) if alone && control.fail_open == 0 => Verdict::refuse(REASON_LEASE),
         Some(session) => on(&lookup, session.default_action),
     };
+    let follows = verdict.allows() && hook == HOOK_CONNECT && subject.socket_type == SOCK_STREAM;
+    if follows {
+        // Before it is connected, so that its first byte is seen.
+        let kernel = context.as_ptr().cast::<u8>().cast_const();
+        subject.stream = match unix_stream::begin(kernel, subject.cookie, subject.owner) {
+            Following::Begun => STREAM_FOLLOWED,
+            Following::NoRoom => STREAM_NOT_FOLLOWED,
+            Following::Connected => STREAM_CONNECTED,
+        };
+    }
     if !verdict.allows() {
         if verdict::is_folded(subject.owner.session) {
             return false;
@@ -256,6 +269,9 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         emit::count_attempt(subject.owner);
         // What is allowed without a record would be a connection that nobody knows of.
         if control.overload != OVERLOAD_RECORD_LOSS && !alone {
+            if subject.stream == STREAM_FOLLOWED {
+                unix_stream::forget(subject.cookie);
+            }
             return false;
         }
     }
@@ -361,7 +377,7 @@ fn record(subject: &Subject, verdict: &Verdict, lookup: &NameLookup) -> bool {
             decision.hook = subject.hook;
             decision._padding = [0; 3];
             record.length = subject.length;
-            record._padding = 0;
+            record.stream = subject.stream;
             let name = (&raw mut record.name).cast::<u32>();
             let mut index = 0;
             while index < NAME_WORDS {
@@ -374,3 +390,4 @@ fn record(subject: &Subject, verdict: &Verdict, lookup: &NameLookup) -> bool {
 }
 
 const AF_UNIX: u32 = 1;
+const SOCK_STREAM: u32 = 1;
