@@ -35,7 +35,7 @@ use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs,
 };
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::HashMap;
+use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::RawTracePointContext;
 
 use crate::emit::{self, Owner, Sort, Wake};
@@ -46,6 +46,10 @@ const BPF_F_NO_PREALLOC: u32 = 1;
 /// Streams of agents by the cookie of their end.
 #[map]
 static UNIX_STREAMS: HashMap<u64, UnixStream> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Whose programs read: see [`PROGRAM`].
+#[map]
+static UNIX_IN_CHARGE: Array<u32> = Array::with_max_entries(1, 0);
 
 macro_rules! offsets {
     ($($(#[$doc:meta])* $name:ident;)*) => {
@@ -78,6 +82,8 @@ offsets! {
     FILE_DATA_OFFSET;
     /// `sk` of struct socket.
     SOCKET_SOCK_OFFSET;
+    /// Number of this object: while another version takes over there are two of these programs on each tracepoint.
+    PROGRAM;
     /// 1: the calls of programs of this machine can be read.
     CALLS_READABLE;
 }
@@ -167,7 +173,9 @@ pub(crate) fn took_out(context: &RawTracePointContext) {
 /// All that a stranger's call costs.
 #[inline(always)]
 fn concerns(socket: *const u8, answer: i32) -> bool {
-    answer > 0 && read::<u16>(socket, setting(&SOCK_FAMILY_OFFSET)) == Some(AF_UNIX)
+    answer > 0
+        && read::<u16>(socket, setting(&SOCK_FAMILY_OFFSET)) == Some(AF_UNIX)
+        && UNIX_IN_CHARGE.get(0) == Some(&setting(&PROGRAM))
 }
 
 /// Memory of the calling process: a piece, and the vector from which the next ones are read.

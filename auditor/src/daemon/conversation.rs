@@ -1,15 +1,16 @@
-//! One TCP connection of an agent, from its segments to its statements: both directions' reassembly, the protocol that
+//! One connection of an agent, TCP or a stream between unix sockets, from its segments to its statements: both directions' reassembly, the protocol that
 //! was found, and what the connection's records have in common.
 
 use std::sync::Arc;
 
 use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
+use auditor_common::unix::{CONTENT_COPIED, STREAM_PROTOCOL, UnixData};
 
 use crate::clock::Boottime;
 use crate::interned::Name;
 use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
-use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
+use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process, Transport};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
 use crate::tls::hello::Hello;
 
@@ -49,7 +50,7 @@ enum Reader {
     Blind,
 }
 
-/// A TCP connection.
+/// A TCP connection, or a stream between unix sockets.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
     /// The session's number in the kernel; 0 while it is not known.
@@ -82,6 +83,8 @@ pub(super) struct Conversation {
     closed: Option<Closed>,
     /// Whether the kernel programs have been told to count rows instead of copying them.
     counts_rows: bool,
+    /// Bytes that passed between unix sockets by calls whose content cannot be had.
+    unreadable: u64,
 }
 
 #[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
@@ -126,6 +129,7 @@ impl Conversation {
             limits,
             closed: None,
             counts_rows: false,
+            unreadable: 0,
         }
     }
 
@@ -156,6 +160,32 @@ impl Conversation {
         let at = Boottime(event.header.time);
         self.feed(true, at, out, |stream, deliver| stream.start(event.send_next, deliver));
         self.feed(false, at, out, |stream, deliver| stream.start(event.receive_next, deliver));
+    }
+
+    /// A stream between unix sockets, whose first bytes are still to come. Places are counted from 0.
+    pub(super) fn followed(&mut self, at: Boottime, out: &mut Findings) {
+        self.feed(true, at, out, |stream, deliver| stream.start(0, deliver));
+        self.feed(false, at, out, |stream, deliver| stream.start(0, deliver));
+    }
+
+    /// Bytes passed on a stream between unix sockets. These come in order, so what was not told before was not seen.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "places are told by their lower half, as a sequence number's"
+    )]
+    pub(super) fn passed(&mut self, event: &UnixData, payload: &[u8], out: &mut Findings) {
+        let sent = event.direction == EGRESS;
+        let at = Boottime(event.header.time);
+        let (offset, passed) = (event.offset as u32, event.passed as u32);
+        self.established = true;
+        if event.content != CONTENT_COPIED {
+            self.unreadable += u64::from(event.length);
+        }
+        // First, as for a segment.
+        self.acknowledged(!sent, passed, true, at, out);
+        self.acknowledged(sent, offset, true, at, out);
+        let segment = Segment { sequence: offset, flags: 0, payload, length: event.length, at };
+        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
     }
 
     /// It is older than the audit: its streams begin with the first bytes seen.
@@ -215,7 +245,8 @@ impl Conversation {
     /// Whether the kernel programs are to count the rows of long answers instead of copying them, if that has changed. Only on
     /// a connection that this host has opened: they follow what comes in, and what an agent says is always copied.
     pub(super) fn counting_changed(&mut self) -> Option<bool> {
-        let counts = !self.connection.inbound
+        let counts = self.connection.transport == Transport::Tcp
+            && !self.connection.inbound
             && self.closed.is_none()
             && matches!(&self.reader, Reader::Reading(dissector) if dissector.counts_rows());
         (std::mem::replace(&mut self.counts_rows, counts) != counts).then_some(counts)
@@ -232,6 +263,7 @@ impl Conversation {
         if connection.local.is_none() && event.local.port() != 0 {
             connection.local = Some(event.local.socket_address());
         }
+        self.established |= event.protocol == STREAM_PROTOCOL && event.old_state != 0;
         self.closed = Some(*event);
     }
 
@@ -273,6 +305,8 @@ impl Conversation {
             skipped_sent: self.sent.counters().skipped,
             skipped_received: self.received.counters().skipped,
             gaps: ranges,
+            method: (self.connection.transport == Transport::Unix).then_some("calls"),
+            unreadable: self.unreadable,
         };
         // The event of its establishment may have been lost; bytes that were moved prove it as well.
         let moved = self.sent.counters().delivered + self.received.counters().delivered > 0;

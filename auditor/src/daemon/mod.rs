@@ -395,6 +395,9 @@ impl Start<'_> {
         }
         trail.flush(LAST_RECORDS)?;
         object.attach_tracepoints()?;
+        // Streams of earlier sessions may go on where the configuration lets no new one begin.
+        let reads = loaded.settings.allows_unix_sockets() || !tables.unix_streams(None)?.is_empty();
+        object.read_streams(&mut tables, reads)?;
         let attachment = object.attach(parent, &pins)?;
         takeover::attach_sessions(&mut attribution, &mut object, &pins);
         if let Err(error) = object.remove_other_versions(sizes) {

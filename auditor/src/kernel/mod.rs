@@ -11,3 +11,4 @@ pub mod shares;
 pub mod tables;
 pub mod tracefs;
 pub mod unix;
+pub mod unix_stream;

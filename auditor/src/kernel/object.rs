@@ -12,7 +12,8 @@ use aya::programs::cgroup_skb::CgroupSkbAttachType;
 use aya::programs::cgroup_sockopt::CgroupSockoptLink;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps, TracePoint,
+    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint, SockOps,
+    TracePoint,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::mount::{MsFlags, mount};
@@ -22,7 +23,7 @@ use super::cgroup::Cgroup;
 use super::link;
 use super::tables::{TableError, Tables};
 use super::tracefs::{self, Offsets, TracefsError};
-use super::{btf, unix};
+use super::{btf, unix, unix_stream};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -62,7 +63,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 15] = [
+const MAPS: [&str; 17] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -78,6 +79,8 @@ const MAPS: [&str; 15] = [
     "WALK_STEPS",
     "NAMES",
     "UNIX_SOCKETS",
+    "UNIX_STREAMS",
+    "UNIX_IN_CHARGE",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
 const TRACEPOINTS_PREFIX: &str = "tracepoints-";
@@ -233,6 +236,8 @@ pub struct Object {
     unix: Result<unix::Programs, unix::Unsupported>,
     pins: PathBuf,
     tracepoints: Vec<FdLink>,
+    /// On the tracepoints of [`unix_stream`], while they are attached.
+    streams: Vec<FdLink>,
 }
 
 /// What loading gives: the programs, the tables, and the rings.
@@ -276,6 +281,7 @@ impl Object {
     fn load_into(sizes: RingSizes, pins: &Path, tables: &Path, found: bool) -> Result<Loaded, KernelError> {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
+        let program = program_number();
         let mut loader = EbpfLoader::new();
         for (name, value) in unix.iter().flatten() {
             loader.override_global(name, value, true);
@@ -289,6 +295,7 @@ impl Object {
             .override_global("MOVE_CGROUP_OFFSET", &offsets.move_cgroup, true)
             .override_global("MOVE_PID_OFFSET", &offsets.move_pid, true)
             .override_global("MOVE_PATH_OFFSET", &offsets.move_path, true)
+            .override_global("PROGRAM", &program, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true);
         for map in MAPS {
             loader.map_pin_path(map, tables.join(map));
@@ -304,10 +311,15 @@ impl Object {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
         load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
+        if unix.is_ok() {
+            for name in unix_stream::TRACEPOINTS.into_iter().chain([unix_stream::LOOK]) {
+                load_program(&mut ebpf, name, unix_stream::KERNEL)?;
+            }
+        }
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new() };
+        let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new(), streams: Vec::new() };
         Ok(Loaded { object, tables, payload, lifecycle, found })
     }
 
@@ -424,6 +436,67 @@ impl Object {
         Ok(())
     }
 
+    /// Has streams between unix sockets read from now on, or no longer. Where another version's programs do so, these take over
+    /// in one step.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn read_streams(&mut self, tables: &mut Tables, reads: bool) -> Result<(), KernelError> {
+        let directory = self.pins.join(tracepoints_directory());
+        if !reads {
+            self.streams.clear();
+            return unix_stream::TRACEPOINTS.into_iter().try_for_each(|name| {
+                let path = directory.join(name);
+                remove(&path).map_err(|error| KernelError::Pin { name, path, error: error.to_string() })
+            });
+        }
+        if !self.streams.is_empty() || self.unix.is_err() {
+            return Ok(());
+        }
+        make_pins(&directory).map_err(|error| KernelError::Pins { path: directory.clone(), error })?;
+        let mut links = Vec::with_capacity(unix_stream::TRACEPOINTS.len());
+        for name in unix_stream::TRACEPOINTS {
+            let path = directory.join(name);
+            let link = match PinnedLink::from_pin(&path) {
+                Ok(link) => link,
+                Err(_) => {
+                    let kernel = unix_stream::KERNEL;
+                    let link = attach_raw_tracepoint(&mut self.ebpf, name)
+                        .map_err(|error| KernelError::Program { name, kernel, error })?;
+                    link.pin(&path).map_err(|error| KernelError::Pin {
+                        name,
+                        path: path.clone(),
+                        error: error.to_string(),
+                    })?
+                }
+            };
+            links.push(link.into());
+        }
+        tables.put_in_charge(program_number())?;
+        self.streams = links;
+        Ok(())
+    }
+
+    /// Whether streams between unix sockets are read.
+    pub fn reads_streams(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    /// Asks the kernel whether the stream of an agent's unix socket goes on. `forced`: its end is recorded in any case.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn look_at_stream(&self, cookie: u64, forced: bool) -> Result<unix_stream::State, KernelError> {
+        let (name, kernel) = (unix_stream::LOOK, unix_stream::KERNEL);
+        let refused = |error| KernelError::Program { name, kernel, error };
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(name) else {
+            return Err(KernelError::Missing(name));
+        };
+        let program = program.fd().map_err(refused)?;
+        unix_stream::look(program.as_fd(), cookie, forced)
+            .map_err(|error| refused(ProgramError::IOError(error)))
+    }
+
     /// Takes down what daemons of other versions left pinned: their tables, their programs on tracepoints.
     ///
     /// # Errors
@@ -461,7 +534,8 @@ impl Object {
 
     /// Names of the programs that are attached to tracepoints.
     pub fn tracepoints(&self) -> impl Iterator<Item = &'static str> {
-        TRACEPOINTS.into_iter().take(self.tracepoints.len()).map(|(_, name)| name)
+        let streams = unix_stream::TRACEPOINTS.into_iter().take(self.streams.len());
+        TRACEPOINTS.into_iter().take(self.tracepoints.len()).map(|(_, name)| name).chain(streams)
     }
 }
 
@@ -496,10 +570,19 @@ fn layout(sizes: RingSizes) -> String {
         size_of::<event::Exit>(),
         size_of::<unix::NameKey>(),
         size_of::<unix::UnixDecision>(),
+        size_of::<unix::UnixStream>(),
+        size_of::<unix::UnixData>(),
     ];
     let mut digest = Sha256::new();
     digest.update(format!("{LAYOUT} {types:?} {sizes:?} {MAPS:?}"));
     format!("{LAYOUT_PREFIX}{}", short(&digest.finalize()))
+}
+
+/// Tells this object's programs from those of others.
+fn program_number() -> u32 {
+    let digest = Sha256::digest(OBJECT);
+    // Never zero: that stands for nobody's.
+    digest.first_chunk().map_or(1, |bytes| u32::from_ne_bytes(*bytes) | 1)
 }
 
 fn tracepoints_directory() -> String {
@@ -537,6 +620,7 @@ fn load_program(ebpf: &mut Ebpf, name: &'static str, kernel: &'static str) -> Re
         Program::SockOps(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::TracePoint(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
         _ => return Err(KernelError::Missing(name)),
     }
     .map_err(|error| KernelError::Program { name, kernel, error })
@@ -581,6 +665,15 @@ fn attach_sock_ops(program: &mut Program, cgroup: &fs::File) -> Result<FdLink, P
     let program: &mut SockOps = program.try_into()?;
     let id = program.attach(cgroup, CgroupAttachMode::Single)?;
     as_descriptor(program.take_link(id)?.try_into())
+}
+
+fn attach_raw_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<FdLink, ProgramError> {
+    let Some(Program::RawTracePoint(program)) = ebpf.program_mut(name) else {
+        return Err(ProgramError::NotAttached);
+    };
+    let program: &mut RawTracePoint = program;
+    let id = program.attach(name)?;
+    Ok(program.take_link(id)?.into())
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, group: &str, name: &'static str) -> Result<FdLink, ProgramError> {

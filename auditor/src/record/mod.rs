@@ -181,6 +181,11 @@ pub struct Coverage {
     pub skipped_received: u64,
     /// What is missing, where it is known.
     pub gaps: Vec<GapRange>,
+    /// How the bytes were seen, where that is not in packets: `calls`, what the system calls of a unix socket's other end took and gave.
+    #[serde(with = "crate::interned::option")]
+    pub method: Option<Name>,
+    /// Of the gaps, both directions: bytes that passed by calls whose content cannot be had.
+    pub unreadable: u64,
 }
 
 /// How a connection ended.

@@ -24,7 +24,7 @@ use std::path::Path;
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Moved, Packet, Skipped,
 };
-use auditor_common::unix::UnixDecision;
+use auditor_common::unix::{UnixData, UnixDecision};
 use serde::{Deserialize, Serialize};
 
 use super::{Event, Malformed, Source};
@@ -57,6 +57,7 @@ const LAYOUT: u32 = layout(&[
     size_of::<Exit>(),
     size_of::<Moved>(),
     size_of::<UnixDecision>(),
+    size_of::<UnixData>(),
 ]);
 
 const fn layout(sizes: &[usize]) -> u32 {

@@ -6,6 +6,7 @@
 mod existing;
 mod safekeeping;
 mod sessions;
+mod streams;
 
 pub(super) use sessions::session_pins;
 
@@ -105,6 +106,7 @@ pub(super) struct Pipeline {
     started: Boottime,
     looked_at_sessions: Boottime,
     looked_at_all_sessions: Boottime,
+    look_at_streams: Boottime,
     heartbeat: Boottime,
     leased: Boottime,
     opening: Vec<Opening>,
@@ -137,6 +139,7 @@ impl Pipeline {
             started: now,
             looked_at_sessions: now,
             looked_at_all_sessions: now,
+            look_at_streams: now,
             heartbeat: now,
             leased: Boottime::default(),
             opening: Vec::new(),
@@ -183,6 +186,7 @@ impl Pipeline {
             if !more && self.parts.attribution.is_due(now) {
                 self.parts.record(Item::Settled(now));
             }
+            self.look_at_streams();
             self.follow_moves();
             self.look_after_sessions();
             self.beat();
@@ -342,6 +346,10 @@ impl Pipeline {
         {
             let error = KernelError::UnixRules(error.to_string());
             return Err(CommandError::Invalid(format!("nothing was changed: {error}")));
+        }
+        if loaded.settings.allows_unix_sockets() {
+            // Before the first of them can be connected.
+            self.parts.object.read_streams(&mut self.parts.tables, true).map_err(failed)?;
         }
         let configuration =
             self.parts.attribution.put_in_force(&loaded, &mut self.parts.tables).map_err(failed)?;
