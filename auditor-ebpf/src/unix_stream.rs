@@ -98,8 +98,10 @@ const LAST_CALL: u64 = 1_000_000_000;
 
 /// Largest piece of one record.
 const LARGEST: u32 = 32768;
-/// Pieces that one call may become: of [`LARGEST`], or of memory that was given.
-const PIECES: u32 = 20;
+/// Largest piece of a call that is done with one record of a fitting size.
+const ORDINARY: u32 = 8192;
+/// Pieces that another call may become: of [`LARGEST`], or of memory that was given. The verifier walks each of them.
+const PIECES: u32 = 16;
 
 /// What became of a wish to follow a socket.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -220,6 +222,14 @@ fn moved<const DIRECTION: u8>(socket: *const u8, length: u32) {
         tell_of::<DIRECTION>(&told, length, CONTENT_OTHER_CALL, control);
         return;
     };
+    if length <= ORDINARY && memory.length >= u64::from(length) {
+        match length {
+            0..=256 => record::<DIRECTION, 256>(&told, memory.base, length, control),
+            257..=1024 => record::<DIRECTION, 1024>(&told, memory.base, length, control),
+            _ => record::<DIRECTION, { ORDINARY as usize }>(&told, memory.base, length, control),
+        }
+        return;
+    }
     let mut left = length;
     for _ in 0..PIECES {
         if left == 0 {
@@ -234,7 +244,11 @@ fn moved<const DIRECTION: u8>(socket: *const u8, length: u32) {
             continue;
         }
         let part = bounded(memory.length, left);
-        copy::<DIRECTION>(&told, memory.base, part, control);
+        if part <= 1024 {
+            record::<DIRECTION, 1024>(&told, memory.base, part, control);
+        } else {
+            record::<DIRECTION, { LARGEST as usize }>(&told, memory.base, part, control);
+        }
         told.offset += u64::from(part);
         memory.base += u64::from(part);
         memory.length -= u64::from(part);
@@ -374,16 +388,6 @@ fn tell_of<const DIRECTION: u8>(told: &Told, length: u32, content: u8, control: 
     };
     segment.entry.write(told.record::<DIRECTION>(length, 0, content));
     emit::submit_payload(segment, control);
-}
-
-#[inline(always)]
-fn copy<const DIRECTION: u8>(told: &Told, from: u64, length: u32, control: &Control) {
-    match length {
-        0..=256 => record::<DIRECTION, 256>(told, from, length, control),
-        257..=1024 => record::<DIRECTION, 1024>(told, from, length, control),
-        1025..=8192 => record::<DIRECTION, 8192>(told, from, length, control),
-        _ => record::<DIRECTION, { LARGEST as usize }>(told, from, length, control),
-    }
 }
 
 /// A record with room for `N` bytes.

@@ -218,12 +218,15 @@ pub fn compare_local(log: &[Entry], records: &[Value], application: &str) -> Res
     let agents = |entry: &Entry| {
         (entry.client.is_none() && entry.application == application).then(|| entry.session.clone())
     };
-    let texts = |statements: &[Told]| statements.iter().map(|told| told.text.clone()).collect::<Vec<_>>();
+    let details = |statements: &[Told]| {
+        let detail = |told: &Told| (told.text.clone(), told.parameters.clone());
+        statements.iter().map(detail).collect::<Vec<_>>()
+    };
     let mut told: Vec<Vec<Told>> = told_by(log, agents).into_values().collect();
     let mut recorded: Vec<Vec<Told>> =
         connections(records)?.into_iter().map(|connection| connection.in_order().collect()).collect();
-    told.sort_by_cached_key(|statements| texts(statements));
-    recorded.sort_by_cached_key(|statements| texts(statements));
+    told.sort_by_cached_key(|statements| details(statements));
+    recorded.sort_by_cached_key(|statements| details(statements));
     let mut report = Report { connections: told.len(), ..Report::default() };
     let count = told.len().max(recorded.len());
     for number in 0..count {

@@ -225,6 +225,25 @@ impl Cgroup {
         Ok(text.lines().any(|line| line == "populated 1"))
     }
 
+    /// Has everything in it and below it stand still, or go on. Returns before the last of it does.
+    ///
+    /// # Errors
+    /// cgroup.freeze cannot be written.
+    pub fn freeze(&self, stands_still: bool) -> Result<(), CgroupError> {
+        let freeze = self.path.join("cgroup.freeze");
+        fs::write(&freeze, if stands_still { "1" } else { "0" }).map_err(failed("write", &freeze))
+    }
+
+    /// Whether somebody has it stand still.
+    ///
+    /// # Errors
+    /// cgroup.freeze cannot be read.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        let freeze = self.path.join("cgroup.freeze");
+        let text = fs::read_to_string(&freeze).map_err(failed("read", &freeze))?;
+        Ok(text.trim() == "1")
+    }
+
     /// Removes it and what is below it. The kernel refuses while a process lives in it.
     ///
     /// # Errors

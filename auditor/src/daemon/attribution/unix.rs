@@ -1,5 +1,6 @@
 //! Unix sockets: what was decided about them, and what is said on streams between them.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use auditor_common::unix::{
     STREAM_CONNECTED, STREAM_FOLLOWED, STREAM_NONE, UnixData, UnixDecision,
 };
 
-use super::Attribution;
+use super::{Attribution, Conversation};
 use crate::clock::Boottime;
 use crate::policy;
 use crate::protocol::Protocol;
@@ -78,6 +79,14 @@ impl Attribution {
             conversation.followed(at, &mut findings);
         }
         self.findings = findings;
+    }
+
+    /// Sessions with streams between unix sockets.
+    pub(in crate::daemon) fn streaming(&self) -> BTreeSet<u64> {
+        let of = |conversation: &Conversation| {
+            (conversation.connection.transport == Transport::Unix).then_some(conversation.session)
+        };
+        self.conversations.values().filter_map(of).collect()
     }
 
     pub(super) fn unix_data(&mut self, event: &UnixData, payload: &[u8]) {

@@ -107,6 +107,7 @@ pub(super) struct Pipeline {
     looked_at_sessions: Boottime,
     looked_at_all_sessions: Boottime,
     look_at_streams: Boottime,
+    stopped: streams::Stopped,
     heartbeat: Boottime,
     leased: Boottime,
     opening: Vec<Opening>,
@@ -140,6 +141,7 @@ impl Pipeline {
             looked_at_sessions: now,
             looked_at_all_sessions: now,
             look_at_streams: now,
+            stopped: streams::Stopped::default(),
             heartbeat: now,
             leased: Boottime::default(),
             opening: Vec::new(),
@@ -278,8 +280,10 @@ impl Pipeline {
             for _ in 0..EVENTS_IN_ONE_STEP {
                 if !self.parts.next_event()? {
                     self.parts.commit()?;
+                    self.stopped.follow(&self.parts);
                     return Ok(false);
                 }
+                self.stopped.follow(&self.parts);
                 let full = self.parts.journal.as_ref().is_some_and(Journal::is_full);
                 if full || self.parts.attribution.waiting() >= ENTRIES_IN_ONE_GO {
                     self.parts.commit()?;
