@@ -28,8 +28,8 @@ use auditor_common::control::Control;
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Closed, EGRESS, INGRESS, KIND_CLOSED};
 use auditor_common::unix::{
-    CONTENT_COPIED, CONTENT_OTHER_CALL, CONTENT_TOO_LONG, CONTENT_UNREADABLE, KIND_UNIX_DATA, STREAM_PROTOCOL,
-    UnixData, UnixStream,
+    CONTENT_COPIED, CONTENT_OTHER_CALL, CONTENT_TOO_LONG, CONTENT_UNREADABLE, KIND_UNIX_DATA,
+    STREAM_PROTOCOL, UnixData, UnixStream,
 };
 use aya_ebpf::helpers::generated::{
     bpf_get_current_task, bpf_get_current_task_btf, bpf_probe_read_user, bpf_task_pt_regs,
@@ -412,8 +412,7 @@ fn record<const DIRECTION: u8, const N: usize>(told: &Told, from: u64, length: u
     }
     // SAFETY: `bounded` is at most N, which is the room behind the pointer; any source is taken, and none that faults.
     let result = unsafe { bpf_probe_read_user((&raw mut (*slot).bytes).cast(), bounded, from as *const _) };
-    let (captured, content) =
-        if result == 0 { (bounded, CONTENT_COPIED) } else { (0, CONTENT_UNREADABLE) };
+    let (captured, content) = if result == 0 { (bounded, CONTENT_COPIED) } else { (0, CONTENT_UNREADABLE) };
     // SAFETY: the reservation is exactly one slot.
     unsafe { (&raw mut (*slot).data).write(told.record::<DIRECTION>(bounded, captured, content)) };
     emit::submit_payload(segment, control);

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test panics")]
 
 use std::ffi::OsString;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use auditor_tests::daemon::{Daemon, Home};
@@ -11,6 +13,7 @@ use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::python::Python;
 use auditor_tests::workload::OwnCgroup;
 use auditor_tests::{UNPRIVILEGED, child, clients, oracle, place, require_root};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const AGENT: &str = "unix-agent";
@@ -22,7 +25,7 @@ fn configuration(postgres: &Postgres, more: &str) -> String {
     let socket = format!("unix:{}/*", postgres.socket_folder().display());
     format!(
         "{more}[[agent]]\nname = \"{AGENT}\"\npolicy = \"database\"\n\n[[policy]]\nname = \"database\"\ndefault = \"deny\"\n\
-         [[policy.rule]]\nto = [\"{socket}\"]\naction = \"allow\"\n"
+         [[policy.rule]]\nto = [\"{socket}\"]\naction = \"allow\"\nprotocol = \"postgres\"\n"
     )
 }
 
@@ -58,10 +61,7 @@ fn closed(records: &[Value]) -> Vec<&Value> {
 /// What is missing of a direction.
 fn missing(coverage: &Value, direction: &str) -> u64 {
     let gaps = coverage["gaps"].as_array().unwrap();
-    gaps.iter()
-        .filter(|gap| gap["direction"] == direction)
-        .map(|gap| gap["length"].as_u64().unwrap())
-        .sum()
+    gaps.iter().filter(|gap| gap["direction"] == direction).map(|gap| gap["length"].as_u64().unwrap()).sum()
 }
 
 /// Every byte that a call has moved is audited, opaque, or in a gap.
@@ -79,6 +79,7 @@ fn check_sums(connection: &Value) {
     }
 }
 
+/// Nothing is missing anywhere.
 fn check_whole(daemon: &Daemon, records: &[Value]) {
     for connection in closed(records) {
         check_sums(connection);
@@ -221,15 +222,62 @@ fn copy_both_ways(more: &str, rows: u32) -> Vec<Value> {
 #[test]
 fn a_large_copy_both_ways() {
     let rows = 100_000;
-    let records = copy_both_ways("", rows);
+    // Room for what is still said while a busy host has not yet let the daemon hold the session back.
+    let records = copy_both_ways("[daemon]\nring_bytes = 67108864\n\n", rows);
     let moved: Vec<_> = closed(&records)
         .iter()
         .map(|connection| {
+            // The session was held back whenever it filled the ring.
+            assert_eq!(connection["coverage"]["gaps"].as_array().map(Vec::len), Some(0), "{connection}");
             let count = |name: &str| connection["coverage"][name].as_u64().unwrap();
             count("sent").max(count("received"))
         })
         .collect();
     assert!(moved.iter().all(|moved| *moved > u64::from(rows) * 900), "{moved:?}");
+    let statements: Vec<_> = records.iter().filter(|record| oracle::is_statement(record)).collect();
+    assert_eq!(statements.len(), 2);
+    for statement in statements {
+        assert_eq!(statement["unmapped"]["auditor"]["statement"]["rows"], rows, "{statement}");
+    }
+}
+
+#[test]
+fn a_daemon_that_is_killed_loses_nothing_and_tells_nothing_twice() {
+    require_root().unwrap();
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    let mut daemon = Daemon::start(&configuration(&postgres, "")).unwrap();
+    let script =
+        "\\set n random(1, 1000000)\nselect :n as number, 'row ' || g from generate_series(1, 30) g;\n";
+    let script = clients::write(daemon.home().folder(), "bench.sql", script).unwrap();
+    let pgbench = postgres.program("pgbench").into_os_string();
+    let script = script.to_str().unwrap();
+    let target = target(&postgres);
+    let arguments = ["-n", "-c", "4", "-M", "prepared", "-R", "100", "-T", "20", "-f", script, &target];
+    let mut command = daemon.home().run(AGENT, UNPRIVILEGED, &words(pgbench, &arguments));
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut client = child::Child::start(&mut command, Signal::SIGKILL).unwrap();
+    let mut said = BufReader::new(client.take_stderr().unwrap());
+    let mut line = String::new();
+    said.read_line(&mut line).unwrap();
+    let pid = clients::pid_told(line.as_bytes()).unwrap();
+    // A daemon that is dropped takes down the pins of those who follow.
+    let mut ended = Vec::new();
+    for kill in 0..3 {
+        thread::sleep(Duration::from_millis(700 + 333 * kill));
+        daemon.kill().unwrap();
+        let next = Daemon::start_in(daemon.home().next().unwrap()).unwrap();
+        ended.push(std::mem::replace(&mut daemon, next));
+    }
+    assert!(client.wait(LIMIT).unwrap().success());
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    let report = oracle::compare_local(&postgres.log().unwrap(), &records, APPLICATION).unwrap();
+    eprintln!("{report}");
+    assert!(report.is_equal(), "{report}\ndaemon: {}", daemon.said());
+    assert!(report.told >= 1000, "only {} statements: the test did not do its work", report.told);
+    check_attribution(&records, &[pid]);
+    check_whole(&daemon, &records);
+    daemon.stop().unwrap();
 }
 
 #[test]
@@ -259,11 +307,11 @@ fn calls_of_the_server_that_cannot_be_read_are_gaps_of_their_length() {
     let client = "import os,socket,sys\nprint('pid',os.getpid(),file=sys.stderr,flush=True)\ns=socket.socket(socket.AF_UNIX)\n\
         s.connect(sys.argv[1])\ns.sendall(b'helloX1234567')\nassert s.recv(10,socket.MSG_WAITALL)==b'0123456789'\n";
     let mut command = Command::new("/usr/bin/python3");
-    command.args(["-c", server, &name]).stdout(std::process::Stdio::piped());
-    let mut server = child::Child::start(&mut command, nix::sys::signal::Signal::SIGKILL).unwrap();
-    let mut said = std::io::BufReader::new(server.take_stdout().unwrap());
+    command.args(["-c", server, &name]).stdout(Stdio::piped());
+    let mut server = child::Child::start(&mut command, Signal::SIGKILL).unwrap();
+    let mut said = BufReader::new(server.take_stdout().unwrap());
     let mut line = String::new();
-    std::io::BufRead::read_line(&mut said, &mut line).unwrap();
+    said.read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     let rules = format!(
         "[[agent]]\nname = \"{AGENT}\"\npolicy = \"p\"\n\n[[policy]]\nname = \"p\"\ndefault = \"deny\"\n\
@@ -277,7 +325,11 @@ fn calls_of_the_server_that_cannot_be_read_are_gaps_of_their_length() {
     let closed = closed(&records);
     let coverage = &closed[0]["coverage"];
     check_sums(closed[0]);
-    assert_eq!((coverage["sent"].as_u64(), coverage["received"].as_u64()), (Some(13), Some(10)), "{coverage}");
+    assert_eq!(
+        (coverage["sent"].as_u64(), coverage["received"].as_u64()),
+        (Some(13), Some(10)),
+        "{coverage}"
+    );
     assert_eq!((missing(coverage, "sent"), missing(coverage, "received")), (7, 10), "{coverage}");
     assert_eq!(coverage["unreadable"], 10, "{coverage}");
     daemon.stop().unwrap();

@@ -156,9 +156,7 @@ impl Settings {
     /// Whether any policy lets a unix socket through.
     pub fn allows_unix_sockets(&self) -> bool {
         let allows = |rule: &Rule| rule.action == Action::Allow && !rule.sockets.is_empty();
-        self.policies
-            .iter()
-            .any(|policy| policy.default == Action::Allow || policy.rules.iter().any(allows))
+        self.policies.iter().any(|policy| policy.default == Action::Allow || policy.rules.iter().any(allows))
     }
 
     /// The policy of this name.

@@ -63,8 +63,7 @@ pub(super) fn look(program: BorrowedFd<'_>, cookie: u64, forced: bool) -> io::Re
         ..ProgramRun::default()
     };
     // SAFETY: the structure is what the command takes, as long as is said; the context outlives the call.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_RUN, &raw mut run, size_of::<ProgramRun>()) };
+    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_RUN, &raw mut run, size_of::<ProgramRun>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

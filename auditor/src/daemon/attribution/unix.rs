@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use auditor_common::event::HOOK_SENDMSG;
 use auditor_common::rule::REASON_DEFAULT;
-use auditor_common::unix::{
-    STREAM_CONNECTED, STREAM_FOLLOWED, STREAM_NONE, UnixData, UnixDecision,
-};
+use auditor_common::unix::{STREAM_CONNECTED, STREAM_FOLLOWED, STREAM_NONE, UnixData, UnixDecision};
 
 use super::{Attribution, Conversation};
 use crate::clock::Boottime;
