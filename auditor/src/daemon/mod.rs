@@ -588,6 +588,8 @@ fn sweep(hierarchy: &Hierarchy, parent: &Cgroup, attribution: &Attribution) -> V
             continue;
         }
         abandoned.push(entry.file_name().to_string_lossy().into_owned());
+        // It may have been held back when that daemon was killed. One that has gone needs nothing.
+        let _ = cgroup.freeze(false);
         match cgroup.populated() {
             Ok(true) => tracing::warn!(
                 cgroup = cgroup.name(),

@@ -108,7 +108,7 @@ pub struct Verdict {
     /// The rule as `policy#number: text`, `None` where the policy's default decided.
     pub rule: Option<String>,
     /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`,
-    /// `other-root`, `unreadable-name`.
+    /// `other-root`, `unreadable-name`, `not-recorded` (it was let through, and there was no room to record by what).
     #[serde(with = "crate::interned")]
     pub reason: Name,
     /// Name of the policy that decided.

@@ -12,7 +12,7 @@ use super::{Attribution, Conversation};
 use crate::clock::Boottime;
 use crate::policy;
 use crate::protocol::Protocol;
-use crate::record::{Connection, Event as Recorded, Transport};
+use crate::record::{Connection, Event as Recorded, Transport, Verdict};
 
 impl Attribution {
     /// A connection is recorded when it is allowed; a stream is followed from there, datagrams are not.
@@ -87,13 +87,48 @@ impl Attribution {
         self.conversations.values().filter_map(of).collect()
     }
 
+    /// Bytes passed on a stream.
     pub(super) fn unix_data(&mut self, event: &UnixData, payload: &[u8]) {
+        if !self.conversations.contains_key(&event.cookie) && !self.begin_unnamed(event) {
+            return;
+        }
         let mut findings = mem::take(&mut self.findings);
-        // Only what is followed is read.
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
             conversation.passed(event, payload, &mut findings);
         }
         self.report(event.cookie, Boottime(event.header.time), &mut findings);
         self.findings = findings;
+    }
+
+    /// A stream whose beginning found no room on the ring: that it was let through is known, by which name it is not.
+    fn begin_unnamed(&mut self, event: &UnixData) -> bool {
+        let number = event.header.session;
+        let Some(session) = self.sessions.get(number) else { return false };
+        let verdict = Verdict {
+            allowed: true,
+            rule: None,
+            reason: "not-recorded",
+            policy: Some(session.record.policy.clone()),
+        };
+        let connection = Connection {
+            id: self.connection_id(event.cookie),
+            transport: Transport::Unix,
+            local: None,
+            remote: None,
+            socket: None,
+            inbound: false,
+            adopted: None,
+            verdict,
+        };
+        let at = Boottime(event.header.time);
+        if !self.begin(event.cookie, number, connection, None, None, at) {
+            return false;
+        }
+        let mut findings = mem::take(&mut self.findings);
+        if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
+            conversation.followed(at, &mut findings);
+        }
+        self.findings = findings;
+        true
     }
 }
