@@ -4,6 +4,8 @@
 //! used. bpf_sock_addr has no field for the name. Its kernel side, struct bpf_sock_addr_kern, has a pointer to the kernel's copy
 //! of the address: a context is passed to bpf_probe_read_kernel as the plain pointer that it is. The daemon takes the offsets
 //! from the kernel's BTF and sets them before it loads the programs (Linux 6.7).
+//!
+//! What is said on a stream that was let through is the matter of `unix_stream`.
 
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{self, addr_of, read_volatile};

@@ -89,7 +89,7 @@ offsets! {
 }
 
 const AF_UNIX: u16 = 1;
-/// `enum unix_socket_lock_class`'s neighbour in include/net/tcp_states.h: TCP_ESTABLISHED stands for connected.
+/// TCP_ESTABLISHED of include/net/tcp_states.h, which unix sockets have while they are connected.
 const CONNECTED: u8 = 1;
 const MSG_OOB: i32 = 1;
 const MSG_PEEK: i32 = 2;
