@@ -50,8 +50,14 @@ sites! {
     SITE_LEASE = 11, "lease";
     /// There is no room to remember a task's session.
     SITE_MEMBERS = 12, "members";
+    /// No room on the lifecycle ring for a process's change of session.
+    SITE_MOVE = 13, "move";
+    /// What the kernel keeps of a task or of its cgroup could not be read.
+    SITE_TASK = 14, "task";
     /// The name of a unix socket, or the caller's root directory, could not be read: refused.
     SITE_UNIX_NAME = 20, "unix-name";
+    /// A TLS secret could not be kept, or not be told of: what it protects will not be read.
+    SITE_SECRET = 30, "tls-secret";
 }
 
 /// Numeric values of the errno codes that the kernel programs give themselves.

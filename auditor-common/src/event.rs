@@ -17,12 +17,12 @@ pub const KIND_EXEC: u32 = 5;
 pub const KIND_FORK: u32 = 6;
 /// [`Exit`]: a process ended.
 pub const KIND_EXIT: u32 = 7;
-
 /// [`Moved`]: a process came into a session's cgroup, or left one.
 pub const KIND_MOVED: u32 = 8;
-
 /// [`Skipped`], on the payload ring: bytes that passed and were not copied.
 pub const KIND_SKIPPED: u32 = 9;
+/// [`crate::unix::UnixDecision`]: a unix socket's destination was decided.
+pub const KIND_UNIX: u32 = 20;
 
 /// What every record begins with.
 #[repr(C)]
@@ -235,7 +235,7 @@ pub struct Exec {
 }
 crate::assert_layout!(Exec, size = 56 + EXEC_PATH_BYTES, align = 8);
 
-/// A process or a thread was created (tracepoint sched/sched_process_fork).
+/// A process or a thread was created (raw tracepoint sched_process_fork).
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Fork {
@@ -250,7 +250,7 @@ pub struct Fork {
 }
 crate::assert_layout!(Fork, size = 64, align = 8);
 
-/// The leader of a process ended (tracepoint sched/sched_process_exit).
+/// A process ended with its last thread; before Linux 6.16, its first thread did (tracepoint sched/sched_process_exit).
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Exit {
@@ -264,22 +264,23 @@ crate::assert_layout!(Exit, size = 56, align = 8);
 /// Bytes of the path in [`Moved`], including the terminating NUL.
 pub const CGROUP_PATH_BYTES: usize = 256;
 
-/// A process was moved into a session's cgroup, or out of one (tracepoint cgroup/cgroup_attach_task).
+/// A process was moved into a session, or out of one (raw tracepoint cgroup_attach_task), or was born elsewhere than its parent lives
+/// (clone3(2), CLONE_INTO_CGROUP).
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Moved {
     /// `kind` is [`KIND_MOVED`]. `session` is the one that it left; where there is none, the one that it came into.
     pub header: Header,
-    /// Who moved it.
+    /// Who moved it, or its parent.
     pub task: Task,
-    /// The session that it belonged to; 0: none.
+    /// The session that it belonged to, or its parent does; 0: none.
     pub from: u64,
-    /// The session whose cgroup it is in now; 0: the cgroup is none's, though it may lie below one that is.
+    /// The session that it belongs to now; 0: none.
     pub to: u64,
-    /// Task id in the initial PID namespace of what was moved: of a whole process, its leader's.
+    /// Process id (thread group) in the initial PID namespace of what was moved.
     pub moved: u32,
-    /// Padding.
-    pub _padding: u32,
+    /// 1: it was born there; then `path` is the name of the cgroup alone.
+    pub born: u32,
     /// Where it is now: path in the cgroup2 hierarchy, NUL-terminated, cut at the end.
     pub path: [u8; CGROUP_PATH_BYTES],
 }

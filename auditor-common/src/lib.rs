@@ -3,7 +3,7 @@
 //!
 //! Rules of this crate: `no_std`, `repr(C)`, fixed-width integers and byte arrays, explicit padding, no enums and no
 //! `Option` in anything that crosses the boundary (a value that the other side does not know must be representable).
-//! Sizes are asserted at compile time; the daemon checks them against the object's BTF once more at load.
+//! Sizes and alignments are asserted when it is compiled, for the programs as for the daemon; both take them from here.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,11 +14,12 @@ pub mod event;
 pub mod packet;
 pub mod rule;
 pub mod share;
+pub mod tls;
 pub mod unix;
 
 /// Version of what the programs' tables and records mean. To be raised when that changes and no size does: a daemon goes on with
 /// tables that it finds only if they are of its own version.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Asserts the size of a shared type at compile time.
 macro_rules! assert_layout {

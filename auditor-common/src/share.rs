@@ -26,8 +26,10 @@ pub struct Share {
     pub connections: u64,
     /// Executions, births and ends of processes that were not recorded.
     pub processes: u64,
+    /// Changes of a process's session that were not recorded.
+    pub moves: u64,
     /// Padding to the end of the line.
-    pub _kernel: [u64; 2],
+    pub _kernel: u64,
     /// Bytes read from the payload ring. Written by the daemon only, as all that follows.
     pub payload_read: u64,
     /// The same for the lifecycle ring.
@@ -58,7 +60,7 @@ impl Weight {
     pub const RECORD: Self = Self(2);
     /// Segments: two thirds of the ring. More than half, so that a burst of one that is alone is seldom held.
     pub const SEGMENT: Self = Self(4);
-    /// Beginnings and ends of connections, and processes that change their session: two thirds of the ring.
+    /// Beginnings and ends of connections: two thirds of the ring.
     pub const CONNECTION: Self = Self(4);
 }
 

@@ -18,9 +18,6 @@ pub const NAME_BYTES: usize = 108;
 /// length fits.
 pub const NAME_SPACE: usize = 128;
 
-/// [`Decision::kind`](crate::event::Header::kind) of a [`UnixDecision`].
-pub const KIND_UNIX: u32 = 20;
-
 /// A path.
 pub const PATHNAME: u8 = 1;
 /// A name in the abstract namespace.
@@ -91,7 +88,7 @@ crate::assert_layout!(NameLookup, size = 140, align = 4);
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct UnixDecision {
-    /// Its header's kind is [`KIND_UNIX`]; without a remote endpoint.
+    /// Its header's kind is [`KIND_UNIX`](crate::event::KIND_UNIX); without a remote endpoint.
     pub decision: Decision,
     /// Bytes of [`Self::name`] that the caller gave, 1 to [`NAME_BYTES`].
     pub length: u32,

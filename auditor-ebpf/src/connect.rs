@@ -111,7 +111,8 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
     }
     // What is allowed without a record would be a connection that nobody knows of.
     let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS && !alone;
-    if !verdict::record(&subject, &verdict) {
+    let recorded = verdict::record(&subject, &verdict);
+    if !recorded {
         emit::count_attempt(subject.owner);
         if must_be_recorded {
             return false;
@@ -119,7 +120,7 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
     }
     if protocol == u32::from(TCP) {
         verdict::remember(state, &verdict, remote, control.generation);
-    } else {
+    } else if recorded {
         mark_recorded(state, remote, control.generation);
     }
     true

@@ -12,7 +12,8 @@ use core::mem::MaybeUninit;
 
 use auditor_common::control::Control;
 use auditor_common::counter::{
-    Failure, SITE_CONNECTION, SITE_PAYLOAD_EGRESS, SITE_PAYLOAD_INGRESS, SITE_PROCESS, SITE_VERDICT, errno,
+    Failure, SITE_CONNECTION, SITE_MOVE, SITE_PAYLOAD_EGRESS, SITE_PAYLOAD_INGRESS, SITE_PROCESS,
+    SITE_SECRET, SITE_VERDICT, errno,
 };
 use auditor_common::event::{EGRESS, Header, Task};
 use auditor_common::share::{SHARES as SHARE_ENTRIES, Share, Weight, admits, between, occupied_by};
@@ -119,8 +120,11 @@ pub(crate) enum Sort {
     Connection,
     /// Executions, births and ends of processes.
     Process,
-    /// Processes that change their session. A flood of the others' kind must not hide one.
+    /// Processes that change their session. No session's share holds them back, only a ring that is full: nothing else that a session
+    /// does may hide one.
     Move,
+    /// TLS secrets that were taken: like the connections that they belong to.
+    Secret,
 }
 
 impl Sort {
@@ -129,16 +133,20 @@ impl Sort {
         match self {
             Self::Decision => SITE_VERDICT,
             Self::Connection => SITE_CONNECTION,
-            Self::Process | Self::Move => SITE_PROCESS,
+            Self::Process => SITE_PROCESS,
+            Self::Move => SITE_MOVE,
+            Self::Secret => SITE_SECRET,
         }
     }
 
+    /// `None`: as much as there is room for.
     #[inline(always)]
-    const fn weight(self) -> Weight {
+    const fn weight(self) -> Option<Weight> {
         match self {
-            Self::Decision => Weight::DECISION,
-            Self::Connection | Self::Move => Weight::CONNECTION,
-            Self::Process => Weight::RECORD,
+            Self::Decision => Some(Weight::DECISION),
+            Self::Connection | Self::Secret => Some(Weight::CONNECTION),
+            Self::Process => Some(Weight::RECORD),
+            Self::Move => None,
         }
     }
 }
@@ -189,7 +197,9 @@ pub(crate) fn lifecycle<T: 'static>(
     let (written, read) =
         unsafe { (&raw mut (*share).lifecycle_written, &raw const (*share).lifecycle_read) };
     let free = control.lifecycle_size.saturating_sub(waiting);
-    if !admits(sort.weight(), between(load(written), load(read)), length, free) {
+    if let Some(weight) = sort.weight()
+        && !admits(weight, between(load(written), load(read)), length, free)
+    {
         not_written(sort, share, errno::EDQUOT);
         return false;
     }
@@ -213,9 +223,11 @@ fn not_written(sort: Sort, share: *mut Share, errno: u32) {
     // SAFETY: `share` is a value of the map; only addresses of its fields are taken.
     unsafe {
         match sort {
-            Sort::Decision => {}
+            // The connection will say that it could not be read.
+            Sort::Decision | Sort::Secret => {}
             Sort::Connection => add(&raw mut (*share).connections, 1),
-            Sort::Process | Sort::Move => add(&raw mut (*share).processes, 1),
+            Sort::Process => add(&raw mut (*share).processes, 1),
+            Sort::Move => add(&raw mut (*share).moves, 1),
         }
     }
 }

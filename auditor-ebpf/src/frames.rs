@@ -10,9 +10,10 @@
 //! ([`RELEASED`]), and then only DataRow and CopyData, only of an answer that is long. The daemon holds what is counted here
 //! against its own reading.
 //!
-//! A segment that is not the next one is not looked at. If it passed before the one that is missing, the place of the next message
+//! A segment that is not the next one is not looked at. If it passes before the one that is missing, the place of the next message
 //! is lost, and the rest of the connection is copied whole. Two processors may have a segment each in hand; the later one then waits
-//! for its turn ([`await_turn`]), which it knows by the sequence number, because that is written last.
+//! for its turn ([`await_turn`]), which it knows by the sequence number, because that is written last. It waits in vain once in a
+//! connection at most, so that no peer can make a processor wait.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -36,6 +37,10 @@ pub(crate) const LEAST: u32 = 512;
 
 /// Bytes of a packet that are looked at in one go.
 const WINDOW: usize = 4096;
+/// The same where messages are long: there is one header in it at best.
+const NARROW: u32 = 64;
+/// From how many bytes on a message is long.
+const LONG: u32 = 512;
 /// A message's header.
 const HEADER: u32 = 5;
 /// The longest message that PostgreSQL sends.
@@ -61,11 +66,6 @@ static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static WALK_STEPS: Array<u32> = Array::with_max_entries(STEPS, 0);
 
-/// It found no room in the ring and was refused; it comes again.
-const REFUSED: u8 = 1;
-/// It was waited for, in vain.
-const AWAITED: u8 = 2;
-
 /// Where the messages of a direction are.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -82,8 +82,8 @@ pub(crate) struct Frames {
     kind: u8,
     /// [`UNKNOWN`], [`FIRST`] or [`WITHIN`].
     phase: u8,
-    /// Why the segment from `next` on is missing: [`REFUSED`], [`AWAITED`].
-    missing: u8,
+    /// Whether the segment from `next` on found no room in the ring and was refused: then it comes again.
+    refused: u8,
 }
 
 /// The rows at the beginning of a segment.
@@ -141,6 +141,8 @@ pub(crate) struct Walk {
     begins: u32,
     /// Bytes there.
     filled: u32,
+    /// Body bytes of the last message that any walk has met, from which the next is guessed.
+    usual: u32,
     /// Something else than rows has come.
     closed: u8,
     /// It came to the end of the payload.
@@ -192,17 +194,21 @@ const fn is_message(kind: u8, length: u32) -> bool {
 impl Frames {
     /// Of a socket of which nothing is known.
     pub(crate) const UNKNOWN: Self =
-        Self { next: 0, remaining: 0, header: [0; 4], filled: 0, kind: 0, phase: UNKNOWN, missing: 0 };
+        Self { next: 0, remaining: 0, header: [0; 4], filled: 0, kind: 0, phase: UNKNOWN, refused: 0 };
 
     /// Takes over where it has come to, the sequence number last.
     #[inline(always)]
     pub(crate) fn advance(&mut self, after: &Self) {
+        if self.phase == UNKNOWN && after.phase != FIRST {
+            // Lost meanwhile by another processor, whose segment did not wait for this one.
+            return;
+        }
         self.remaining = after.remaining;
         self.header = after.header;
         self.filled = after.filled;
         self.kind = after.kind;
         self.phase = after.phase;
-        self.missing = after.missing;
+        self.refused = after.refused;
         // SAFETY: a reference; volatile, so that it stays the last write.
         unsafe { write_volatile(&raw mut self.next, after.next) };
     }
@@ -211,7 +217,7 @@ impl Frames {
     /// rest of a long answer would be copied, which is what the ring had no room for.
     #[inline(always)]
     pub(crate) fn refuses(&self, sequence: u32) -> bool {
-        self.missing & REFUSED != 0 && self.phase != UNKNOWN && self.is_behind(sequence)
+        self.refused != 0 && self.phase != UNKNOWN && self.is_behind(sequence)
     }
 
     /// Whether something is missing before this segment.
@@ -220,13 +226,17 @@ impl Frames {
         sequence.wrapping_sub(self.next).cast_signed() > 0
     }
 
-    /// A segment found no room and was refused.
+    /// A segment found no room and was refused; `after`: where the walk over it has come to. Only the next one is sure to come again,
+    /// see [`Self::refuses`].
     #[inline(always)]
-    pub(crate) fn refuse(&mut self) {
-        self.missing |= REFUSED;
+    pub(crate) fn refuse(&mut self, after: &Self) {
+        if after.phase == UNKNOWN {
+            self.phase = UNKNOWN;
+        }
+        self.refused = 1;
     }
 
-    /// Goes over a segment. `None` cannot happen: an array's entries exist from the beginning.
+    /// Goes over a segment. `None`: it has no payload. (An array's entries exist from the beginning.)
     #[inline(always)]
     pub(crate) fn follow(
         &self,
@@ -236,7 +246,10 @@ impl Frames {
         sequence: u32,
         flags: u8,
     ) -> Option<&'static Walk> {
-        if length != 0 && self.phase == WITHIN && self.missing == 0 && self.is_behind(sequence) {
+        if length == 0 && flags & SYN == 0 {
+            return None;
+        }
+        if self.phase == WITHIN && self.refused == 0 && self.is_behind(sequence) {
             await_turn(self, sequence);
         }
         let walk = WALK.get_ptr_mut(0)?;
@@ -244,8 +257,8 @@ impl Frames {
         unsafe {
             (*walk).rows.clear();
             (*walk).after = *self;
-            if self.phase == WITHIN && self.is_behind(sequence) {
-                (*walk).after.missing |= AWAITED;
+            if self.is_behind(sequence) {
+                (*walk).after.phase = UNKNOWN;
             }
             if flags & SYN != 0 {
                 // The answer to our SYN. Data on it (Fast Open) is nothing that a PostgreSQL server sends.
@@ -258,7 +271,7 @@ impl Frames {
             let repeated = self.next.wrapping_sub(sequence);
             if self.phase != UNKNOWN && repeated < length {
                 (*walk).after.next = sequence.wrapping_add(length);
-                (*walk).after.missing = 0;
+                (*walk).after.refused = 0;
                 (*walk).offset = offset.wrapping_add(repeated);
                 (*walk).length = length.wrapping_sub(repeated);
                 segment(context.skb.skb);
@@ -279,7 +292,7 @@ struct Turn {
     sequence: u32,
 }
 
-/// Waits while another processor has the segment before this one in hand, some ten microseconds at most.
+/// Waits while another processor has the segment before this one in hand, some ten microseconds, a hundred at most.
 ///
 /// What a loopback connection's server sends is put on the queue of the processor that sends it, which is the server's for what
 /// it writes, and the client's for what its acknowledgements let out: two at a time, and now and then in the wrong order. It is waited
@@ -491,7 +504,8 @@ fn message(walk: &mut Walk, skb: *mut c_void) -> bool {
     }
     let mut at = walk.position.wrapping_sub(walk.begins);
     if walk.filled == 0 || at.wrapping_add(HEADER) > walk.filled {
-        let size = if left > WINDOW as u32 { WINDOW as u32 } else { left };
+        let wanted = if walk.usual < LONG { WINDOW as u32 } else { NARROW };
+        let size = if left > wanted { wanted } else { left };
         // The verifier does not know what the compiler knows: "R4 unbounded memory access".
         // SAFETY: a local variable.
         let size = unsafe { read_volatile(&raw const size) };
@@ -521,6 +535,7 @@ fn message(walk: &mut Walk, skb: *mut c_void) -> bool {
         return false;
     }
     let body = length - 4;
+    walk.usual = body;
     let behind = left - HEADER;
     // `behind` is less than the packet, so neither sum can overflow.
     let (position, remaining) =

@@ -25,21 +25,23 @@ mod connect;
 mod connection;
 mod emit;
 mod frames;
+mod memory;
 mod packet;
 mod process;
 mod session;
 mod socket;
+mod tls;
 mod unix;
 mod unix_stream;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
 use aya_ebpf::macros::{
-    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint, sock_ops, tracepoint,
+    cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, raw_tracepoint, sock_ops, tracepoint, uprobe,
 };
 use aya_ebpf::programs::{
-    RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
-    TracePointContext,
+    ProbeContext, RawTracePointContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext,
+    SockoptContext, TracePointContext,
 };
 
 /// cgroup_bpf's answers: the call fails with EPERM, or the packet is dropped; or it goes on.
@@ -133,8 +135,8 @@ pub fn sched_process_exec(context: TracePointContext) -> u32 {
 }
 
 /// TP_PROTO(struct task_struct *parent, struct task_struct *child), in the parent's context, Linux 2.6.28.
-#[tracepoint]
-pub fn sched_process_fork(context: TracePointContext) -> u32 {
+#[raw_tracepoint]
+pub fn sched_process_fork(context: RawTracePointContext) -> u32 {
     process::forked(&context);
     0
 }
@@ -148,8 +150,8 @@ pub fn sched_process_exit(context: TracePointContext) -> u32 {
 
 /// TP_PROTO(struct cgroup *dst_cgrp, const char *path, struct task_struct *task, bool threadgroup), in the context of whoever moves
 /// the task, when it has been moved, Linux 4.13.
-#[tracepoint]
-pub fn cgroup_attach_task(context: TracePointContext) -> u32 {
+#[raw_tracepoint]
+pub fn cgroup_attach_task(context: RawTracePointContext) -> u32 {
     process::moved(&context);
     0
 }
@@ -172,6 +174,45 @@ pub fn sock_recv_length(context: RawTracePointContext) -> i32 {
 #[raw_tracepoint]
 pub fn unix_stream_look(context: RawTracePointContext) -> i32 {
     unix_stream::look(&context)
+}
+
+/// `int EVP_KDF_derive(EVP_KDF_CTX *ctx, unsigned char *key, size_t keylen, const OSSL_PARAM params[])`, OpenSSL 3.0. Sleepable
+/// uprobes: Linux 6.0.
+#[uprobe(sleepable)]
+pub fn evp_kdf_derive(context: ProbeContext) -> u32 {
+    tls::openssl_derives(&context);
+    0
+}
+
+/// `int gnutls_hkdf_expand(gnutls_mac_algorithm_t mac, const gnutls_datum_t *key, const gnutls_datum_t *info, void *output, size_t
+/// length)`, GnuTLS 3.6.13.
+#[uprobe(sleepable)]
+pub fn gnutls_hkdf_expand(context: ProbeContext) -> u32 {
+    tls::gnutls_expands(&context);
+    0
+}
+
+/// `int _gnutls_prf_raw(gnutls_mac_algorithm_t mac, size_t master_size, const void *master, size_t label_size, const char *label,
+/// size_t seed_size, const uint8_t *seed, size_t outsize, char *out)`, GnuTLS 3.6.13, for its own tests.
+#[uprobe(sleepable)]
+pub fn gnutls_prf_raw(context: ProbeContext) -> u32 {
+    tls::gnutls_prf(&context);
+    0
+}
+
+/// `func (c *cipherSuiteTLS13) trafficKey(trafficSecret []byte) (key, iv []byte)`, Go 1.17 (whose calls use registers).
+#[uprobe(sleepable)]
+pub fn go_traffic_key(context: ProbeContext) -> u32 {
+    tls::go_traffic_key(&context);
+    0
+}
+
+/// `func keysFromMasterSecret(version uint16, suite *cipherSuite, masterSecret, clientRandom, serverRandom []byte, macLen, keyLen, ivLen int)
+/// (…)`, Go 1.17.
+#[uprobe(sleepable)]
+pub fn go_master_secret(context: ProbeContext) -> u32 {
+    tls::go_master_secret(&context);
+    0
 }
 
 /// The licence that GPL-only helpers ask for. Apache-2.0 alone is not among the kernel's compatible ones.

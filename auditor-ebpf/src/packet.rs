@@ -103,6 +103,10 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         }
         return false;
     };
+    // What arrives is decided by nobody, so here it is that a socket which outlived its session is found out.
+    if DIRECTION == INGRESS && state.generation != control.generation && !session::goes_on(state) {
+        return false;
+    }
     let Some(parsed) = parse::<DIRECTION>(context) else {
         emit::count(SITE_PACKET_HEADERS, errno::EINVAL);
         if DIRECTION == EGRESS {
@@ -135,8 +139,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         return false;
     }
     if told && !copy::<DIRECTION>(context, state, now, &parsed, walk, control) && lossless {
-        if DIRECTION == INGRESS {
-            state.frames.refuse();
+        if let Some(walk) = walk {
+            state.frames.refuse(&walk.after);
         }
         return false;
     }

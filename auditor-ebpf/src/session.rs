@@ -7,7 +7,7 @@
 //! made outside and handed to an agent stays outside; the hooks never see it.
 
 use core::ptr;
-use core::ptr::write_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
@@ -23,7 +23,7 @@ use aya_ebpf::maps::HashMap;
 use crate::emit::{self, Owner};
 use crate::frames::Frames;
 
-/// Sessions by cgroup id. Written by the daemon only.
+/// Sessions by cgroup id. Written by the daemon only, while programs read: see [`by_cgroup`].
 #[map]
 static SESSIONS: HashMap<u64, Session> = HashMap::with_max_entries(16384, 0);
 
@@ -141,12 +141,53 @@ pub(crate) fn current_is_daemon() -> bool {
     emit::control().is_some_and(|control| (bpf_get_current_pid_tgid() >> 32) as u32 == control.daemon)
 }
 
-/// The session of a cgroup id.
+/// The session of a cgroup id: a copy that is one value, whole.
+///
+/// Neither sort of hash table keeps an element that was replaced or removed until its readers have left: a preallocated one gives
+/// it out again at once, and so does the allocator of the other (Linux 6.1). So what is found is copied, and the copy has to
+/// be what was written for this cgroup ([`Session::is_of`]). One that is exchanged twice in the meantime is as good as none:
+/// refused.
 #[inline(always)]
-pub(crate) fn by_cgroup(cgroup: u64) -> Option<&'static Session> {
-    // SAFETY: the daemon replaces whole values; a reader that meets a replacement sees the old or the new one, because
-    // htab_map_update_elem puts a new element in front of the old one and frees that after a grace period.
-    unsafe { SESSIONS.get(cgroup) }
+pub(crate) fn by_cgroup(cgroup: u64) -> Option<Session> {
+    // Not a loop, whose counter the verifier would have to follow at each level.
+    read_once(cgroup).or_else(
+        #[inline(always)]
+        || read_once(cgroup),
+    )
+}
+
+/// A copy of a session's entry, if it is whole.
+#[inline(always)]
+fn read_once(cgroup: u64) -> Option<Session> {
+    let found = SESSIONS.get_ptr(cgroup)?;
+    // SAFETY: an element of the table stays memory of the table as long as the program runs. The loads are volatile, so that what is
+    // checked is what is used; any bytes are a value.
+    let session = unsafe {
+        Session {
+            id: read_volatile(&raw const (*found).id),
+            table: read_volatile(&raw const (*found).table),
+            default_action: read_volatile(&raw const (*found).default_action),
+            share: read_volatile(&raw const (*found).share),
+            _padding: 0,
+            check: read_volatile(&raw const (*found).check),
+        }
+    };
+    session.is_of(cgroup).then_some(session)
+}
+
+/// Whether a socket's session is there still. Its number is another one when the cgroup was tagged anew.
+///
+/// A function of its own: see [`attach_from_cgroup`].
+#[inline(never)]
+pub(crate) extern "C" fn goes_on(state: &mut SocketState) -> bool {
+    let Some(session) = by_cgroup(state.cgroup) else {
+        // Its share may be another session's by now.
+        state.share = Owner::NOBODY.share;
+        return false;
+    };
+    state.session = session.id;
+    state.share = session.share;
+    true
 }
 
 /// The session of the calling task.
@@ -159,22 +200,12 @@ pub(crate) fn of_current() -> Option<Found> {
     )
 }
 
+/// The nearest session of a chain of ancestors: cgroup ids by level, 0 where there is none.
 #[inline(always)]
-fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
+pub(crate) fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
     // Not an Option that is set in the loop: its undefined fields are moved about before it is set, which the verifier
     // refuses ("R6 !read_ok").
     let mut found = Found { id: 0, cgroup: 0, share: 0 };
-    each(
-        ancestor,
-        #[inline(always)]
-        |cgroup, session| found = Found { id: session.id, cgroup, share: session.share },
-    );
-    if found.id == 0 { None } else { Some(found) }
-}
-
-/// Goes through the sessions that a chain of ancestors belongs to, the nearest last.
-#[inline(always)]
-fn each(ancestor: impl Fn(i32) -> u64, mut on: impl FnMut(u64, &Session)) {
     // Level 0 is the root of the hierarchy, which is never a session.
     let mut level = 1;
     while level <= MAX_CGROUP_DEPTH as i32 {
@@ -183,10 +214,11 @@ fn each(ancestor: impl Fn(i32) -> u64, mut on: impl FnMut(u64, &Session)) {
             break;
         }
         if let Some(session) = by_cgroup(cgroup) {
-            on(cgroup, session);
+            found = Found { id: session.id, cgroup, share: session.share };
         }
         level += 1;
     }
+    if found.id == 0 { None } else { Some(found) }
 }
 
 /// The state of a socket, if it has one.
@@ -200,6 +232,8 @@ pub(crate) unsafe fn state(socket: *mut bpf_sock) -> Option<&'static mut SocketS
         bpf_sk_storage_get(ptr::addr_of!(SOCKETS).cast_mut().cast(), socket.cast(), ptr::null_mut(), 0)
             .cast::<SocketState>()
             .as_mut()
+            // Another processor is about to fill it in: see `attach_from_cgroup`.
+            .filter(|state| state.session != 0)
     }
 }
 
@@ -211,21 +245,21 @@ pub(crate) unsafe fn state(socket: *mut bpf_sock) -> Option<&'static mut SocketS
 pub(crate) unsafe fn attach(socket: *mut bpf_sock, session: &Found) -> Option<&'static mut SocketState> {
     let mut initial = SocketState::of(session);
     // SAFETY: the caller's promise is the same.
-    unsafe { make(socket, &mut initial) }
+    unsafe { make(socket, &raw mut initial) }
 }
 
-/// Makes the state of a socket: a copy of `initial`.
+/// Makes the state of a socket: a copy of `initial`, zeros where that is null.
 ///
 /// # Safety
 /// As for [`state`].
 #[inline(always)]
-unsafe fn make(socket: *mut bpf_sock, initial: &mut SocketState) -> Option<&'static mut SocketState> {
+unsafe fn make(socket: *mut bpf_sock, initial: *mut SocketState) -> Option<&'static mut SocketState> {
     // SAFETY: as in `state`; `initial` is copied by the helper.
     let made = unsafe {
         bpf_sk_storage_get(
             ptr::addr_of!(SOCKETS).cast_mut().cast(),
             socket.cast(),
-            ptr::from_mut(initial).cast(),
+            initial.cast(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
         )
         .cast::<SocketState>()
@@ -253,33 +287,27 @@ pub(crate) unsafe fn state_or_attach(socket: *mut bpf_sock) -> Option<&'static m
 
 /// Makes the state of a full socket from its cgroup's session; null where there is none.
 ///
-/// A function of its own, so that the state that it puts together is not on the packet hooks' stack: "combined stack size of 2
-/// calls is 528. Too large".
+/// A function of its own, which fills the state in where it is to stand: a copy would have no room on the packet hooks' stack
+/// ("combined stack size of 3 calls is 528. Too large"). Two processors may do so at once, and write the same. Nobody takes the state for
+/// one before its session's number stands in it, which is written last.
 ///
 /// # Safety
 /// As for [`state_or_attach`].
 #[inline(never)]
 unsafe extern "C" fn attach_from_cgroup(socket: *mut bpf_sock) -> *mut SocketState {
-    let mut initial = SocketState::of(&Found { id: 0, cgroup: 0, share: 0 });
-    each(
+    let found = nearest(
         #[inline(always)]
         // SAFETY: `socket` is a full socket that the caller holds; the helper answers 0 for a level that does not exist
         // (Linux 5.7).
         |level| unsafe { bpf_sk_ancestor_cgroup_id(socket.cast(), level) },
-        #[inline(always)]
-        |cgroup, session| {
-            // SAFETY: fields of a local variable; volatile, so that they have no second place on the stack, for which there is
-            // no room: see above.
-            unsafe {
-                write_volatile(&raw mut initial.session, session.id);
-                write_volatile(&raw mut initial.cgroup, cgroup);
-                write_volatile(&raw mut initial.share, session.share);
-            }
-        },
     );
-    if initial.session == 0 {
-        return ptr::null_mut();
-    }
-    // SAFETY: the caller's promise is the same.
-    unsafe { make(socket, &mut initial) }.map_or(ptr::null_mut(), ptr::from_mut)
+    let Some(found) = found else { return ptr::null_mut() };
+    // SAFETY: the caller's promise is the same; null stands for a value of zeros.
+    let made = unsafe { make(socket, ptr::null_mut()) };
+    let Some(state) = made else { return ptr::null_mut() };
+    state.cgroup = found.cgroup;
+    state.share = found.share;
+    // SAFETY: a field of the map's value; volatile, so that it stays the last write.
+    unsafe { write_volatile(&raw mut state.session, found.id) };
+    state
 }

@@ -18,7 +18,7 @@ use crate::verdict::Subject;
 use crate::{session, verdict};
 
 const SOL_SOCKET: i32 = 1;
-const SO_PROTOCOL: i32 = 38;
+const SO_INCOMING_CPU: i32 = 49;
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
 
@@ -55,11 +55,11 @@ pub(crate) fn created(context: &SockContext) -> bool {
 
 /// Whether the daemon asks with getsockopt(2), on a descriptor that it holds for that, if a socket was made in the cgroup that this
 /// program is attached to, or below it. Programs of this type run by the socket's cgroup, so that they run is the answer; it is
-/// given as EPERM, in place of the protocol.
+/// given as EPERM, in place of an answer that the daemon has no use for.
 pub(crate) fn is_asked_for(context: &SockoptContext) -> bool {
     // SAFETY: the kernel gives a valid context; both fields may be read by programs of this type.
     let (level, name) = unsafe { ((*context.sockopt).level, (*context.sockopt).optname) };
-    level == SOL_SOCKET && name == SO_PROTOCOL && session::current_is_daemon()
+    level == SOL_SOCKET && name == SO_INCOMING_CPU && session::current_is_daemon()
 }
 
 /// The end of a socket, where nobody else tells of it: UDP, and TCP whose connection failed before it began (no free local

@@ -13,11 +13,11 @@ use core::ptr::{self, addr_of, read_volatile};
 use auditor_common::control::OVERLOAD_RECORD_LOSS;
 use auditor_common::counter::{SITE_UNIX_NAME, errno};
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG};
+use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG, KIND_UNIX};
 use auditor_common::rule::{REASON_LEASE, REASON_NO_SESSION, REASON_UNREADABLE_NAME, RuleValue, Verdict};
 use auditor_common::unix::{
-    ABSTRACT, KIND_UNIX, NAME_BYTES, NAME_KEY_BITS, NAME_SPACE, NameKey, NameLookup, PATHNAME,
-    STREAM_CONNECTED, STREAM_FOLLOWED, STREAM_NONE, STREAM_NOT_FOLLOWED, UnixDecision, decide_name,
+    ABSTRACT, NAME_BYTES, NAME_KEY_BITS, NAME_SPACE, NameKey, NameLookup, PATHNAME, STREAM_CONNECTED,
+    STREAM_FOLLOWED, STREAM_NONE, STREAM_NOT_FOLLOWED, UnixDecision, decide_name,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::SkStorage;
@@ -30,6 +30,7 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SockAddrContext;
 
 use crate::emit::{self, Owner, Sort, Wake};
+use crate::memory::{follow, read, setting};
 use crate::unix_stream::Following;
 use crate::{session, unix_stream, verdict};
 
@@ -97,33 +98,6 @@ pub(crate) fn connect(context: &SockAddrContext) -> bool {
 
 pub(crate) fn sendmsg(context: &SockAddrContext) -> bool {
     decide(context, HOOK_SENDMSG)
-}
-
-#[inline(always)]
-pub(crate) fn setting(place: &'static u32) -> u32 {
-    // SAFETY: a static; volatile, because the loader changes what the compiler thinks constant.
-    unsafe { read_volatile(place) }
-}
-
-/// Reads a value at an offset from a kernel pointer.
-#[inline(always)]
-pub(crate) fn read<T: Copy + Default>(from: *const u8, offset: u32) -> Option<T> {
-    let mut value = T::default();
-    // SAFETY: the destination is as long as is said; the helper takes any address and fails where there is no memory.
-    let result = unsafe {
-        bpf_probe_read_kernel(
-            (&raw mut value).cast(),
-            size_of::<T>() as u32,
-            from.wrapping_add(offset as usize).cast(),
-        )
-    };
-    (result == 0).then_some(value)
-}
-
-#[inline(always)]
-pub(crate) fn follow(from: *const u8, offset: u32) -> Option<*const u8> {
-    let address = read::<u64>(from, offset)?;
-    (address != 0).then_some(address as *const u8)
 }
 
 /// A key without a name.
@@ -223,7 +197,7 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         Some(found) => session::by_cgroup(found.cgroup),
         None => None,
     };
-    if let Some(session) = session {
+    if let Some(session) = &session {
         subject.owner = Owner { session: session.id, share: session.share };
         subject.table = session.table;
     }
@@ -277,7 +251,7 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
             return false;
         }
     }
-    if hook == HOOK_SENDMSG {
+    if recorded && hook == HOOK_SENDMSG {
         mark_recorded(context, &subject, control.generation, &lookup);
     }
     true

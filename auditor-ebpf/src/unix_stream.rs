@@ -39,7 +39,7 @@ use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::RawTracePointContext;
 
 use crate::emit::{self, Owner, Sort, Wake};
-use crate::unix::{follow, read, setting};
+use crate::memory::{follow, read, setting};
 
 const BPF_F_NO_PREALLOC: u32 = 1;
 

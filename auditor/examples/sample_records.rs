@@ -232,7 +232,8 @@ fn connections() -> Vec<Event> {
         offered: Some("1.3".to_owned()),
         sni: Some("db.example.com".to_owned()),
         alpn: vec!["postgresql".to_owned()],
-        reason: Some("not-implemented"),
+        reason: Some("no-secret"),
+        ..Tls::default()
     };
     let opaque = Application { opaque: Some("tls"), tls: Some(tls), ..application() };
     vec![

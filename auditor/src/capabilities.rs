@@ -15,6 +15,8 @@ pub mod number {
     pub const CAP_PERFMON: u32 = 38;
     /// Load BPF programs, make maps.
     pub const CAP_BPF: u32 = 39;
+    /// Open what other processes have mapped, by its place in their memory.
+    pub const CAP_CHECKPOINT_RESTORE: u32 = 40;
 }
 
 /// Name of one of [`number`]'s.
@@ -25,6 +27,7 @@ pub fn name(capability: u32) -> String {
         number::CAP_SYS_PTRACE => "CAP_SYS_PTRACE".to_owned(),
         number::CAP_PERFMON => "CAP_PERFMON".to_owned(),
         number::CAP_BPF => "CAP_BPF".to_owned(),
+        number::CAP_CHECKPOINT_RESTORE => "CAP_CHECKPOINT_RESTORE".to_owned(),
         other => format!("capability {other}"),
     }
 }

@@ -44,6 +44,11 @@ impl Child {
         self.inner.id()
     }
 
+    /// What the process reads from, if it is a pipe and was not taken yet.
+    pub fn take_stdin(&mut self) -> Option<std::process::ChildStdin> {
+        self.inner.stdin.take()
+    }
+
     /// What it writes to stdout, if that was piped; the first caller gets it.
     pub fn take_stdout(&mut self) -> Option<std::process::ChildStdout> {
         self.inner.stdout.take()

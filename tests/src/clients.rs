@@ -22,6 +22,8 @@ pub const UNIX: &str = include_str!("../clients/unix.py");
 pub const UNIX_WAYS: &str = include_str!("../clients/unix_ways.py");
 /// Does what it is told, line by line: see [`crate::agent`].
 pub const AGENT: &str = include_str!("../clients/agent.py");
+/// Talks over TLS with one of many drivers.
+pub const TLS: &str = include_str!("../clients/tls_client.py");
 /// The demo's script for psql.
 pub const DEMO_SQL: &str = include_str!("../clients/demo.sql");
 /// The demo's program.

@@ -8,6 +8,7 @@
 //! Assumed: Linux, root (tests say so when they are not), and what `cargo xtask setup` installs.
 
 pub mod agent;
+pub mod certificates;
 pub mod child;
 pub mod clients;
 pub mod daemon;
@@ -18,7 +19,10 @@ pub mod pgbouncer;
 pub mod place;
 pub mod postgres;
 pub mod python;
+pub mod runtimes;
+pub mod secrets;
 pub mod shaper;
+pub mod tls;
 pub mod workload;
 
 use anyhow::{Result, bail};

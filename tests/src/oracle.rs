@@ -157,6 +157,36 @@ pub fn is_statement(record: &Value) -> bool {
         && own["statement"]["outcome"] != "skipped"
 }
 
+/// Checks that the statements of the n-th session are all of the n-th process, and of `agent`.
+///
+/// # Errors
+/// One is not, or there are not as many sessions as processes.
+pub fn check_attribution(records: &[Value], agent: &str, pids: &[u32]) -> Result<()> {
+    let opened = records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == "session-opened");
+    let sessions: Option<Vec<&str>> =
+        opened.map(|record| record["unmapped"]["auditor"]["session"]["id"].as_str()).collect();
+    let sessions = sessions.context("a session without an id")?;
+    let expected: BTreeMap<&str, u32> = sessions.iter().copied().zip(pids.iter().copied()).collect();
+    if sessions.len() != pids.len() || expected.len() != pids.len() {
+        anyhow::bail!("not one session a client, each with an id of its own: {sessions:?}");
+    }
+    for record in records.iter().filter(|record| is_statement(record)) {
+        let own = &record["unmapped"]["auditor"];
+        let (connection, session) = (&own["connection"], own["session"]["id"].as_str());
+        if own["agent"]["name"] != agent
+            || connection["verdict"] != "allow"
+            || connection["user"] != "postgres"
+        {
+            anyhow::bail!("another agent, verdict or user: {record}");
+        }
+        let pid = session.and_then(|session| expected.get(session)).context("an unknown session")?;
+        if record["actor"]["process"]["pid"] != *pid {
+            anyhow::bail!("of another process than {pid}: {record}");
+        }
+    }
+    Ok(())
+}
+
 /// The client's end of a record's connection.
 ///
 /// # Errors

@@ -29,13 +29,43 @@ pub fn environment() -> Result<PathBuf> {
     Ok(place::cache()?.join("python"))
 }
 
+/// The other one, with database drivers that bring their own TLS or use the interpreter's. It is of its own because every
+/// test that needs Python copies what it needs.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn drivers() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-drivers"))
+}
+
 impl Python {
-    /// Copies the packages into `folder`.
+    /// Copies the packages into `folder`, once.
     ///
     /// # Errors
     /// They are not installed.
     pub fn new(folder: &Path) -> Result<Self> {
-        let library = environment()?.join("lib");
+        Self::of(&environment()?, folder)
+    }
+
+    /// The same with all drivers.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn with_drivers(folder: &Path) -> Result<Self> {
+        Self::of(&drivers()?, folder)
+    }
+
+    fn of(environment: &Path, folder: &Path) -> Result<Self> {
+        // The link leads to the interpreter that the environment was made with.
+        let interpreter = environment
+            .join("bin/python3")
+            .canonicalize()
+            .context("no virtual environment: run `cargo xtask setup`")?;
+        let packages = folder.join("python");
+        if packages.is_dir() {
+            return Ok(Self { interpreter, packages });
+        }
+        let library = environment.join("lib");
         let installed = fs::read_dir(&library)
             .into_iter()
             .flatten()
@@ -45,10 +75,6 @@ impl Python {
         let Some(installed) = installed else {
             bail!("psycopg is not in {}: run `cargo xtask setup`", library.display());
         };
-        // The link leads to the interpreter that the environment was made with.
-        let interpreter =
-            environment()?.join("bin/python3").canonicalize().context("the environment's interpreter")?;
-        let packages = folder.join("python");
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-preserve=ownership"]).arg(&installed).arg(&packages);
         child::succeed(&mut copy, Duration::from_secs(60))?;

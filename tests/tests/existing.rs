@@ -149,3 +149,103 @@ fn a_connection_of_a_cgroup_goes_on_audited_and_one_from_elsewhere_ends() {
     }
     daemon.stop().unwrap();
 }
+
+/// Whether those who live in a cgroup stand still.
+fn stands_still(cgroup: &OwnCgroup) -> bool {
+    fs::read_to_string(cgroup.0.join("cgroup.events")).unwrap().contains("frozen 1")
+}
+
+#[test]
+fn sockets_that_no_table_lists_are_found() {
+    require_root().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(&configuration(port, "")).unwrap();
+    let words = agent::words(daemon.home()).unwrap();
+    let mut agent =
+        Agent::start(Command::new(&words[0]).args(&words[1..]).current_dir(daemon.home().folder())).unwrap();
+    for order in ["hold raw raw", "hold packet packet", "hold udp udp", &format!("hide 127.0.0.1 {port}")] {
+        assert_eq!(agent.tell(order).unwrap(), "ok", "{order}");
+    }
+    let (mut hidden, _) = listener.accept().unwrap();
+    hidden.set_read_timeout(Some(SOON)).unwrap();
+    let cgroup = OwnCgroup::new("hidden");
+    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
+    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    assert!(!stands_still(&cgroup));
+    assert_eq!(hear(&mut hidden, 1), Err(ErrorKind::ConnectionReset));
+    agent.end().unwrap();
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    let destroyed = findings(&records, "older-socket-destroyed");
+    let outside = findings(&records, "older-socket");
+    for (told, wanted) in [
+        (&destroyed, "has a udp socket from"),
+        (&destroyed, &format!("to 127.0.0.1:{port} ")),
+        (&outside, "has a raw (protocol 1) socket"),
+        (&outside, "has a packet socket"),
+    ] {
+        assert_eq!(told.iter().filter(|told| told.contains(wanted)).count(), 1, "{wanted}: {told:?}");
+    }
+    assert_eq!((destroyed.len(), outside.len()), (2, 2), "{destroyed:?} {outside:?}");
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_datagram_socket_with_a_fixed_destination_is_ended_and_one_without_goes_on() {
+    require_root().unwrap();
+    let heard = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    heard.set_read_timeout(Some(SOON)).unwrap();
+    let port = heard.local_addr().unwrap().port();
+    let daemon = Daemon::start(&configuration(port, "existing_sockets = \"adopt\"\n")).unwrap();
+    let cgroup = OwnCgroup::new("datagrams");
+    let mut agent = agent(&daemon);
+    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
+    assert_eq!(agent.tell(&format!("udp fixed 127.0.0.1 {port}")).unwrap(), "ok");
+    assert_eq!(agent.tell("hold free udp").unwrap(), "ok");
+    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    assert_ne!(agent.tell("send fixed unrecorded").unwrap(), "ok");
+    assert_eq!(agent.tell(&format!("datagram free recorded 127.0.0.1 {port}")).unwrap(), "ok");
+    let mut bytes = [0; 16];
+    assert_eq!(heard.recv(&mut bytes).unwrap(), 8);
+    assert_eq!(&bytes[..8], b"recorded");
+    agent.end().unwrap();
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    assert_eq!(findings(&records, "older-socket-destroyed").len(), 1);
+    assert_eq!(findings(&records, "older-socket-adopted").len(), 1);
+    let opened = records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == "connection-opened");
+    assert_eq!(opened.count(), 1);
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn who_stood_still_before_does_so_afterwards_and_whom_a_killed_daemon_stopped_goes_on() {
+    require_root().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let first = Daemon::start(&configuration(listener.local_addr().unwrap().port(), "")).unwrap();
+    let cgroup = OwnCgroup::new("still");
+    let agent = agent(&first);
+    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
+    fs::write(cgroup.0.join("cgroup.freeze"), "1").unwrap();
+    first.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    assert!(stands_still(&cgroup), "the daemon has let go whom somebody else had stopped");
+    first.ask(&["untag", "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    // As a daemon leaves it that is killed in between.
+    let own = json!({
+        "path": cgroup.0,
+        "name": format!("/{}", cgroup.0.strip_prefix(cgroup_mount().unwrap()).unwrap().display()),
+        "id": std::os::unix::fs::MetadataExt::ino(&fs::metadata(&cgroup.0).unwrap()),
+    });
+    fs::write(first.home().runtime.join("frozen"), own.to_string()).unwrap();
+    let mut home = first.home().next().unwrap();
+    home.replace = true;
+    let second = Daemon::start_in(home).unwrap();
+    let start = std::time::Instant::now();
+    while stands_still(&cgroup) {
+        assert!(start.elapsed() < SOON, "nobody lets them go on");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    agent.end().unwrap();
+    second.stop().unwrap();
+}

@@ -352,6 +352,86 @@ fn half_open_connections_without_end() {
     daemon.stop().unwrap();
 }
 
+/// A server of this many connections, one after the other, which answers each twice with more than is kept of any.
+fn answer_twice(listener: &TcpListener, count: usize) {
+    let row = [&b"D\0\0\0\xc8\0\x01\0\0\0\xbe"[..], &[b'r'; 190]].concat();
+    let answer = [row.repeat(300), b"C\0\0\0\x0fSELECT 300\0Z\0\0\0\x05I".to_vec()].concat();
+    let mut buffer = [0; 1024];
+    let mut streams = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut buffer).unwrap() > 0);
+        stream.write_all(b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I").unwrap();
+        assert!(stream.read(&mut buffer).unwrap() > 0);
+        stream.write_all(&answer).unwrap();
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        assert!(stream.read(&mut buffer).unwrap() > 0);
+        stream.write_all(&answer).unwrap();
+    }
+    streams.iter_mut().for_each(|stream| assert_eq!(stream.read(&mut buffer).unwrap(), 0));
+}
+
+/// `AUDITOR_TEST_LONG=1` makes 10,000 of a thousand.
+#[test]
+fn open_connections_by_the_thousand_take_little_memory() {
+    require_root().unwrap();
+    let (count, most) = match std::env::var_os("AUDITOR_TEST_LONG") {
+        None => (1000, 128 << 10),
+        Some(_) => (10_000, 200 << 10),
+    };
+    let descriptors = count as u64 + 256;
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, descriptors, descriptors)
+        .unwrap();
+    let daemon = Daemon::start(&configuration(&[Ipv4Addr::LOCALHOST.into()])).unwrap();
+    let memory = Memory::from_here(&daemon);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || answer_twice(&listener, count));
+    let cgroup = OwnCgroup::tagged(&daemon, AGENT).unwrap();
+    let mut client = cgroup.command(CARRIER);
+    client.args(["hold", &address.to_string(), &count.to_string()]);
+    client.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut client = Child::start(&mut client, Signal::SIGKILL).unwrap();
+    let mut opened = vec![0; format!("opened {count}\n").len()];
+    client.take_stdout().unwrap().read_exact(&mut opened).unwrap();
+    assert_eq!(opened, format!("opened {count}\n").into_bytes());
+    let until = Instant::now() + LIMIT;
+    while daemon.status().unwrap()["statements"] != 2 * count {
+        assert!(Instant::now() < until, "{}", daemon.status().unwrap());
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(daemon.status().unwrap()["connections"], count);
+    let (now, at_most) = (resident(memory.id, "VmRSS:"), resident(memory.id, "VmHWM:"));
+    eprintln!(
+        "hostile: {count} open connections: {now} KiB resident, {at_most} KiB at most, {} KiB before",
+        memory.before
+    );
+    drop(client.take_stdin());
+    assert!(client.wait(LIMIT).unwrap().success());
+    server.join().unwrap();
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    // More was delivered than is kept: a finding, and no more than that.
+    assert_eq!(findings(&records, "memory-limit").len(), 1);
+    assert_eq!(findings(&records, "connection-not-followed").len(), 0);
+    let statements = workload::of_kind(&records, "statement");
+    assert_eq!(statements.len(), 2 * count);
+    for statement in statements {
+        let own = &statement["unmapped"]["auditor"]["statement"];
+        assert_eq!((&own["incomplete"], &own["rows"]), (&Value::Null, &Value::from(300)), "{own}");
+    }
+    for end in workload::of_kind(&records, "connection-closed") {
+        let coverage = &end["unmapped"]["auditor"]["connection"]["coverage"];
+        assert_eq!(coverage["received"], coverage["audited_received"], "{coverage}");
+    }
+    let (now, at_most) = (resident(memory.id, "VmRSS:"), resident(memory.id, "VmHWM:"));
+    eprintln!("hostile: {now} KiB after they were closed, {at_most} KiB at most");
+    assert!(at_most < most, "the daemon had {at_most} KiB resident");
+    daemon.stop().unwrap();
+}
+
 #[test]
 fn thousands_of_connections_that_send_one_byte() {
     const COUNT: usize = 4000;

@@ -400,6 +400,67 @@ fn a_tagged_cgroup_is_bound_from_tag_to_untag() {
 }
 
 #[test]
+fn a_tagged_cgroup_that_is_removed_and_made_again_is_another_one() {
+    require_root().unwrap();
+    let denied = Ear::new();
+    let daemon = Daemon::start(&configuration(&[])).unwrap();
+    let cgroup = OwnCgroup::new();
+    let agent = cgroup.agent(daemon.home());
+    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    // As a service manager does when a service is started anew: at once.
+    agent.end().unwrap();
+    let start = Instant::now();
+    while fs::remove_dir(&cgroup.0).is_err() {
+        assert!(start.elapsed() < LIMIT, "the cgroup cannot be removed");
+    }
+    fs::create_dir(&cgroup.0).unwrap();
+    let mut next = cgroup.agent(daemon.home());
+    assert_eq!(next.tell(&denied.attempt()).unwrap(), "ok", "nobody has tagged this one");
+    let records = records_with(&daemon, 1, "session-ended");
+    assert_eq!(records_of(&records, "session-ended")[0]["unmapped"]["auditor"]["session"]["end"], "empty");
+    // And now somebody has.
+    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    assert_eq!(next.tell(&denied.attempt()).unwrap(), "EPERM");
+    next.end().unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_cgroup_that_cannot_be_a_sessions_is_refused_and_stays_as_it_was() {
+    require_root().unwrap();
+    let open = Ear::new();
+    let daemon = Daemon::start(&configuration(&[])).unwrap();
+    let refused = |path: &Path| {
+        let words = ["tag", "--agent", AGENT, "--cgroup", path.to_str().unwrap()];
+        format!("{:#}", daemon.ask(&words).unwrap_err())
+    };
+    let cgroup = OwnCgroup::new();
+    let mut deep = cgroup.0.clone();
+    for level in 0..16 {
+        deep.push(level.to_string());
+        fs::create_dir(&deep).unwrap();
+    }
+    assert!(refused(&deep).contains("16"), "{}", refused(&deep));
+    for _ in 0..16 {
+        fs::remove_dir(&deep).unwrap();
+        deep.pop();
+    }
+    let threaded = OwnCgroup(cgroup.0.join("threads"));
+    fs::create_dir(&threaded.0).unwrap();
+    fs::write(threaded.0.join("cgroup.type"), "threaded").unwrap();
+    assert!(refused(&threaded.0).contains("is a threaded cgroup"), "{}", refused(&threaded.0));
+    // Around it there is no obstacle, and whose thread lives in it is told all the same.
+    let mut agent = cgroup.agent(daemon.home());
+    fs::write(threaded.0.join("cgroup.threads"), agent.id().to_string()).unwrap();
+    assert_eq!(agent.tell(&open.attempt()).unwrap(), "ok");
+    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    assert_eq!(agent.tell(&open.attempt()).unwrap(), "EPERM");
+    agent.end().unwrap();
+    drop(threaded);
+    daemon.stop().unwrap();
+}
+
+#[test]
 fn a_tagged_process_goes_back_to_its_cgroup() {
     require_root().unwrap();
     let denied = Ear::new();
@@ -460,6 +521,22 @@ fn a_session_ends_with_its_last_process() {
     let last = records.iter().filter(|record| record["unmapped"]["auditor"]["session"]["id"] == *id);
     assert_eq!(last.map(place).max(), Some(place(ended[0])));
     daemon.stop().unwrap();
+}
+
+#[test]
+fn a_daemon_in_a_pid_namespace_of_its_own_does_not_start() {
+    require_root().unwrap();
+    let home = Home::new(place::auditor("debug").unwrap(), &configuration(&[])).unwrap();
+    let daemon = home.daemon();
+    let mut command = Command::new("unshare");
+    command
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .arg(daemon.get_program())
+        .args(daemon.get_args());
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let said = String::from_utf8_lossy(&stderr);
+    assert_eq!(status.code(), Some(2), "{said}");
+    assert!(said.contains("PID namespace") && said.contains("--pid=host"), "{said}");
 }
 
 #[test]

@@ -208,3 +208,127 @@ fn moves_of_the_auditors_own_and_within_a_session_are_none() {
     drop(below);
     daemon.stop().unwrap();
 }
+
+/// A session's agent that may be moved, and where to.
+fn told_of(change: &str) {
+    require_root().unwrap();
+    let daemon = Daemon::start(&configuration(9)).unwrap();
+    let elsewhere = OwnCgroup::new("elsewhere");
+    let mut agent = inside(&daemon, "first");
+    let pid = agent.id();
+    assert_eq!(agent.tell(change).unwrap(), "ok");
+    // Of the thread that goes on, or of the program that was executed.
+    assert_eq!(agent.tell("attempt 127.0.0.1 1").unwrap(), "EPERM");
+    fs::write(elsewhere.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    // The first thread stays where it ended.
+    let of_thread = |task: &fs::DirEntry| fs::read_to_string(task.path().join("cgroup")).unwrap();
+    let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(Result::unwrap);
+    assert!(tasks.any(|task| of_thread(&task).contains(&format!("0::{}\n", elsewhere.name()))));
+    let found = moves(&records_with(&daemon, 1));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "cgroup-escape");
+    assert!(found[0].2.contains(&format!("process {pid} ")), "{found:?}");
+    agent.end().unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_process_whose_thread_executed_a_program_is_told_of() {
+    told_of("exec");
+}
+
+#[test]
+fn a_process_that_outlives_its_first_thread_is_told_of() {
+    told_of("thread");
+}
+
+#[test]
+fn a_process_that_was_out_for_a_moment_has_not_been_forgotten() {
+    require_root().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(&configuration(port)).unwrap();
+    let elsewhere = OwnCgroup::new("elsewhere");
+    let mut agent = inside(&daemon, "second");
+    let (pid, home) = (agent.id(), cgroup_of(agent.id()));
+    for _ in 0..8 {
+        move_to(pid, &elsewhere.name());
+        move_to(pid, &home);
+    }
+    move_to(pid, &elsewhere.name());
+    assert_eq!(agent.tell(&format!("connect outside 127.0.0.1 {port}")).unwrap(), "ok");
+    move_to(pid, &home);
+    let found = moves(&records_with(&daemon, 18));
+    let kinds: Vec<_> = found.iter().map(|(kind, ..)| kind.as_str()).collect();
+    assert_eq!(kinds, ["cgroup-escape", "cgroup-joined"].repeat(9));
+    let start = Instant::now();
+    while agent.tell("send outside after").unwrap() == "ok" {
+        assert!(start.elapsed() < LIMIT, "a connection that was made outside goes on");
+        thread::sleep(Duration::from_millis(20));
+    }
+    move_to(pid, &elsewhere.name());
+    assert_eq!(moves(&records_with(&daemon, 19)).len(), 19);
+    agent.end().unwrap();
+    daemon.stop().unwrap();
+}
+
+#[test]
+fn a_child_that_is_born_outside_is_told_of_and_one_that_is_born_inside_is_a_member() {
+    require_root().unwrap();
+    let daemon = Daemon::start(&configuration(9)).unwrap();
+    let delegated = OwnCgroup::new("delegated");
+    let [within, without] = ["within", "without"].map(|name| {
+        let path = delegated.0.join(name);
+        fs::create_dir(&path).unwrap();
+        OwnCgroup(path)
+    });
+    let user = child::find_user(&[UNPRIVILEGED]).unwrap();
+    for cgroup in [&delegated, &within, &without] {
+        std::os::unix::fs::chown(cgroup.0.join("cgroup.procs"), Some(user.uid.as_raw()), None).unwrap();
+    }
+    let mut agent = outside(&daemon);
+    let before = cgroup_of(agent.id());
+    move_to(agent.id(), &within.name());
+    daemon.ask(&["tag", "--agent", "first", "--cgroup", within.0.to_str().unwrap()]).unwrap();
+    let born = |agent: &mut Agent, cgroup: &OwnCgroup| -> u32 {
+        let pid: u32 = agent.tell(&format!("bear {}", cgroup.0.display())).unwrap().parse().unwrap();
+        assert_eq!(cgroup_of(pid), cgroup.name());
+        pid
+    };
+    let kill = |pid: u32| {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), nix::sys::signal::SIGKILL)
+            .unwrap();
+    };
+    let escaped = born(&mut agent, &without);
+    let found = moves(&records_with(&daemon, 1));
+    assert_eq!((found.len(), found[0].0.as_str()), (1, "cgroup-escape"), "{found:?}");
+    for part in [format!("process {escaped} was born outside"), " without,".to_owned()] {
+        assert!(found[0].2.contains(&part), "no {part:?} in {found:?}");
+    }
+    kill(escaped);
+    // From outside into the session, and out from there.
+    let mut mother = outside(&daemon);
+    move_to(mother.id(), &without.name());
+    let inmate = born(&mut mother, &within);
+    move_to(inmate, &without.name());
+    let found = moves(&records_with(&daemon, 2));
+    assert_eq!((found.len(), found[1].0.as_str()), (2, "cgroup-escape"), "{found:?}");
+    assert!(found[1].2.contains(&format!("process {inmate} was moved out")), "{found:?}");
+    kill(inmate);
+    // Straight into a cgroup below the session's.
+    let below = OwnCgroup(within.0.join("below"));
+    fs::create_dir(&below.0).unwrap();
+    move_to(mother.id(), &below.name());
+    let found = moves(&records_with(&daemon, 3));
+    assert_eq!((found.len(), found[2].0.as_str()), (3, "cgroup-joined"), "{found:?}");
+    for agent in [&agent, &mother] {
+        move_to(agent.id(), &before);
+    }
+    for agent in [agent, mother] {
+        agent.end().unwrap();
+    }
+    daemon.settle().unwrap();
+    drop((below, within, without));
+    drop(delegated);
+    daemon.stop().unwrap();
+}

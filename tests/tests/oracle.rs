@@ -2,7 +2,6 @@
 //! invented. The server's own log is the judge.
 #![allow(clippy::unwrap_used, reason = "a test panics")]
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use auditor_tests::daemon::Daemon;
@@ -35,24 +34,6 @@ fn run(daemon: &Daemon, words: &[OsString]) -> u32 {
     clients::pid_told(&output.stderr).unwrap()
 }
 
-/// Checks that the records of the n-th session are all of the n-th client's process, and of our agent.
-fn check_attribution(records: &[Value], pids: &[u32]) {
-    let opened = records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == "session-opened");
-    let sessions: Vec<&str> =
-        opened.map(|record| record["unmapped"]["auditor"]["session"]["id"].as_str().unwrap()).collect();
-    assert_eq!(sessions.len(), pids.len(), "one session a client");
-    let expected: BTreeMap<&str, u32> = sessions.into_iter().zip(pids.iter().copied()).collect();
-    assert_eq!(expected.len(), pids.len(), "no session's id comes twice");
-    for record in records.iter().filter(|record| oracle::is_statement(record)) {
-        let own = &record["unmapped"]["auditor"];
-        assert_eq!(own["agent"]["name"], AGENT, "{record}");
-        assert_eq!(own["connection"]["verdict"], "allow", "{record}");
-        assert_eq!(own["connection"]["user"], "postgres", "{record}");
-        let pid = expected.get(own["session"]["id"].as_str().unwrap());
-        assert_eq!(record["actor"]["process"]["pid"].as_u64(), pid.map(|pid| u64::from(*pid)), "{record}");
-    }
-}
-
 /// Every connection's bytes were audited to the last, rows of long answers by their count, and none was lost anywhere.
 fn check_coverage(daemon: &Daemon, records: &[Value]) {
     let closed = records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == "connection-closed");
@@ -75,7 +56,7 @@ fn compare(name: &str, daemon: Daemon, postgres: &Postgres, pids: &[u32], least:
     eprintln!("oracle, {name}: {report}");
     assert!(report.is_equal(), "{report}\ndaemon: {}", daemon.said());
     assert!(report.told >= least, "only {} statements: the test did not do its work", report.told);
-    check_attribution(&records, pids);
+    oracle::check_attribution(&records, AGENT, pids).unwrap();
     check_coverage(&daemon, &records);
     daemon.stop().unwrap();
 }

@@ -286,14 +286,16 @@ fn a_path_in_another_root_is_not_the_path_that_is_allowed() {
     let jail = folder.path().join("jail");
     fs::create_dir(&jail).unwrap();
     fs::set_permissions(&jail, Permissions::from_mode(0o777)).unwrap();
-    let wrong = Far::at(&jail.join("allowed-by-path"));
-    let right = PathBuf::from("/allowed-by-path");
+    // A name of this run's own: one that was killed leaves it behind.
+    let name = format!("allowed-by-path-{}", std::process::id());
+    let wrong = Far::at(&jail.join(&name));
+    let right = Path::new("/").join(&name);
     let right_far = Far::at(&right);
     let removed = Removed(right.clone());
     let daemon = Daemon::start(&allow(&[format!("unix:{}", right.display())])).unwrap();
     let attempts = [
         format!("stream,{}", right.display()),
-        format!("unmapped,{}/allowed-by-path", jail.display()),
+        format!("unmapped,{}/{name}", jail.display()),
         // Still in the user namespace that could change its root at any time.
         format!("stream,{}", right.display()),
     ];

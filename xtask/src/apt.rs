@@ -73,6 +73,18 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
     disabled
 }
 
+/// Fetches a package and unpacks it into `folder` without installing it: for files that nobody else on this host shall see.
+pub(crate) fn unpack(package: &str, folder: &Path) -> Result<()> {
+    update()?;
+    let fetched = auditor_tests::place::scratch()?;
+    // apt drops its privileges for this and then cannot write into a folder of root's.
+    let fetch = ["download", "--quiet", "--option=APT::Sandbox::User=root", package];
+    capture(Command::new("apt-get").args(fetch).current_dir(fetched.path()))?;
+    let mut archives = fs::read_dir(fetched.path()).context("the fetched package")?.flatten();
+    let archive = archives.next().with_context(|| format!("apt-get download {package} left no file"))?;
+    capture(Command::new("dpkg-deb").arg("--extract").arg(archive.path()).arg(folder)).map(drop)
+}
+
 fn require_root(call: &str) -> Result<()> {
     if nix::unistd::geteuid().is_root() {
         return Ok(());

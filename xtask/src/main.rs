@@ -9,6 +9,7 @@ mod build;
 mod demo;
 mod fuzz;
 mod invocation;
+mod runtimes;
 mod setup;
 mod test;
 mod toolchain;
@@ -62,8 +63,12 @@ enum Bench {
     Overhead(bench::Overhead),
     /// Statements and bytes a second that one core decodes, from captures of real clients
     Decode(bench::decode::Decode),
+    /// Bytes a second that one core decrypts, by cipher suite
+    Decrypt,
     /// Speed of large transfers with the auditor against none
     Transfer(bench::Transfer),
+    /// Throughput and handshakes over TLS with the auditor, and with the server's own log, against none
+    Tls(bench::Tls),
 }
 
 fn main() -> ExitCode {
@@ -87,7 +92,9 @@ fn perform(task: Task) -> Result<()> {
         Task::Demo => demo::demo(),
         Task::Bench(Bench::Overhead(options)) => bench::overhead(&options),
         Task::Bench(Bench::Decode(options)) => bench::decode::decode(&options),
+        Task::Bench(Bench::Decrypt) => bench::decrypt(),
         Task::Bench(Bench::Transfer(options)) => bench::transfer(&options),
+        Task::Bench(Bench::Tls(options)) => bench::tls(&options),
         Task::Test { advisories } => test::test(advisories),
         Task::Fuzz { target, seconds } => fuzz::fuzz(&target, seconds),
     }

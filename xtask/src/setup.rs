@@ -12,11 +12,20 @@ use auditor_tests::{place, postgres, python};
 
 use crate::apt;
 use crate::invocation::{capture, cargo, find, run};
+use crate::runtimes;
 use crate::toolchain::{self, Compiler, TARGET};
 
 /// What the tests' Python holds, beside what these require themselves.
 const PYTHON_PACKAGES: [&str; 3] =
     ["jsonschema==4.26.0", "ocsf-json-schema==1.2.0", "psycopg[binary]==3.3.9"];
+/// Database drivers with TLS in as many ways, and one TLS in Python that no probe knows.
+const DRIVERS: [&str; 5] = [
+    "psycopg[binary]==3.3.9",
+    "psycopg2-binary==2.9.13",
+    "asyncpg==0.32.0",
+    "SQLAlchemy==2.1.9",
+    "tlslite-ng==0.8.2",
+];
 /// Companions of cargo, with the version that is built where the host has none.
 const CARGO_TOOLS: [(&str, &str); 3] =
     [("cargo-nextest", "0.9.143"), ("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
@@ -25,7 +34,9 @@ const CARGO_TOOLS: [(&str, &str); 3] =
 pub(crate) fn setup() -> Result<()> {
     build_tools()?;
     servers()?;
-    python_packages()?;
+    python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
+    python_packages(&python::drivers()?, &DRIVERS)?;
+    runtimes::install()?;
     test_tools()
 }
 
@@ -113,35 +124,44 @@ fn servers() -> Result<()> {
     if find("ip").is_none() {
         missing.push("iproute2");
     }
+    for (program, package) in [("openssl", "openssl"), ("curl", "curl"), ("gnutls-cli", "gnutls-bin")] {
+        if find(program).is_none() {
+            missing.push(package);
+        }
+    }
     install_missing(&missing, "servers for the tests")
 }
 
-/// A virtual environment with the drivers and validators that the tests use.
-fn python_packages() -> Result<()> {
-    let environment = python::environment()?;
+/// A virtual environment with `packages`.
+fn python_packages(environment: &Path, packages: &[&str]) -> Result<()> {
     let stamp = environment.join("auditor-packages");
-    let wanted = PYTHON_PACKAGES.join("\n");
+    let wanted = packages.join("\n");
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
         return Ok(());
     }
-    // The distribution's own interpreter where there is one: agents' users must be able to run it.
+    let interpreter = interpreter()?;
+    say(&format!("installing {} into {}", packages.join(" "), environment.display()));
+    capture(Command::new(interpreter).args(["-m", "venv", "--clear"]).arg(environment))?;
+    capture(
+        Command::new(environment.join("bin/python3"))
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(packages),
+    )?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+}
+
+/// The distribution's own interpreter where there is one: agents' users must be able to run it.
+pub(crate) fn interpreter() -> Result<&'static Path> {
     let system = Path::new("/usr/bin/python3");
     let interpreter = if apt::available() || system.is_file() { system } else { Path::new("python3") };
     if capture(Command::new(interpreter).args(["-c", "import ensurepip, venv"])).is_err() {
         install_missing(&["python3", "python3-venv"], "Python with its virtual environments")?;
     }
-    say(&format!("installing {} into {}", PYTHON_PACKAGES.join(" "), environment.display()));
-    capture(Command::new(interpreter).args(["-m", "venv", "--clear"]).arg(&environment))?;
-    capture(
-        Command::new(environment.join("bin/python3"))
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-            .args(PYTHON_PACKAGES),
-    )?;
-    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))
+    Ok(interpreter)
 }
 
 /// Installs those of `packages` that are not there.
-fn install_missing(packages: &[&str], what_for: &str) -> Result<()> {
+pub(crate) fn install_missing(packages: &[&str], what_for: &str) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
@@ -156,6 +176,6 @@ fn install_missing(packages: &[&str], what_for: &str) -> Result<()> {
     apt::install(&missing)
 }
 
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     eprintln!("setup: {line}");
 }

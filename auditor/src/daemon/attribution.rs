@@ -5,7 +5,7 @@
 
 mod unix;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
 use std::net::SocketAddr;
@@ -17,18 +17,22 @@ use auditor_common::event::{
     Packet, Skipped,
 };
 use auditor_common::packet::{TCP, UDP};
+use auditor_common::tls::SecretTaken;
 use auditor_common::unix::STREAM_PROTOCOL;
 
-use super::conversation::{Conversation, Findings, Notice};
+use super::conversation::{Conversation, Degraded, Findings, Notice};
 use super::journal::{AdoptedSocket, Configuration, Item, Reported};
+use super::keyrings::{self, Keyrings};
+use super::memory::Budget;
 use super::policies::Policies;
+use super::unfollowed::{Telling, Unfollowed};
 use crate::clock::{Boottime, Clock, Utc};
 use crate::config;
 use crate::kernel::shares::Shares;
 use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
 use crate::process::{Known, Occasion, Processes};
-use crate::protocol::{Limits, Observation, Protocol};
+use crate::protocol::{Limits, Observation, Opaque, Protocol, Side};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
 };
@@ -39,8 +43,26 @@ use crate::source::Event;
 const CONVERSATIONS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
 const CONVERSATIONS: usize = 65_536;
-/// UDP sockets that are followed at most.
+/// UDP sockets of one session that are followed at most. Further ones are named in a finding, and their ends are not recorded.
+const DATAGRAMS_OF_A_SESSION: u64 = 16_384;
+/// The same for all sessions.
 const DATAGRAMS: usize = 65_536;
+/// What the record says of a session whose connections lose some of what they would be compared with.
+const HISTORY_LIMIT: &str = "the session's connections have delivered more than is kept to compare repetitions with: \
+                             whether bytes that come again are the same is looked at for the latest ones only";
+/// How the record begins of a connection that is degraded.
+const MEMORY_LIMIT: &str =
+    "connections keep more in memory than they may all together, and this session's the most: ";
+/// What the record says of a connection that is not followed.
+const NOT_FOLLOWED: &str =
+    "there are more connections than can be followed: what is said on this one is not in the record";
+/// The same of a UDP socket.
+const DATAGRAMS_NOT_FOLLOWED: &str = "there are more UDP sockets than can be followed: neither the end nor the bytes of this one are in the record";
+/// The same where the session was over when its word came.
+const SESSION_OVER: &str =
+    "the session ended before this was read: neither what is said on it nor its end is in the record";
+/// What is added where no further ones are named.
+const NOT_NAMED: &str = "; nor are further ones of the session named";
 /// How long after the kernel's word that a connection has ended its last segments are waited for. They were written
 /// before that word; a few turns are ample.
 const LAST_SEGMENTS: Duration = Duration::from_millis(20);
@@ -77,18 +99,13 @@ pub(super) struct Datagrams {
     began: Boottime,
 }
 
-/// A process that changed its session.
+/// A process that came into a session from elsewhere, and has sockets that may be older than that.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Move {
-    /// It is none's any more.
-    Left(u32),
-    /// It came from elsewhere, and has sockets that may be older than that.
-    Joined {
-        /// Into which.
-        session: u64,
-        /// Its process id.
-        pid: u32,
-    },
+pub(super) struct Joined {
+    /// Into which.
+    pub(super) session: u64,
+    /// Its process id.
+    pub(super) pid: u32,
 }
 
 /// See the module.
@@ -104,14 +121,24 @@ pub(super) struct Attribution {
     missed: HashMap<u32, (u64, Boottime)>,
     conversations: ByCookie<Conversation>,
     datagrams: ByCookie<Datagrams>,
+    /// UDP sockets that are followed, by session.
+    datagrams_of: BTreeMap<u64, u64>,
+    unfollowed: Unfollowed,
+    budget: Budget,
+    /// Compiled policies by their numbers, of this generation and the last one.
+    compiled: BTreeMap<u32, policy::Table>,
     closing: VecDeque<(Boottime, u64)>,
+    /// Secrets of TLS connections.
+    pub(super) keyrings: Keyrings,
+    /// Connections that wait for one, by session and cookie.
+    waiting_for_secrets: BTreeSet<(u64, u64)>,
     findings: Findings,
     /// Sockets whose rows are to be counted from now on, or no longer.
     counting: Vec<(u64, bool)>,
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
-    moves: Vec<Move>,
+    joined: Vec<Joined>,
     /// Failures of the kernel programs that were reported.
     pub(super) reported: Reported,
     /// Refusals of what belongs to no session that are known to have been counted and not recorded.
@@ -120,9 +147,10 @@ pub(super) struct Attribution {
 
 /// What [`Attribution::saved`] writes, read back.
 pub(super) type Saved = (
-    (Sessions, (HashMap<u32, Known<Arc<Process>>>, HashMap<u32, Known<u32>>), Vec<Configuration>, Reported),
+    (Sessions, Known, Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
-    (HashMap<u32, (u64, Boottime)>, u64),
+    (HashMap<u32, (u64, Boottime)>, u64, keyrings::Saved),
+    (BTreeMap<u64, u64>, Unfollowed, Budget),
 );
 
 impl Attribution {
@@ -132,6 +160,7 @@ impl Attribution {
         policies: Policies,
         processes: Processes,
         shares: Arc<Shares>,
+        keyrings: Keyrings,
         limits: Limits,
     ) -> Self {
         Self {
@@ -145,12 +174,18 @@ impl Attribution {
             missed: HashMap::new(),
             conversations: ByCookie::default(),
             datagrams: ByCookie::default(),
+            datagrams_of: BTreeMap::new(),
+            unfollowed: Unfollowed::default(),
+            budget: Budget::default(),
+            compiled: BTreeMap::new(),
             closing: VecDeque::new(),
+            keyrings,
+            waiting_for_secrets: BTreeSet::new(),
             findings: Findings::default(),
             counting: Vec::new(),
             entries: Vec::new(),
             statements: 0,
-            moves: Vec::new(),
+            joined: Vec::new(),
             reported: Reported::new(),
             folded_of_nobody: 0,
         }
@@ -184,11 +219,16 @@ impl Attribution {
                 }
             }
             Item::Forgotten(pid) => self.processes.forget(pid),
-            Item::Clock(offset) => self.clock = Clock::fixed(offset),
+            Item::Clock(offset) => {
+                self.clock = Clock::fixed(offset);
+                // When rules expire is wall-clock time.
+                self.compiled.clear();
+            }
             Item::Looked(process) => self.processes.tell(process),
             Item::Reported(reported) => self.reported = reported,
             Item::Reloaded(configuration) => {
                 let settings = self.policies.recall(configuration, &self.clock)?;
+                self.compiled.clear();
                 self.limits = settings.capture.limits();
             }
         }
@@ -197,6 +237,9 @@ impl Attribution {
 
     fn end_session(&mut self, number: u64, at: Boottime, utc: Utc, reason: &'static str) {
         self.finish_session(Some(number), at);
+        self.keyrings.end(number);
+        self.unfollowed.forget_session(number);
+        self.budget.forget_session(number);
         let Some(session) = self.sessions.remove(number) else { return };
         let totals = session.totals;
         let duration_us = u64::try_from(at.since(session.opened).as_micros()).unwrap_or(u64::MAX);
@@ -229,7 +272,8 @@ impl Attribution {
         (
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
-            (&self.missed, self.folded_of_nobody),
+            (&self.missed, self.folded_of_nobody, self.keyrings.saved()),
+            (&self.datagrams_of, &self.unfollowed, &self.budget),
         )
     }
 
@@ -238,12 +282,18 @@ impl Attribution {
     /// # Errors
     /// A configuration of that time cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
-        let ((sessions, (known, parents), configurations, reported), connections, uncounted) = saved;
-        (self.missed, self.folded_of_nobody) = uncounted;
+        let ((sessions, known, configurations, reported), connections, uncounted, bounds) = saved;
+        let secrets;
+        (self.missed, self.folded_of_nobody, secrets) = uncounted;
+        self.keyrings.restore(secrets)?;
+        (self.datagrams_of, self.unfollowed, self.budget) = bounds;
         (self.sessions, self.reported) = (sessions, reported);
-        self.processes.restore(known, parents);
+        self.processes.restore(known);
         let offset;
         (self.conversations, self.datagrams, self.closing, self.statements, offset) = connections;
+        let waiting = self.conversations.iter().filter(|(_, conversation)| conversation.waits());
+        self.waiting_for_secrets =
+            waiting.map(|(cookie, conversation)| (conversation.session, *cookie)).collect();
         self.clock = Clock::fixed(offset);
         for configuration in configurations {
             self.apply(Item::Reloaded(configuration))?;
@@ -290,6 +340,7 @@ impl Attribution {
                 .iter()
                 .map(|(cgroup, number, share, policy)| (*cgroup, *number, *share, policy.as_str())),
         )?;
+        self.compiled.clear();
         self.limits = loaded.settings.capture.limits();
         Ok(configuration)
     }
@@ -346,6 +397,7 @@ impl Attribution {
                 self.processes.forked(fork.task.pid, fork.child, occasion);
             }
             Event::Moved(moved) => self.moved(&moved),
+            Event::SecretTaken(taken) => self.secret(&taken),
             Event::Exit(exit) => {
                 let occasion = self.occasion(&exit.header);
                 let process = self.processes.exited(&exit.task, occasion);
@@ -371,12 +423,9 @@ impl Attribution {
         let by = event.task.comm.split(|byte| *byte == 0).next().unwrap_or_default();
         let by = format!("process {} ({})", event.task.pid, String::from_utf8_lossy(by));
         let process = self.processes.known(pid).or_else(|| self.processes.living(pid));
+        let born = event.born != 0;
         if let Some(session) = self.sessions.get_mut(event.from) {
             let from = session.cgroup.name().to_owned();
-            if event.to == 0 && to.strip_prefix(&*from).is_some_and(|rest| rest.starts_with('/')) {
-                // Below the session's own cgroup it is in the session.
-                return;
-            }
             session.lost_a_process = true;
             session.totals.violations += 1;
             let whither = match self.sessions.record(event.to) {
@@ -384,29 +433,34 @@ impl Attribution {
                 None => to.to_string(),
             };
             let kind = if event.to == 0 { "cgroup-escape" } else { "session-change" };
-            let message =
-                format!("process {pid} was moved out of the session's cgroup {from} to {whither}, by {by}");
+            let message = if born {
+                format!(
+                    "process {pid} was born outside of the session's cgroup {from}, in the cgroup {whither}, by {by}"
+                )
+            } else {
+                format!("process {pid} was moved out of the session's cgroup {from} to {whither}, by {by}")
+            };
             let finding = Recorded::Finding { kind, message, connection: None };
             self.enter(event.from, process.clone(), at, finding);
         }
         // What was learnt of it in one session is not believed in another.
         self.processes.forget(pid);
         if event.to == 0 {
-            self.moves.push(Move::Left(pid));
             return;
         }
         if let Some(session) = self.sessions.get_mut(event.to) {
             session.totals.violations += 1;
         }
-        let message = format!("process {pid} was moved into the session's cgroup {to}, by {by}");
+        let how = if born { "born" } else { "moved" };
+        let message = format!("process {pid} was {how} into the session's cgroup {to}, by {by}");
         let finding = Recorded::Finding { kind: "cgroup-joined", message, connection: None };
         self.enter(event.to, process, at, finding);
-        self.moves.push(Move::Joined { session: event.to, pid });
+        self.joined.push(Joined { session: event.to, pid });
     }
 
-    /// Moves of processes that something is to be done about.
-    pub(super) fn take_moves(&mut self) -> Vec<Move> {
-        mem::take(&mut self.moves)
+    /// Processes that came into a session since this was last asked.
+    pub(super) fn take_joined(&mut self) -> Vec<Joined> {
+        mem::take(&mut self.joined)
     }
 
     /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later
@@ -495,28 +549,49 @@ impl Attribution {
         }
         // A socket may be connected again after an attempt that failed.
         self.finish(cookie, at);
+        self.unfollowed.begin_again(cookie);
         if !self.begin(cookie, number, connection.clone(), process.clone(), expected, at) {
-            self.not_followed(number, connection, process, at);
+            self.not_followed(cookie, number, connection, process, at);
         }
     }
 
+    /// Names a socket that there is no room for, once.
     fn not_followed(
         &mut self,
+        cookie: u64,
         number: u64,
         connection: Connection,
         process: Option<Arc<Process>>,
         at: Boottime,
     ) {
+        let over = !self.sessions.follows(number);
+        let telling = if over { Telling::Name } else { self.unfollowed.beyond(cookie, number) };
+        if telling == Telling::Nothing {
+            return;
+        }
         if let Some(session) = self.sessions.get_mut(number) {
             session.totals.violations += 1;
         }
+        let what = match connection.transport {
+            _ if over => SESSION_OVER,
+            Transport::Udp => DATAGRAMS_NOT_FOLLOWED,
+            _ => NOT_FOLLOWED,
+        };
+        let more = if telling == Telling::Last { NOT_NAMED } else { "" };
         let finding = Recorded::Finding {
             kind: "connection-not-followed",
-            message: "there are more connections than can be followed: what is said on this one is not in the record"
-                .to_owned(),
+            message: format!("{what}{more}"),
             connection: Some(Arc::new(connection)),
         };
         self.enter(number, process, at, finding);
+    }
+
+    /// Whether one more connection of a session can be followed.
+    fn has_room(&self, session: u64) -> bool {
+        let open = self.sessions.get(session).map_or(0, |session| session.open_connections);
+        self.conversations.len() < CONVERSATIONS
+            && open < CONVERSATIONS_OF_A_SESSION
+            && self.sessions.follows(session)
     }
 
     fn begin(
@@ -528,13 +603,10 @@ impl Attribution {
         expected: Option<&'static str>,
         at: Boottime,
     ) -> bool {
-        if self.conversations.len() >= CONVERSATIONS {
+        if !self.has_room(session) {
             return false;
         }
         if let Some(session) = self.sessions.get_mut(session) {
-            if session.open_connections >= CONVERSATIONS_OF_A_SESSION {
-                return false;
-            }
             session.open_connections += 1;
         }
         let conversation = Conversation::new(session, connection, process, expected, self.limits, at);
@@ -554,10 +626,21 @@ impl Attribution {
         if let Some(datagrams) = self.datagrams.get_mut(&cookie) {
             datagrams.connection = Arc::clone(&connection);
         } else {
+            if self.unfollowed.is_beyond(cookie) {
+                self.enter(number, process, at, Recorded::ConnectionOpened { connection });
+                return;
+            }
             if let Some(session) = self.sessions.get_mut(number) {
                 session.totals.connections += 1;
             }
-            if self.datagrams.len() < DATAGRAMS {
+            let followed = self.datagrams_of.get(&number).copied().unwrap_or(0);
+            if self.datagrams.len() >= DATAGRAMS
+                || followed >= DATAGRAMS_OF_A_SESSION
+                || !self.sessions.follows(number)
+            {
+                self.not_followed(cookie, number, Connection::clone(&connection), process.clone(), at);
+            } else {
+                self.datagrams_of.insert(number, followed + 1);
                 let datagrams = Datagrams {
                     session: number,
                     connection: Arc::clone(&connection),
@@ -570,7 +653,8 @@ impl Attribution {
         self.enter(number, process, at, Recorded::ConnectionOpened { connection });
     }
 
-    /// A conversation that began without a decision of its own: accepted from outside, or older than the session.
+    /// A conversation that began without a decision of its own: accepted from outside, or older than the session. `false`: it is
+    /// not followed.
     fn begin_undecided(
         &mut self,
         cookie: u64,
@@ -579,6 +663,14 @@ impl Attribution {
         inbound: bool,
         at: Boottime,
     ) -> bool {
+        // First what costs next to nothing: this may be asked for each segment.
+        if self.unfollowed.is_beyond(cookie) || !self.sessions.follows(session) {
+            return false;
+        }
+        let has_room = self.has_room(session);
+        if !has_room && self.unfollowed.is_silent(session) {
+            return false;
+        }
         let verdict = self.decide_again(session, remote, at);
         let connection = Connection {
             id: self.connection_id(cookie),
@@ -590,6 +682,10 @@ impl Attribution {
             adopted: None,
             verdict,
         };
+        if !has_room {
+            self.not_followed(cookie, session, connection, None, at);
+            return false;
+        }
         let begun = self.begin(cookie, session, connection, None, None, at);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
             conversation.decided = false;
@@ -598,16 +694,18 @@ impl Attribution {
     }
 
     /// What the packet hook decided about a peer that no connect(2) named, by the same rules and the same function.
-    fn decide_again(&self, session: u64, remote: SocketAddr, at: Boottime) -> Verdict {
-        let policy = self
+    fn decide_again(&mut self, session: u64, remote: SocketAddr, at: Boottime) -> Verdict {
+        let table = self
             .sessions
             .record(session)
-            .and_then(|session| self.policies.by_table(self.policies.session(0, 0, &session.policy).table));
-        let verdict = policy.map_or(
-            auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION),
-            |policy| policy::Table::new(policy, &self.clock).decide(remote.into(), TCP, at),
-        );
-        policy::render(policy, &verdict, remote.into(), TCP)
+            .map_or(0, |session| self.policies.session(0, 0, &session.policy).table);
+        let Some(policy) = self.policies.by_table(table) else {
+            let verdict = auditor_common::rule::Verdict::refuse(auditor_common::rule::REASON_NO_SESSION);
+            return policy::render(None, &verdict, remote.into(), TCP);
+        };
+        let compiled = self.compiled.entry(table).or_insert_with(|| policy::Table::new(policy, &self.clock));
+        let verdict = compiled.decide(remote.into(), TCP, at);
+        policy::render(Some(policy), &verdict, remote.into(), TCP)
     }
 
     /// Follows a connection that is older than its session, from here on.
@@ -626,12 +724,12 @@ impl Attribution {
             verdict: self.decide_again(session, remote, at),
         };
         if !self.begin(cookie, session, connection.clone(), process.clone(), None, at) {
-            self.not_followed(session, connection, process, at);
+            self.not_followed(cookie, session, connection, process, at);
             return;
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
-            conversation.midstream(at, &mut findings);
+            conversation.midstream(at, self.keyrings.of(conversation.session), &mut findings);
         }
         if let Some(session) = self.sessions.get_mut(session) {
             session.totals.connections += 1;
@@ -640,6 +738,7 @@ impl Attribution {
         self.enter(session, process, at, Recorded::ConnectionOpened { connection });
         self.report(cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(cookie, at);
     }
 
     fn established(&mut self, event: &Established) {
@@ -653,7 +752,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
-            conversation.established(event, &mut findings);
+            conversation.established(event, self.keyrings.of(conversation.session), &mut findings);
             let connection = Arc::clone(&conversation.connection);
             let (number, process) = (conversation.session, conversation.process.clone());
             if let Some(session) = self.sessions.get_mut(number) {
@@ -663,6 +762,7 @@ impl Attribution {
         }
         self.report(cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(cookie, at);
     }
 
     fn packet(&mut self, packet: &Packet, payload: &[u8]) {
@@ -670,6 +770,10 @@ impl Attribution {
         let cookie = packet.cookie;
         let mut midstream = false;
         if !self.conversations.contains_key(&cookie) {
+            // A late one of a connection that has ended begins none.
+            if self.unfollowed.ended(cookie).is_some_and(|ended| at.since(ended) < LAST_SEGMENTS) {
+                return;
+            }
             let remote = packet.remote.socket_address();
             if !self.begin_undecided(cookie, packet.header.session, remote, false, at) {
                 return;
@@ -678,29 +782,115 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
+            let keyring = self.keyrings.of(conversation.session);
             if midstream {
-                conversation.midstream(at, &mut findings);
+                conversation.midstream(at, keyring, &mut findings);
             }
-            conversation.segment(packet, payload, self.policies.lossy(), &mut findings);
+            conversation.segment(packet, payload, self.policies.lossy(), keyring, &mut findings);
             self.counting.extend(conversation.counting_changed().map(|counts| (cookie, counts)));
         }
         self.report(cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(cookie, at);
     }
 
     fn skipped(&mut self, event: &Skipped) {
         let mut findings = mem::take(&mut self.findings);
         // Only what is followed is counted.
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
-            conversation.skipped(event, self.policies.lossy(), &mut findings);
+            let keyring = self.keyrings.of(conversation.session);
+            conversation.skipped(event, self.policies.lossy(), keyring, &mut findings);
             self.counting.extend(conversation.counting_changed().map(|counts| (event.cookie, counts)));
         }
-        self.report(event.cookie, Boottime(event.header.time), &mut findings);
+        let at = Boottime(event.header.time);
+        self.report(event.cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(event.cookie, at);
+    }
+
+    /// Charges a connection with what it keeps by now, and sees to it that all of them together keep no more than they may.
+    fn weigh(&mut self, cookie: u64, at: Boottime) {
+        self.charge(cookie);
+        while let Some((number, oldest)) = self.budget.oldest() {
+            let Some(conversation) = self.conversations.get_mut(&oldest) else { break };
+            conversation.forget_history();
+            self.charge(oldest);
+            if self.budget.tell(number) {
+                if let Some(session) = self.sessions.get_mut(number) {
+                    session.totals.violations += 1;
+                }
+                let message = HISTORY_LIMIT.to_owned();
+                self.enter(
+                    number,
+                    None,
+                    at,
+                    Recorded::Finding { kind: "memory-limit", message, connection: None },
+                );
+            }
+        }
+        while let Some(largest) = self.budget.largest() {
+            let mut findings = mem::take(&mut self.findings);
+            let Some(conversation) = self.conversations.get_mut(&largest) else { break };
+            conversation.degrade(at, self.keyrings.of(conversation.session), &mut findings);
+            self.counting.extend(conversation.counting_changed().map(|counts| (largest, counts)));
+            self.report(largest, at, &mut findings);
+            self.findings = findings;
+            self.charge(largest);
+        }
+    }
+
+    fn charge(&mut self, cookie: u64) {
+        let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
+        let session = conversation.session;
+        match conversation.held() {
+            Some(held) => self.budget.charge(session, cookie, &mut conversation.account, held),
+            None => self.budget.release(session, cookie, &mut conversation.account),
+        }
+    }
+
+    /// A TLS library has derived keys from a secret: connections of its session may have waited for it.
+    fn secret(&mut self, event: &SecretTaken) {
+        let (session, at) = (event.header.session, Boottime(event.header.time));
+        if !self.keyrings.taken(event) {
+            return;
+        }
+        let waiting = self.waiting_for_secrets.range((session, 0)..=(session, u64::MAX));
+        for cookie in waiting.map(|(_, cookie)| *cookie).collect::<Vec<_>>() {
+            let mut findings = mem::take(&mut self.findings);
+            if let Some(conversation) = self.conversations.get_mut(&cookie) {
+                conversation.offer(at, self.keyrings.of(session), &mut findings);
+            }
+            self.report(cookie, at, &mut findings);
+            self.findings = findings;
+            self.weigh(cookie, at);
+        }
+    }
+
+    /// Notes which secrets a connection has claimed and released, and whether it waits for one.
+    fn account_for_secrets(&mut self, cookie: u64, findings: &mut Findings) {
+        let waits = findings.waits.take();
+        if waits.is_none() && findings.secrets.is_empty() {
+            return;
+        }
+        let Some(conversation) = self.conversations.get(&cookie) else { return };
+        let session = conversation.session;
+        match waits {
+            Some(true) => _ = self.waiting_for_secrets.insert((session, cookie)),
+            Some(false) => _ = self.waiting_for_secrets.remove(&(session, cookie)),
+            None => {}
+        }
+        for (secret, claimed) in findings.secrets.drain(..) {
+            if claimed {
+                self.keyrings.claim(session, secret);
+            } else {
+                self.keyrings.release(session, secret);
+            }
+        }
     }
 
     /// Enters what a step on a conversation has found, and leaves `findings` empty.
     fn report(&mut self, cookie: u64, at: Boottime, findings: &mut Findings) {
+        self.account_for_secrets(cookie, findings);
         if findings.observations.is_empty() && findings.notices.is_empty() {
             return;
         }
@@ -737,15 +927,21 @@ impl Attribution {
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "login-refused", message, connection });
                 }
-                Observation::Opaque(_) if expected.is_some() => {
-                    let message =
-                        "the rule names the protocol, and the connection went on encrypted: what is said on \
-                                   it is not in the record"
-                            .to_owned();
+                Observation::Opaque(opaque) if expected.is_some() => {
+                    let how = match opaque {
+                        Opaque::Tls | Opaque::GssEncryption => "went on encrypted",
+                        Opaque::Hole => "has a hole behind which it cannot be read on",
+                    };
+                    let message = format!(
+                        "the rule names the protocol, and the connection {how}: what is said on it is not in the record"
+                    );
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
-                Observation::Opaque(_) | Observation::Login(_) | Observation::Authenticated => {}
+                Observation::Encrypted
+                | Observation::Opaque(_)
+                | Observation::Login(_)
+                | Observation::Authenticated => {}
             }
         }
         for notice in findings.notices.drain(..) {
@@ -766,11 +962,28 @@ impl Attribution {
             if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
                 conversation.closing(event);
                 self.closing.push_back((at, event.cookie));
+            } else {
+                self.unfollowed.end(event.cookie, at);
             }
             return;
         }
-        let Some(datagrams) = self.datagrams.remove(&event.cookie) else { return };
+        let Some(datagrams) = self.take_datagrams(event.cookie) else {
+            self.unfollowed.end(event.cookie, at);
+            return;
+        };
         self.finish_datagrams(datagrams, (Some(event.sent), Some(event.received)), at);
+    }
+
+    /// Takes a UDP socket out.
+    fn take_datagrams(&mut self, cookie: u64) -> Option<Datagrams> {
+        let datagrams = self.datagrams.remove(&cookie)?;
+        if let Some(followed) = self.datagrams_of.get_mut(&datagrams.session) {
+            *followed = followed.saturating_sub(1);
+            if *followed == 0 {
+                self.datagrams_of.remove(&datagrams.session);
+            }
+        }
+        Some(datagrams)
     }
 
     /// The bytes of datagrams are counted, over all destinations of a socket, and not read.
@@ -813,10 +1026,14 @@ impl Attribution {
     fn finish(&mut self, cookie: u64, now: Boottime) {
         let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
         let mut findings = mem::take(&mut self.findings);
-        let (coverage, reason, duration_us) = conversation.finish(now, &mut findings);
+        let keyring = self.keyrings.of(conversation.session);
+        let (coverage, reason, duration_us) = conversation.finish(now, keyring, &mut findings);
         self.report(cookie, now, &mut findings);
         self.findings = findings;
-        let Some(conversation) = self.conversations.remove(&cookie) else { return };
+        let Some(mut conversation) = self.conversations.remove(&cookie) else { return };
+        self.waiting_for_secrets.remove(&(conversation.session, cookie));
+        self.budget.release(conversation.session, cookie, &mut conversation.account);
+        self.unfollowed.end(cookie, conversation.ended().unwrap_or(now));
         if conversation.counts_rows() {
             self.counting.push((cookie, false));
         }
@@ -860,7 +1077,7 @@ impl Attribution {
             .collect();
         cookies.sort_unstable();
         for cookie in cookies {
-            if let Some(datagrams) = self.datagrams.remove(&cookie) {
+            if let Some(datagrams) = self.take_datagrams(cookie) {
                 self.finish_datagrams(datagrams, (None, None), now);
             }
         }
@@ -879,6 +1096,22 @@ impl Attribution {
     /// Enters something that is not an event of the kernel's.
     pub(super) fn enter_now(&mut self, session: u64, event: Recorded) {
         self.enter(session, None, Clock::now(), event);
+    }
+}
+
+impl Degraded {
+    /// As the record has it.
+    const fn told(self) -> &'static str {
+        match self {
+            Self::Early => {
+                "what is missing in front of segments that came early is not waited for on this connection"
+            }
+            Self::Answers => {
+                "statements on this connection are recorded without their answers from here on, and only the beginnings of long \
+                 ones"
+            }
+            Self::Reading => "what is said on this connection from here on is not in the record",
+        }
     }
 }
 
@@ -902,7 +1135,15 @@ fn notice_event(
             "the other end sent urgent data: what the agent reads of it may differ from what is recorded"
                 .to_owned(),
         ),
+        Notice::Degraded(degraded) => ("memory-limit", format!("{MEMORY_LIMIT}{}", degraded.told())),
         Notice::NotTls(message) => ("protocol-violation", message.to_owned()),
+        Notice::RecordFails(side) => (
+            "tls-record-fails",
+            format!(
+                "a TLS record of the {} does not authenticate: it is not what the other end has sealed",
+                if side == Side::Client { "client's" } else { "server's" }
+            ),
+        ),
         Notice::Unrecognised => (
             "protocol-mismatch",
             format!("the rule allows {} only, and the connection speaks something else", expected?),
@@ -910,3 +1151,6 @@ fn notice_event(
     };
     Some(Recorded::Finding { kind, message, connection: Some(Arc::clone(connection)) })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,5 @@
-//! One connection of an agent, TCP or a stream between unix sockets, from its segments to its statements: both directions' reassembly, the protocol that
-//! was found, and what the connection's records have in common.
+//! One connection of an agent, TCP or a stream between unix sockets, from its segments to its statements: both directions'
+//! reassembly, how they are read, and what the connection's records have in common.
 
 use std::sync::Arc;
 
@@ -7,12 +7,14 @@ use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 use auditor_common::unix::{CONTENT_COPIED, STREAM_PROTOCOL, UnixData};
 
+use super::memory::{Account, Held};
+use super::reading::{Context, Reader};
 use crate::clock::Boottime;
 use crate::interned::Name;
-use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
+use crate::protocol::{self, Limits, Observation, Side};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process, Transport};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
-use crate::tls::hello::Hello;
+use crate::tls::Keyring;
 
 /// Bytes of history and early segments that a direction may keep. Loopback and a healthy network need next to none.
 const STREAM_LIMITS: stream::Limits = stream::Limits {
@@ -33,22 +35,35 @@ pub(super) enum Notice {
     Urgent,
     /// Where TLS was agreed on, something else is said.
     NotTls(&'static str),
+    /// A record under TLS is not what the other end has sent.
+    RecordFails(Side),
     /// The client's first bytes are of no protocol that is known.
     Unrecognised,
+    /// It was degraded, because connections keep more than they may.
+    Degraded(Degraded),
 }
 
-/// How the application's bytes are read.
-#[derive(serde::Serialize, serde::Deserialize)]
-enum Reader {
-    /// Not enough of the client's bytes are there to tell the protocol.
-    Detecting(Vec<u8>),
-    /// It is told.
-    Reading(#[serde(with = "protocol::saved")] Box<dyn Dissector>),
-    /// Both ends have gone on to TLS: what its beginning says in the clear is read.
-    Tls(Box<Hello>),
-    /// It cannot be told, or not be read: bytes are counted only.
-    Blind,
+/// What a connection does without, because connections keep more than they may, and its session keeps the most.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Degraded {
+    /// Segments that come early are not waited for.
+    Early,
+    /// Statements are recorded without their answers, and no more than the beginning of long ones.
+    Answers,
+    /// It is not read.
+    Reading,
 }
+
+/// What was done for want of memory.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Need {
+    early: bool,
+    answers: bool,
+    reading: bool,
+}
+
+/// Early segments that are kept where memory is short: enough for a few that change places.
+const EARLY_IN_NEED: (usize, usize) = (4 << 10, 4);
 
 /// A TCP connection, or a stream between unix sockets.
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -76,30 +91,18 @@ pub(super) struct Conversation {
     sent: HalfStream,
     received: HalfStream,
     reader: Reader,
-    /// Bytes of each direction that were seen and could not be read.
-    opaque: Opaque,
     limits: Limits,
     #[serde(with = "crate::source::saved")]
     closed: Option<Closed>,
     /// Whether the kernel programs have been told to count rows instead of copying them.
     counts_rows: bool,
+    /// Whether a record waits for a secret.
+    waiting: bool,
+    /// What it is charged with.
+    pub(super) account: Account,
+    need: Need,
     /// Bytes that passed between unix sockets by calls whose content cannot be had.
     unreadable: u64,
-}
-
-#[derive(Clone, Copy, Default, serde::Serialize, serde::Deserialize)]
-struct Opaque {
-    client: u64,
-    server: u64,
-}
-
-impl Opaque {
-    fn count(&mut self, side: Side, bytes: usize) {
-        match side {
-            Side::Client => self.client += bytes as u64,
-            Side::Server => self.server += bytes as u64,
-        }
-    }
 }
 
 impl Conversation {
@@ -124,12 +127,63 @@ impl Conversation {
             counted_for_syn: 0,
             sent: HalfStream::new(STREAM_LIMITS),
             received: HalfStream::new(STREAM_LIMITS),
-            reader: Reader::Detecting(Vec::new()),
-            opaque: Opaque::default(),
+            reader: Reader::default(),
             limits,
             closed: None,
             counts_rows: false,
+            waiting: false,
+            account: Account::default(),
+            need: Need::default(),
             unreadable: 0,
+        }
+    }
+
+    /// What it keeps, of all that grows with what is said on it. `None`: as little as any, and it will not be more.
+    pub(super) fn held(&self) -> Option<Held> {
+        let history = self.sent.history_memory() + self.received.history_memory();
+        let working = self.sent.early_memory() + self.received.early_memory() + self.reader.memory();
+        (!self.need.reading).then_some(Held { history, working })
+    }
+
+    /// Forgets what was delivered.
+    pub(super) fn forget_history(&mut self) {
+        self.sent.forget_history();
+        self.received.forget_history();
+    }
+
+    /// Keeps less: first it does without what takes most, in the end without everything.
+    pub(super) fn degrade(&mut self, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
+        let early = self.sent.early_memory() + self.received.early_memory();
+        let (bytes, segments) = EARLY_IN_NEED;
+        let degraded = if early > self.reader.memory() && !std::mem::replace(&mut self.need.early, true) {
+            self.keep_early(bytes, segments, at, keyring, out);
+            Degraded::Early
+        } else if !std::mem::replace(&mut self.need.answers, true) && self.reader.spare(at, out) {
+            Degraded::Answers
+        } else {
+            self.need.reading = true;
+            self.keep_early(0, 0, at, keyring, out);
+            self.forget_history();
+            let (reader, mut context) = self.reader(keyring, out);
+            reader.stop(at, &mut context);
+            let application = Arc::make_mut(&mut self.application);
+            application.opaque = Some("memory");
+            application.login.iter_mut().for_each(protocol::Login::shorten);
+            Degraded::Reading
+        };
+        out.notices.push(Notice::Degraded(degraded));
+    }
+
+    fn keep_early(
+        &mut self,
+        bytes: usize,
+        segments: usize,
+        at: Boottime,
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) {
+        for sent in [true, false] {
+            self.feed(sent, at, keyring, out, |stream, deliver| stream.keep_early(bytes, segments, deliver));
         }
     }
 
@@ -149,7 +203,7 @@ impl Conversation {
     }
 
     /// The handshake is done.
-    pub(super) fn established(&mut self, event: &Established, out: &mut Findings) {
+    pub(super) fn established(&mut self, event: &Established, keyring: &dyn Keyring, out: &mut Findings) {
         self.established = true;
         // Fast Open: data may have been acknowledged with the SYN, so it is at most one.
         self.counted_for_syn = event.bytes_acked.min(1);
@@ -158,14 +212,14 @@ impl Conversation {
         connection.remote = Some(event.remote.socket_address());
         connection.inbound = event.passive != 0;
         let at = Boottime(event.header.time);
-        self.feed(true, at, out, |stream, deliver| stream.start(event.send_next, deliver));
-        self.feed(false, at, out, |stream, deliver| stream.start(event.receive_next, deliver));
+        self.feed(true, at, keyring, out, |stream, deliver| stream.start(event.send_next, deliver));
+        self.feed(false, at, keyring, out, |stream, deliver| stream.start(event.receive_next, deliver));
     }
 
     /// A stream between unix sockets, whose first bytes are still to come. Places are counted from 0.
-    pub(super) fn followed(&mut self, at: Boottime, out: &mut Findings) {
-        self.feed(true, at, out, |stream, deliver| stream.start(0, deliver));
-        self.feed(false, at, out, |stream, deliver| stream.start(0, deliver));
+    pub(super) fn followed(&mut self, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
+        self.feed(true, at, keyring, out, |stream, deliver| stream.start(0, deliver));
+        self.feed(false, at, keyring, out, |stream, deliver| stream.start(0, deliver));
     }
 
     /// Bytes passed on a stream between unix sockets. These come in order, so what was not told before was not seen.
@@ -173,7 +227,13 @@ impl Conversation {
         clippy::cast_possible_truncation,
         reason = "places are told by their lower half, as a sequence number's"
     )]
-    pub(super) fn passed(&mut self, event: &UnixData, payload: &[u8], out: &mut Findings) {
+    pub(super) fn passed(
+        &mut self,
+        event: &UnixData,
+        payload: &[u8],
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) {
         let sent = event.direction == EGRESS;
         let at = Boottime(event.header.time);
         let (offset, passed) = (event.offset as u32, event.passed as u32);
@@ -182,20 +242,29 @@ impl Conversation {
             self.unreadable += u64::from(event.length);
         }
         // First, as for a segment.
-        self.acknowledged(!sent, passed, true, at, out);
-        self.acknowledged(sent, offset, true, at, out);
+        self.acknowledged(!sent, passed, true, at, keyring, out);
+        self.acknowledged(sent, offset, true, at, keyring, out);
         let segment = Segment { sequence: offset, flags: 0, payload, length: event.length, at };
-        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
+        self.feed(sent, at, keyring, out, |stream, deliver| stream.segment(&segment, deliver));
+        self.expect_secret(sent, at, keyring, out);
+        self.tell_waiting(out);
     }
 
     /// It is older than the audit: its streams begin with the first bytes seen.
-    pub(super) fn midstream(&mut self, at: Boottime, out: &mut Findings) {
-        self.feed(true, at, out, HalfStream::start_midstream);
-        self.feed(false, at, out, HalfStream::start_midstream);
+    pub(super) fn midstream(&mut self, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
+        self.feed(true, at, keyring, out, HalfStream::start_midstream);
+        self.feed(false, at, keyring, out, HalfStream::start_midstream);
     }
 
     /// A segment passed a hook. `lossy`: segments may have passed before it that were not copied.
-    pub(super) fn segment(&mut self, packet: &Packet, payload: &[u8], lossy: bool, out: &mut Findings) {
+    pub(super) fn segment(
+        &mut self,
+        packet: &Packet,
+        payload: &[u8],
+        lossy: bool,
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) {
         let sent = packet.direction == EGRESS;
         let at = Boottime(packet.header.time);
         let segment = Segment {
@@ -211,22 +280,50 @@ impl Conversation {
         // The other direction up to here has arrived: what of it was not seen will not come again. First, because this segment
         // may be the answer to it, and an answer without a question is a violation.
         if packet.flags & ACK != 0 && packet.flags & RST == 0 {
-            self.acknowledged(!sent, packet.acknowledgement, lossy && !payload.is_empty(), at, out);
+            let unseen = lossy && !payload.is_empty();
+            self.acknowledged(!sent, packet.acknowledgement, unseen, at, keyring, out);
         }
-        self.feed(sent, at, out, |stream, deliver| stream.segment(&segment, deliver));
+        self.feed(sent, at, keyring, out, |stream, deliver| stream.segment(&segment, deliver));
+        self.expect_secret(sent, at, keyring, out);
+        self.tell_waiting(out);
+    }
+
+    /// What the agent says is there: so are the secrets that it is under, or they never will be.
+    fn expect_secret(&mut self, sent: bool, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
+        if sent {
+            let side = self.side(sent);
+            let (reader, mut context) = self.reader(keyring, out);
+            reader.expect_secret(side, at, &mut context);
+        }
     }
 
     /// A direction has arrived up to here. `unseen`: also what of it was never seen.
-    fn acknowledged(&mut self, sent: bool, sequence: u32, unseen: bool, at: Boottime, out: &mut Findings) {
-        if unseen {
-            self.feed(sent, at, out, |stream, deliver| stream.acknowledged_unseen(sequence, deliver));
-        } else {
-            self.feed(sent, at, out, |stream, deliver| stream.acknowledged(sequence, deliver));
-        }
+    fn acknowledged(
+        &mut self,
+        sent: bool,
+        sequence: u32,
+        unseen: bool,
+        at: Boottime,
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) {
+        self.feed(sent, at, keyring, out, |stream, deliver| {
+            if unseen {
+                stream.acknowledged_unseen(sequence, deliver);
+            } else {
+                stream.acknowledged(sequence, deliver);
+            }
+        });
     }
 
     /// Rows passed a hook and were counted instead of copied. `lossy`: as for a segment.
-    pub(super) fn skipped(&mut self, event: &Skipped, lossy: bool, out: &mut Findings) {
+    pub(super) fn skipped(
+        &mut self,
+        event: &Skipped,
+        lossy: bool,
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) {
         let sent = event.direction == EGRESS;
         let at = Boottime(event.header.time);
         let skip = Skip {
@@ -238,8 +335,10 @@ impl Conversation {
             message: event.message,
         };
         // First, as for a segment.
-        self.acknowledged(!sent, event.acknowledgement, lossy, at, out);
-        self.feed(sent, at, out, |stream, deliver| stream.skipped(event.sequence, skip, at, deliver));
+        self.acknowledged(!sent, event.acknowledgement, lossy, at, keyring, out);
+        self.feed(sent, at, keyring, out, |stream, deliver| {
+            stream.skipped(event.sequence, skip, at, deliver);
+        });
     }
 
     /// Whether the kernel programs are to count the rows of long answers instead of copying them, if that has changed. Only on
@@ -248,7 +347,7 @@ impl Conversation {
         let counts = self.connection.transport == Transport::Tcp
             && !self.connection.inbound
             && self.closed.is_none()
-            && matches!(&self.reader, Reader::Reading(dissector) if dissector.counts_rows());
+            && self.reader.counts_rows();
         (std::mem::replace(&mut self.counts_rows, counts) != counts).then_some(counts)
     }
 
@@ -272,28 +371,58 @@ impl Conversation {
         self.closed.is_some()
     }
 
+    /// When the kernel ended it.
+    pub(super) fn ended(&self) -> Option<Boottime> {
+        self.closed.map(|closed| Boottime(closed.header.time))
+    }
+
+    /// Whether a record under TLS waits for a secret.
+    pub(super) fn waits(&self) -> bool {
+        self.reader.waits()
+    }
+
+    /// Tells of it, if that has changed.
+    fn tell_waiting(&mut self, out: &mut Findings) {
+        let waits = self.waits();
+        if std::mem::replace(&mut self.waiting, waits) != waits {
+            out.waits = Some(waits);
+        }
+    }
+
+    /// The session has a new secret.
+    pub(super) fn offer(&mut self, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
+        let (reader, mut context) = self.reader(keyring, out);
+        reader.offer(at, &mut context);
+        self.tell_waiting(out);
+    }
+
     /// Gives out what is under way and says how complete the record is.
-    pub(super) fn finish(&mut self, at: Boottime, out: &mut Findings) -> (Coverage, CloseReason, u64) {
+    pub(super) fn finish(
+        &mut self,
+        at: Boottime,
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) -> (Coverage, CloseReason, u64) {
         let closed = self.closed.filter(|_| self.established);
         let moved_in = closed.map(|closed| payload_bytes(closed.bytes_received, &self.received));
         let moved_out = closed
             .map(|closed| payload_bytes(closed.bytes_acked.saturating_sub(self.counted_for_syn), &self.sent));
         // What was sent and never acknowledged (the connection was reset) was sent all the same.
         let reach = moved_out.map(|moved| moved.max(self.sent.offset()));
-        self.feed(true, at, out, |stream, deliver| stream.finish(reach, deliver));
-        self.feed(false, at, out, |stream, deliver| stream.finish(moved_in, deliver));
-        if let Reader::Reading(dissector) = &mut self.reader {
-            dissector.close(at, &mut out.observations);
-        }
+        self.feed(true, at, keyring, out, |stream, deliver| stream.finish(reach, deliver));
+        self.feed(false, at, keyring, out, |stream, deliver| stream.finish(moved_in, deliver));
+        let (reader, mut context) = self.reader(keyring, out);
+        reader.close(at, &mut context);
         let gaps = |stream: &HalfStream, sent| {
             let range = move |gap: &stream::Gap| GapRange { sent, offset: gap.offset, length: gap.length };
             stream.gaps().iter().map(range).collect::<Vec<_>>()
         };
         let mut ranges = gaps(&self.sent, true);
         ranges.extend(gaps(&self.received, false));
+        let opaque = self.reader.opaque();
         let (opaque_sent, opaque_received) = match self.connection.inbound {
-            false => (self.opaque.client, self.opaque.server),
-            true => (self.opaque.server, self.opaque.client),
+            false => (opaque.client, opaque.server),
+            true => (opaque.server, opaque.client),
         };
         let coverage = Coverage {
             sent: moved_out,
@@ -316,33 +445,41 @@ impl Conversation {
         (coverage, reason, duration)
     }
 
+    /// Who it is that sends in this direction.
+    fn side(&self, sent: bool) -> Side {
+        if sent != self.connection.inbound { Side::Client } else { Side::Server }
+    }
+
+    fn reader<'a>(
+        &'a mut self,
+        keyring: &'a dyn Keyring,
+        out: &'a mut Findings,
+    ) -> (&'a mut Reader, Context<'a>) {
+        let context = Context { application: &mut self.application, limits: self.limits, keyring, out };
+        (&mut self.reader, context)
+    }
+
     fn feed(
         &mut self,
         sent: bool,
         at: Boottime,
+        keyring: &dyn Keyring,
         out: &mut Findings,
         step: impl FnOnce(&mut HalfStream, &mut dyn FnMut(Delivery<'_>)),
     ) {
+        let side = self.side(sent);
         let stream = if sent { &mut self.sent } else { &mut self.received };
-        let side = if sent != self.connection.inbound { Side::Client } else { Side::Server };
-        let (reader, application, limits) = (&mut self.reader, &mut self.application, self.limits);
-        let opaque = &mut self.opaque;
+        let reader = &mut self.reader;
+        let mut context = Context { application: &mut self.application, limits: self.limits, keyring, out };
         step(stream, &mut |delivery| match delivery {
-            Delivery::Bytes { bytes, at } => {
-                if !reader.bytes(side, at, bytes, application, limits, out) {
-                    opaque.count(side, bytes.len());
-                }
-            }
-            Delivery::Skipped { skip, at } => match reader {
-                Reader::Reading(_) if side == Side::Server => reader.skipped(at, &skip, out),
-                _ => reader.gap(side, at, u64::from(skip.length), application, out),
-            },
+            Delivery::Bytes { bytes, at } => reader.bytes(side, at, bytes, &mut context),
+            Delivery::Skipped { skip, at } => reader.skipped(side, at, &skip, &mut context),
             Delivery::Gap { offset, length } => {
-                out.notices.push(Notice::Gap(GapRange { sent, offset, length }));
-                reader.gap(side, at, length, application, out);
+                context.out.notices.push(Notice::Gap(GapRange { sent, offset, length }));
+                reader.gap(side, at, length, &mut context);
             }
             Delivery::Conflict { offset, length } => {
-                out.notices.push(Notice::Conflict { sent, offset, length });
+                context.out.notices.push(Notice::Conflict { sent, offset, length });
             }
         });
     }
@@ -365,7 +502,7 @@ impl Conversation {
                 Arc::make_mut(&mut self.application).opaque = Some("violation");
             }
             Observation::Statement(_) => self.statements += 1,
-            Observation::Authenticated | Observation::Refused(_) => {}
+            Observation::Encrypted | Observation::Authenticated | Observation::Refused(_) => {}
         }
     }
 }
@@ -378,115 +515,13 @@ fn payload_bytes(counted: u64, stream: &HalfStream) -> u64 {
     }
 }
 
-impl Reader {
-    /// The next bytes. `false`: they were not read.
-    fn bytes(
-        &mut self,
-        side: Side,
-        at: Boottime,
-        bytes: &[u8],
-        application: &mut Arc<Application>,
-        limits: Limits,
-        out: &mut Findings,
-    ) -> bool {
-        match self {
-            Self::Reading(dissector) => {
-                let before = out.observations.len();
-                dissector.bytes(side, at, bytes, &mut out.observations);
-                if let Some(next) = out.observations[before..].iter().find_map(Self::after) {
-                    *self = next;
-                }
-                true
-            }
-            Self::Tls(hello) => {
-                hello.bytes(side, bytes);
-                if hello.seen() != application.tls.as_ref() {
-                    Arc::make_mut(application).tls = hello.seen().cloned();
-                }
-                if let Some(violation) = hello.violation() {
-                    out.notices.push(Notice::NotTls(violation));
-                    *self = Self::Blind;
-                }
-                false
-            }
-            Self::Blind => false,
-            // The server speaks first: of the protocols that are known, none does.
-            Self::Detecting(_) if side == Side::Server => {
-                self.unrecognised(application, out);
-                false
-            }
-            Self::Detecting(seen) => {
-                seen.extend_from_slice(&bytes[..bytes.len().min(protocol::DETECTION_BYTES)]);
-                match protocol::detect(seen) {
-                    Detection::Incomplete => true,
-                    Detection::No => {
-                        self.unrecognised(application, out);
-                        false
-                    }
-                    Detection::Yes(found) => {
-                        let mut dissector = found.dissector(limits);
-                        Arc::make_mut(application).protocol = Some(dissector.name());
-                        // What was seen before these bytes; they themselves follow whole.
-                        let before = seen.len() - bytes.len().min(protocol::DETECTION_BYTES);
-                        dissector.bytes(side, at, &seen[..before], &mut out.observations);
-                        *self = Self::Reading(dissector);
-                        self.bytes(side, at, bytes, application, limits, out)
-                    }
-                }
-            }
-        }
-    }
-
-    /// How it goes on after an observation that ends the reading.
-    fn after(observation: &Observation) -> Option<Self> {
-        match observation {
-            Observation::Opaque(protocol::Opaque::Tls) => Some(Self::Tls(Box::new(Hello::new()))),
-            Observation::Opaque(_) | Observation::Violation(_) => Some(Self::Blind),
-            _ => None,
-        }
-    }
-
-    fn skipped(&mut self, at: Boottime, skip: &Skip, out: &mut Findings) {
-        let Self::Reading(dissector) = self else { return };
-        let before = out.observations.len();
-        dissector.skipped(at, skip, &mut out.observations);
-        if let Some(next) = out.observations[before..].iter().find_map(Self::after) {
-            *self = next;
-        }
-    }
-
-    fn gap(
-        &mut self,
-        side: Side,
-        at: Boottime,
-        length: u64,
-        application: &mut Arc<Application>,
-        out: &mut Findings,
-    ) {
-        match self {
-            Self::Reading(dissector) => {
-                let before = out.observations.len();
-                dissector.gap(side, at, length, &mut out.observations);
-                if let Some(next) = out.observations[before..].iter().find_map(Self::after) {
-                    *self = next;
-                }
-            }
-            Self::Detecting(_) => self.unrecognised(application, out),
-            Self::Tls(hello) => hello.gap(side),
-            Self::Blind => {}
-        }
-    }
-
-    fn unrecognised(&mut self, application: &mut Arc<Application>, out: &mut Findings) {
-        *self = Self::Blind;
-        Arc::make_mut(application).opaque = Some("unrecognised");
-        out.notices.push(Notice::Unrecognised);
-    }
-}
-
 /// What a step gave; kept by the caller and used again, so that a segment without findings allocates nothing.
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) observations: Vec<Observation>,
     pub(super) notices: Vec<Notice>,
+    /// Numbers of secrets that the connection has claimed (`true`), and of those that it does not need any more.
+    pub(super) secrets: Vec<(u64, bool)>,
+    /// Whether the connection waits for a secret, if that has changed.
+    pub(super) waits: Option<bool>,
 }

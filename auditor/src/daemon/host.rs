@@ -1,6 +1,8 @@
 //! What this host is called, for records: read once, from files whose roots are given.
 
 use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::record::ocsf::Host;
@@ -24,6 +26,17 @@ pub(super) fn read(root: &Path) -> Host {
         os: text("etc/os-release").as_deref().and_then(pretty_name).unwrap_or_else(|| "Linux".to_owned()),
         kernel: known(text("proc/sys/kernel/osrelease")),
     }
+}
+
+/// Whether process ids are the same here as in the kernel programs. `procfs`: where proc(5) is mounted.
+///
+/// The first namespace of its kind has a number of its own (include/linux/proc_ns.h, PROC_PID_INIT_INO).
+///
+/// # Errors
+/// stat(2) failed.
+pub(super) fn is_in_first_pid_namespace(procfs: &Path) -> io::Result<bool> {
+    const FIRST: u64 = 0xefff_fffc;
+    Ok(fs::metadata(procfs.join("self/ns/pid"))?.ino() == FIRST)
 }
 
 /// `PRETTY_NAME` of os-release(5).

@@ -9,11 +9,16 @@ pub mod command;
 mod conversation;
 mod host;
 mod journal;
+mod keyrings;
+mod libraries;
+mod memory;
 mod pipeline;
 mod policies;
+mod reading;
 mod recorder;
 pub mod replay;
 mod takeover;
+mod unfollowed;
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -32,16 +37,20 @@ use crate::api::SOCKET_NAME;
 use crate::api::client::{Client, ClientError};
 use crate::api::server::{ApiOptions, BindError, Listener};
 use crate::capabilities;
-use crate::capabilities::number::{CAP_BPF, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE};
+use crate::capabilities::number::{
+    CAP_BPF, CAP_CHECKPOINT_RESTORE, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE,
+};
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
+use crate::kernel::secrets::Secrets;
 use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
 use crate::posture;
 use crate::process::Processes;
 use crate::record::{self, Entry, Event as Recorded};
+use crate::secrecy;
 use crate::source::reader::Reader;
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
@@ -49,6 +58,8 @@ use attribution::Attribution;
 use aya::maps::MapData;
 use command::{Command, Commander};
 use journal::{Identity, Item, Journal, Position, StateLost};
+use keyrings::Keyrings;
+use libraries::Libraries;
 use pipeline::{Parts, Pipeline, PipelineError};
 use policies::Policies;
 use recorder::Recorder;
@@ -56,9 +67,11 @@ use recorder::Recorder;
 /// The lifecycle ring, in bytes: some four thousand records.
 const LIFECYCLE_RING: u32 = 1 << 20;
 /// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
-/// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE), and removing its cgroup from the root of the
+/// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE) and at what they have mapped
+/// (CAP_CHECKPOINT_RESTORE), and removing its cgroup from the root of the
 /// hierarchy, which not even its owner may write to (CAP_DAC_OVERRIDE).
-const KEPT: [u32; 5] = [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF];
+const KEPT: [u32; 6] =
+    [CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_PTRACE, CAP_PERFMON, CAP_BPF, CAP_CHECKPOINT_RESTORE];
 /// Time between two looks at whether the daemon that is replaced has ended.
 const HANDING_OVER: Duration = Duration::from_millis(2);
 /// How long the last records may take to reach the disk when the daemon stops.
@@ -94,6 +107,12 @@ pub enum StartError {
         "the daemon lacks {0}: give them to its container or unit (CapabilityBoundingSet=), or run it on the host"
     )]
     Capabilities(String),
+    /// Process ids mean something else here than in the kernel programs.
+    #[error(
+        "the daemon runs in a PID namespace of its own, where processes have other numbers than in the kernel's records: run it in the \
+         host's (docker run --pid=host; hostPID: true)"
+    )]
+    PidNamespace,
     /// The configuration.
     #[error(transparent)]
     Configuration(#[from] config::LoadError),
@@ -155,6 +174,7 @@ impl StartError {
             | Self::Bpffs { .. } => 4,
             Self::Pipeline(_) | Self::Panicked => 1,
             Self::NotRoot
+            | Self::PidNamespace
             | Self::Configuration(_)
             | Self::Socket(_)
             | Self::Trail(_)
@@ -183,6 +203,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let names: Vec<String> = lacking.into_iter().map(capabilities::name).collect();
         return Err(StartError::Capabilities(names.join(", ")));
     }
+    if !host::is_in_first_pid_namespace(Path::new("/proc")).map_err(call("stat /proc/self/ns/pid"))? {
+        return Err(StartError::PidNamespace);
+    }
     let loaded = config::load(&options.config)?;
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.render(&options.config));
@@ -208,6 +231,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
+    degraded.extend(secrecy::protect());
+    libraries::may_go_first();
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))
@@ -285,13 +310,23 @@ impl Start<'_> {
     fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
         let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
         object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
-        let Loaded { object, tables, payload, lifecycle, found } = Object::load(self.sizes, &pins)
-            .inspect_err(|_| {
+        let Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found } =
+            Object::load(self.sizes, &pins).inspect_err(|_| {
                 // Fails where an earlier daemon's are in it.
                 let _ = fs::remove_dir(&pins);
             })?;
         let parent = self.hierarchy.make(&self.parent_name)?;
-        let result = self.hold((object, tables), (payload, lifecycle), &parent, boot_id, kernel_release);
+        // Before anything of this daemon stops anybody.
+        pipeline::release_left(&runtime_dir);
+        let_all_go_on(&self.hierarchy, &parent);
+        let libraries = uprobes.map_err(|error| error.to_string()).and_then(|uprobes| {
+            Libraries::start(uprobes, members, self.hierarchy.clone(), &runtime_dir)
+                .map_err(|error| error.to_string())
+        });
+        let libraries =
+            libraries.inspect_err(|error| tracing::warn!(error, "what is said under TLS is not read")).ok();
+        let kernel = (object, tables, Arc::new(secrets), libraries);
+        let result = self.hold(kernel, (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {
             // Nobody was held by this before.
             let _ = object::remove_pins(&pins);
@@ -303,7 +338,7 @@ impl Start<'_> {
 
     fn hold(
         self,
-        (mut object, mut tables): (Object, Tables),
+        (mut object, mut tables, secrets, libraries): (Object, Tables, Arc<Secrets>, Option<Libraries>),
         (payload, lifecycle): (MapData, MapData),
         parent: &Cgroup,
         boot_id: String,
@@ -320,16 +355,15 @@ impl Start<'_> {
         let reader = |map| Reader::new(map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
-        let identity = Identity {
-            boot_id: boot_id.clone(),
-            trail: trail.id().to_owned(),
-            rings: rings.ids().map_err(call("ask for the rings' numbers"))?,
-        };
+        let identity =
+            Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {
             let processes = Processes::new(PathBuf::from("/proc"), PathBuf::from("/etc/passwd"));
             let limits = loaded.settings.capture.limits();
             let policies = Policies::new(sizes);
-            Attribution::new(boot_id.clone(), Clock::read(), policies, processes, Arc::clone(&shares), limits)
+            let keyrings = Keyrings::new(Some(Arc::clone(&secrets)));
+            let shares = Arc::clone(&shares);
+            Attribution::new(boot_id.clone(), Clock::read(), policies, processes, shares, keyrings, limits)
         };
         let recalled = takeover::recall(&options.runtime_dir, &identity, fresh(), &trail, &mut rings);
         let mut records = Vec::new();
@@ -350,6 +384,7 @@ impl Start<'_> {
                 (fresh(), 1)
             }
         };
+        attribution.keyrings.sweep();
         records.extend(
             recovery.map(|recovery| Recorded::TrailRecovered {
                 segment: recovery.segment,
@@ -412,6 +447,7 @@ impl Start<'_> {
             attachment,
             object,
             tables,
+            libraries,
             rings,
             sizes,
             recorder,
@@ -485,7 +521,10 @@ fn serve(
 /// Takes everything down, except what the next daemon goes on with, and where agents still live and `fail_mode = "closed"` wants
 /// them held.
 fn leave(parts: Parts) -> Result<(), StartError> {
-    let Parts { parent, attachment, object, trail, settings, journal, pins, handed_over, .. } = parts;
+    let Parts { parent, attachment, object, libraries, trail, settings, journal, pins, handed_over, .. } =
+        parts;
+    // Before the pins of its probes are taken down.
+    drop(libraries);
     if handed_over {
         return Ok(trail.close()?);
     }
@@ -577,6 +616,20 @@ fn parent_name(runtime_dir: &Path) -> PathBuf {
     PathBuf::from(format!("auditor-{digits}"))
 }
 
+/// Lets sessions go on that an earlier daemon held back when it was killed.
+fn let_all_go_on(hierarchy: &Hierarchy, parent: &Cgroup) {
+    let Ok(entries) = fs::read_dir(parent.path()) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let Ok(cgroup) = hierarchy.existing(&entry.path()) else { continue };
+        // One that has gone needs nothing.
+        if cgroup.is_to_freeze().unwrap_or(false)
+            && let Err(error) = cgroup.freeze(false)
+        {
+            tracing::error!(%error, "processes stand still: write 0 to cgroup.freeze");
+        }
+    }
+}
+
 /// Removes what sessions of an earlier daemon left, where nobody lives in it any more. Answers the ids of these sessions: that
 /// daemon did not end them.
 fn sweep(hierarchy: &Hierarchy, parent: &Cgroup, attribution: &Attribution) -> Vec<String> {
@@ -588,8 +641,6 @@ fn sweep(hierarchy: &Hierarchy, parent: &Cgroup, attribution: &Attribution) -> V
             continue;
         }
         abandoned.push(entry.file_name().to_string_lossy().into_owned());
-        // It may have been held back when that daemon was killed. One that has gone needs nothing.
-        let _ = cgroup.freeze(false);
         match cgroup.populated() {
             Ok(true) => tracing::warn!(
                 cgroup = cgroup.name(),

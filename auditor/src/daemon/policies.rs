@@ -220,7 +220,7 @@ impl Policies {
             Some(installed) => (installed.table, installed.policy.default),
             None => (0, Action::Deny),
         };
-        Session { id: number, table, default_action: default.code(), share, _padding: 0 }
+        Session { id: number, table, default_action: default.code(), share, _padding: 0, check: 0 }
     }
 
     /// The policy of a table number, if it is in force or was until a moment ago.

@@ -11,6 +11,7 @@ use auditor_common::event::INGRESS;
 
 use super::attribution::Attribution;
 use super::command::SessionState;
+use super::keyrings::Keyrings;
 use super::policies::Policies;
 use crate::clock::Boottime;
 use crate::kernel::object::RingSizes;
@@ -64,6 +65,7 @@ pub fn replay<R: Read>(
         Policies::new(RingSizes { payload: 0, lifecycle: 0 }),
         processes,
         shares,
+        Keyrings::default(),
         limits,
     );
     let mut replayed = Replayed::default();

@@ -114,10 +114,6 @@ pub(super) fn put_in_force(
     tables.keep_sessions(&sessions)?;
     for session in attribution.sessions.iter() {
         tables.resume_refusals(session.number)?;
-        if session.owns_cgroup {
-            // It may have been held back when the earlier daemon was killed. One that has gone needs nothing.
-            let _ = session.cgroup.freeze(false);
-        }
     }
     attribution.policies.follow(tables)?;
     let configuration = attribution.put_in_force(loaded, tables)?;

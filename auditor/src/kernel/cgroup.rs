@@ -2,9 +2,13 @@
 //!
 //! Two layouts are in use: cgroup2 alone at /sys/fs/cgroup, and the hybrid one, where version 1 hierarchies are there and
 //! cgroup2 hangs below them. Which one this host has is read from mountinfo, not assumed.
+//!
+//! A cgroup is its directory's inode, not its name: one that was removed and made again is another one, of which the programs and
+//! the tables know nothing. So each look opens the directory and compares.
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +27,15 @@ pub enum CgroupError {
     /// The root of the hierarchy was named.
     #[error("{0} is the root of the cgroup2 hierarchy, which holds the whole host: name a cgroup below it")]
     Root(PathBuf),
+    /// Another directory stands where it was.
+    #[error("{0} was removed: what is there now is another cgroup")]
+    Gone(PathBuf),
+    /// It is part of a threaded subtree.
+    #[error(
+        "{0} is a threaded cgroup, whose threads share their processes with other cgroups: name the cgroup above it that holds \
+         the whole processes"
+    )]
+    Threaded(PathBuf),
     /// A system call failed.
     #[error("{call} {path}: {error}")]
     Io {
@@ -166,13 +179,38 @@ impl Cgroup {
         self.id
     }
 
+    /// How deep it lies below the root of the hierarchy.
+    pub fn depth(&self) -> usize {
+        Path::new(&self.name).components().count().saturating_sub(1)
+    }
+
+    /// Opens its directory: its own, and not that of another one which was made under the same name since.
+    ///
+    /// # Errors
+    /// open(2) or fstat(2) failed, or [`CgroupError::Gone`].
+    pub fn open(&self) -> Result<fs::File, CgroupError> {
+        let directory = fs::File::open(&self.path).map_err(failed("open", &self.path))?;
+        let inode = directory.metadata().map_err(failed("stat", &self.path))?.ino();
+        if inode == self.id { Ok(directory) } else { Err(CgroupError::Gone(self.path.clone())) }
+    }
+
+    /// Reads one of its files.
+    fn read(&self, name: &'static str) -> Result<String, CgroupError> {
+        read_in(&self.open()?, name).map_err(failed("read", &self.path.join(name)))
+    }
+
+    /// Writes one of its files.
+    fn write(&self, call: &'static str, name: &'static str, text: &str) -> Result<(), CgroupError> {
+        let directory = self.open()?;
+        fs::write(within(&directory, name), text).map_err(failed(call, &self.path.join(name)))
+    }
+
     /// Moves a process in, with all its threads.
     ///
     /// # Errors
     /// The process is gone, or the kernel refuses.
     pub fn admit(&self, pid: u32) -> Result<(), CgroupError> {
-        let procs = self.path.join("cgroup.procs");
-        fs::write(&procs, pid.to_string()).map_err(failed("move a process with", &procs))
+        self.write("move a process with", "cgroup.procs", &pid.to_string())
     }
 
     /// The processes that live in it, not counting those below it.
@@ -180,9 +218,7 @@ impl Cgroup {
     /// # Errors
     /// cgroup.procs cannot be read.
     pub fn members(&self) -> Result<Vec<u32>, CgroupError> {
-        let procs = self.path.join("cgroup.procs");
-        let text = fs::read_to_string(&procs).map_err(failed("read", &procs))?;
-        Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+        Ok(numbers(&self.read("cgroup.procs")?).collect())
     }
 
     /// Processes in it and in the cgroups below it.
@@ -190,26 +226,38 @@ impl Cgroup {
     /// # Errors
     /// cgroup.procs cannot be read, or a directory not be listed, for another reason than that the cgroup below has gone.
     pub fn all_members(&self) -> Result<Vec<u32>, CgroupError> {
-        let mut members = self.members()?;
-        let mut open = vec![self.path.clone()];
-        while let Some(directory) = open.pop() {
-            let entries = match fs::read_dir(&directory) {
+        let mut members = Vec::new();
+        let mut open = vec![(self.open()?, self.path.clone())];
+        let mut is_first = true;
+        while let Some((directory, path)) = open.pop() {
+            match read_in(&directory, "cgroup.procs") {
+                Ok(text) => members.extend(numbers(&text)),
+                Err(error) if !is_first && is_gone(&error) => continue,
+                // Threaded: its processes are those of a cgroup above.
+                Err(error) if !is_first && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) => return Err(failed("read", &path.join("cgroup.procs"))(error)),
+            }
+            is_first = false;
+            let entries = match fs::read_dir(within(&directory, ".")) {
                 Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed("list", &directory)(error)),
+                Err(error) if is_gone(&error) => continue,
+                Err(error) => return Err(failed("list", &path)(error)),
             };
             for entry in entries {
-                let entry = entry.map_err(failed("list", &directory))?;
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) if is_gone(&error) => break,
+                    Err(error) => return Err(failed("list", &path)(error)),
+                };
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
                 }
-                let path = entry.path();
-                match fs::read_to_string(path.join("cgroup.procs")) {
-                    Ok(text) => members.extend(text.lines().filter_map(|line| line.parse::<u32>().ok())),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(failed("read", &path)(error)),
+                let below = path.join(entry.file_name());
+                match fs::File::open(entry.path()) {
+                    Ok(directory) => open.push((directory, below)),
+                    Err(error) if is_gone(&error) => {}
+                    Err(error) => return Err(failed("open", &below)(error)),
                 }
-                open.push(path);
             }
         }
         Ok(members)
@@ -218,30 +266,52 @@ impl Cgroup {
     /// Whether a process lives in it or below it.
     ///
     /// # Errors
-    /// cgroup.events cannot be read.
+    /// cgroup.events cannot be read, or the cgroup is gone.
     pub fn populated(&self) -> Result<bool, CgroupError> {
-        let events = self.path.join("cgroup.events");
-        let text = fs::read_to_string(&events).map_err(failed("read", &events))?;
-        Ok(text.lines().any(|line| line == "populated 1"))
+        Ok(self.read("cgroup.events")?.lines().any(|line| line == "populated 1"))
     }
 
-    /// Has everything in it and below it stand still, or go on. Returns before the last of it does.
+    /// Whether all who live in it and below it stand still.
+    ///
+    /// # Errors
+    /// cgroup.events cannot be read, or the cgroup is gone.
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        Ok(self.read("cgroup.events")?.lines().any(|line| line == "frozen 1"))
+    }
+
+    /// Whether somebody has asked for that.
+    ///
+    /// # Errors
+    /// cgroup.freeze cannot be read (before Linux 5.2).
+    pub fn is_to_freeze(&self) -> Result<bool, CgroupError> {
+        Ok(self.read("cgroup.freeze")?.trim() == "1")
+    }
+
+    /// Has all who live in it and below it stand still, or go on. It takes a moment.
+    ///
+    /// The kernel keeps one bit, and not who has set it. In a daemon three may: `pipeline::streams` for as long as a session fills the
+    /// ring, `pipeline::still` while older sockets are looked for, and `libraries` while a library is probed. Whoever finds the bit set
+    /// leaves it alone, and lets nobody go on whom it has not stopped: so one owns it at a time. Two that find it clear in the same
+    /// moment both own it, and the first to finish clears it for both; the first of the three looks again every few
+    /// milliseconds and sets it again, the other two are done by then, or miss what happens in the rest of theirs. Each clears it
+    /// when it ends, however it ends. For a daemon that was killed the next one does: by a note of each of the two short ones in the
+    /// runtime directory, under a name of its own, and for the first by clearing it on every cgroup that the auditor has made.
     ///
     /// # Errors
     /// cgroup.freeze cannot be written.
-    pub fn freeze(&self, stands_still: bool) -> Result<(), CgroupError> {
-        let freeze = self.path.join("cgroup.freeze");
-        fs::write(&freeze, if stands_still { "1" } else { "0" }).map_err(failed("write", &freeze))
+    pub fn freeze(&self, still: bool) -> Result<(), CgroupError> {
+        self.write("write", "cgroup.freeze", if still { "1" } else { "0" })
     }
 
-    /// Whether somebody has it stand still.
+    /// Refuses a threaded cgroup.
     ///
     /// # Errors
-    /// cgroup.freeze cannot be read.
-    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
-        let freeze = self.path.join("cgroup.freeze");
-        let text = fs::read_to_string(&freeze).map_err(failed("read", &freeze))?;
-        Ok(text.trim() == "1")
+    /// [`CgroupError::Threaded`], or cgroup.type cannot be read.
+    pub fn refuse_threaded(&self) -> Result<(), CgroupError> {
+        match self.read("cgroup.type")?.trim() {
+            "domain" | "domain threaded" => Ok(()),
+            _ => Err(CgroupError::Threaded(self.path.clone())),
+        }
     }
 
     /// Removes it and what is below it. The kernel refuses while a process lives in it.
@@ -251,6 +321,24 @@ impl Cgroup {
     pub fn remove(&self) -> Result<(), CgroupError> {
         remove_below(&self.path)
     }
+}
+
+/// A file of an open directory.
+fn within(directory: &fs::File, name: &str) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name)
+}
+
+fn read_in(directory: &fs::File, name: &str) -> io::Result<String> {
+    fs::read_to_string(within(directory, name))
+}
+
+fn numbers(text: &str) -> impl Iterator<Item = u32> + '_ {
+    text.lines().filter_map(|line| line.parse().ok())
+}
+
+/// Whether a cgroup was removed while it was looked at: kernfs says ENODEV of a file that was open by then.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 fn remove_below(path: &Path) -> Result<(), CgroupError> {

@@ -3,23 +3,13 @@
 //! bpf(2), BPF_OBJ_GET and BPF_LINK_UPDATE (Linux 5.7). The kernel exchanges the program in one step: each packet and each
 //! call meets either the old or the new one, and never none.
 
-use std::ffi::CString;
 use std::io;
-use std::mem::size_of;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::path::Path;
 
-const BPF_OBJ_GET: libc::c_long = 7;
-const BPF_LINK_UPDATE: libc::c_long = 29;
+use super::bpf;
 
-/// `union bpf_attr` of BPF_OBJ_GET.
-#[repr(C)]
-struct ObjectGet {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
+const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// `union bpf_attr` of BPF_LINK_UPDATE.
 #[repr(C)]
@@ -35,31 +25,13 @@ struct LinkUpdate {
 /// # Errors
 /// Nothing is pinned there ([`io::ErrorKind::NotFound`]), what the link was on is gone (ENOLINK), or bpf(2) refused.
 pub(super) fn replace_program(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let get = ObjectGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: the path ends with NUL and outlives the call.
-    let link = unsafe { bpf(BPF_OBJ_GET, &get) }?;
-    let link = libc::c_int::try_from(link).map_err(|_| io::ErrorKind::InvalidData)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    let update = LinkUpdate {
+    let link = bpf::get(path)?;
+    let mut update = LinkUpdate {
         link_fd: link.as_raw_fd().cast_unsigned(),
         new_prog_fd: program.as_raw_fd().cast_unsigned(),
         flags: 0,
         old_prog_fd: 0,
     };
     // SAFETY: numbers only.
-    unsafe { bpf(BPF_LINK_UPDATE, &update) }?;
-    Ok(())
-}
-
-/// bpf(2).
-///
-/// # Safety
-/// `attributes` is what `command` takes, and what it points to is valid for the length of the call.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &T) -> io::Result<libc::c_long> {
-    // SAFETY: the kernel reads as many bytes as it is told; the rest is the caller's promise.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+    unsafe { bpf::call(BPF_LINK_UPDATE, &mut update) }.map(drop)
 }

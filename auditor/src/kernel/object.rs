@@ -12,18 +12,20 @@ use aya::programs::cgroup_skb::CgroupSkbAttachType;
 use aya::programs::cgroup_sockopt::CgroupSockoptLink;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, RawTracePoint, SockOps,
-    TracePoint,
+    CgroupAttachMode, CgroupSkb, CgroupSock, CgroupSockAddr, Program, ProgramError, SockOps,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use nix::mount::{MsFlags, mount};
 use sha2::{Digest as _, Sha256};
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, CgroupError};
 use super::link;
-use super::tables::{TableError, Tables};
+use super::secrets::Secrets;
+use super::tables::{Members, TableError, Tables};
+use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
-use super::{btf, unix, unix_stream};
+use super::uprobe::Uprobes;
+use super::{bpf, btf, unix, unix_stream, uprobe};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -63,7 +65,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 18] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -81,9 +83,11 @@ const MAPS: [&str; 17] = [
     "UNIX_SOCKETS",
     "UNIX_STREAMS",
     "UNIX_IN_CHARGE",
+    "SECRETS",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
 const TRACEPOINTS_PREFIX: &str = "tracepoints-";
+const UPROBES_PREFIX: &str = "uprobes-";
 
 /// Links for tracepoints (BPF_LINK_TYPE_PERF_EVENT).
 const TRACEPOINT_KERNEL: &str = "5.15";
@@ -94,6 +98,9 @@ pub enum KernelError {
     /// tracefs.
     #[error(transparent)]
     Tracefs(#[from] TracefsError),
+    /// The kernel's type information.
+    #[error(transparent)]
+    Tasks(#[from] TasksError),
     /// The object as a whole was refused.
     #[error(
         "the kernel refused the auditor's tables or types: {}; `auditor doctor` says what this kernel lacks",
@@ -133,13 +140,8 @@ pub enum KernelError {
         error: io::Error,
     },
     /// A cgroup's directory could not be opened.
-    #[error("open {path}: {error}")]
-    Cgroup {
-        /// Which.
-        path: PathBuf,
-        /// What the kernel said.
-        error: io::Error,
-    },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
     /// A link could not be kept in bpffs.
     #[error("keep the program {name} in {path}: {error}")]
     Pin {
@@ -150,6 +152,24 @@ pub enum KernelError {
         /// What failed.
         error: String,
     },
+}
+
+impl KernelError {
+    /// What the kernel itself answered, as an errno value.
+    pub fn os_error(&self) -> Option<i32> {
+        use std::error::Error as _;
+        let mut cause: Option<&dyn std::error::Error> = match self {
+            Self::Program { error, .. } => Some(error),
+            other => other.source(),
+        };
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return error.raw_os_error();
+            }
+            cause = error.source();
+        }
+        None
+    }
 }
 
 /// An error and what caused it, in one line: the kernel's own answer is the last of aya's causes.
@@ -250,6 +270,12 @@ pub struct Loaded {
     pub payload: MapData,
     /// Verdicts, connections, processes.
     pub lifecycle: MapData,
+    /// TLS secrets.
+    pub secrets: Secrets,
+    /// Which session tasks are in.
+    pub members: Members,
+    /// Programs that take TLS secrets.
+    pub uprobes: Result<Uprobes, uprobe::Unsupported>,
     /// The tables and rings are an earlier daemon's, with what is in them.
     pub found: bool,
 }
@@ -278,27 +304,23 @@ impl Object {
         loaded
     }
 
-    fn load_into(sizes: RingSizes, pins: &Path, tables: &Path, found: bool) -> Result<Loaded, KernelError> {
+    fn load_into(sizes: RingSizes, pins: &Path, pinned: &Path, found: bool) -> Result<Loaded, KernelError> {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
+        let tasks = tasks::globals(Path::new(btf::VMLINUX))?;
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
         let program = program_number();
         let mut loader = EbpfLoader::new();
-        for (name, value) in unix.iter().flatten() {
+        for (name, value) in tasks.iter().chain(unix.iter().flatten()) {
             loader.override_global(name, value, true);
         }
         loader
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
-            .override_global("FORK_CHILD_PID_OFFSET", &offsets.fork_child_pid, true)
-            .override_global("MOVE_ROOT_OFFSET", &offsets.move_root, true)
-            .override_global("MOVE_CGROUP_OFFSET", &offsets.move_cgroup, true)
-            .override_global("MOVE_PID_OFFSET", &offsets.move_pid, true)
-            .override_global("MOVE_PATH_OFFSET", &offsets.move_path, true)
             .override_global("PROGRAM", &program, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true);
         for map in MAPS {
-            loader.map_pin_path(map, tables.join(map));
+            loader.map_pin_path(map, pinned.join(map));
         }
         let mut ebpf = loader.load(OBJECT).map_err(KernelError::Object)?;
         if let Some((name, _)) = ebpf.maps().find(|(name, _)| !MAPS.contains(name) && !name.starts_with('.'))
@@ -307,6 +329,7 @@ impl Object {
         }
         // Before the tables are taken out.
         let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
+        let uprobes = Uprobes::load(OBJECT, &ebpf, pins.join(uprobes_directory()));
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
@@ -319,8 +342,10 @@ impl Object {
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
+        let secrets = secrets(&mut ebpf)?;
+        let members = Members::open(&pinned.join("MEMBERS"))?;
         let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new(), streams: Vec::new() };
-        Ok(Loaded { object, tables, payload, lifecycle, found })
+        Ok(Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found })
     }
 
     /// Attaches all cgroup programs to a cgroup and pins their links in `pins`. Where an earlier daemon's links are there, these
@@ -330,8 +355,7 @@ impl Object {
     /// The kernel refused; what this call attached is detached again, and what was there before stays.
     pub fn attach(&mut self, cgroup: &Cgroup, pins: &Path) -> Result<Attachment, KernelError> {
         make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
-        let directory = fs::File::open(cgroup.path())
-            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
+        let directory = cgroup.open()?;
         let mut links = Vec::with_capacity(HOOKS.len());
         let mut made = Vec::new();
         if let Err(error) = self.hold_all(&directory, pins, &mut links, &mut made) {
@@ -382,7 +406,7 @@ impl Object {
                     kernel: unix::KERNEL,
                     error: ProgramError::IOError(error),
                 })?;
-                unix::pin(link.as_fd(), &path).map_err(pin)?;
+                bpf::pin(link.as_fd(), &path).map_err(pin)?;
                 made.push(path.clone());
             }
             let link = PinnedLink::from_pin(&path).map_err(|error| pin(io::Error::other(error)))?;
@@ -461,7 +485,7 @@ impl Object {
                 Ok(link) => link,
                 Err(_) => {
                     let kernel = unix_stream::KERNEL;
-                    let link = attach_raw_tracepoint(&mut self.ebpf, name)
+                    let link = attach_tracepoint(&mut self.ebpf, "sock", name)
                         .map_err(|error| KernelError::Program { name, kernel, error })?;
                     link.pin(&path).map_err(|error| KernelError::Pin {
                         name,
@@ -502,12 +526,14 @@ impl Object {
     /// # Errors
     /// A pin could not be removed.
     pub fn remove_other_versions(&self, sizes: RingSizes) -> io::Result<()> {
-        let own = [layout(sizes), tracepoints_directory()];
+        let own = [layout(sizes), tracepoints_directory(), uprobes_directory()];
         for entry in fs::read_dir(&self.pins)? {
             let entry = entry?;
             let name = entry.file_name();
             let Some(name) = name.to_str() else { continue };
-            let versioned = name.starts_with(LAYOUT_PREFIX) || name.starts_with(TRACEPOINTS_PREFIX);
+            let versioned = name.starts_with(LAYOUT_PREFIX)
+                || name.starts_with(TRACEPOINTS_PREFIX)
+                || name.starts_with(UPROBES_PREFIX);
             if versioned && !own.iter().any(|own| own == name) {
                 remove_pins(&entry.path())?;
             }
@@ -515,15 +541,14 @@ impl Object {
         Ok(())
     }
 
-    /// For as long as the answer lives, asking for the protocol (SO_PROTOCOL) of a socket that was made in the cgroup, or below it, gives EPERM to
+    /// For as long as the answer lives, asking for SO_INCOMING_CPU of a socket that was made in the cgroup, or below it, gives EPERM to
     /// this process.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn tell_members(&mut self, cgroup: &Cgroup) -> Result<CgroupSockoptLink, KernelError> {
         let (name, kernel) = MEMBERSHIP;
-        let directory = fs::File::open(cgroup.path())
-            .map_err(|error| KernelError::Cgroup { path: cgroup.path().to_owned(), error })?;
+        let directory = cgroup.open()?;
         let program = self.ebpf.program_mut(name).ok_or(KernelError::Missing(name))?;
         let Program::CgroupSockopt(program) = program else { return Err(KernelError::Missing(name)) };
         program
@@ -552,7 +577,7 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
 
 /// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
 fn layout(sizes: RingSizes) -> String {
-    use auditor_common::{LAYOUT, control, counter, event, rule, unix};
+    use auditor_common::{LAYOUT, control, counter, event, rule, tls, unix};
     let types = [
         size_of::<control::Control>(),
         size_of::<control::Session>(),
@@ -568,10 +593,14 @@ fn layout(sizes: RingSizes) -> String {
         size_of::<event::Exec>(),
         size_of::<event::Fork>(),
         size_of::<event::Exit>(),
+        size_of::<event::Moved>(),
+        size_of::<control::Member>(),
         size_of::<unix::NameKey>(),
         size_of::<unix::UnixDecision>(),
         size_of::<unix::UnixStream>(),
         size_of::<unix::UnixData>(),
+        size_of::<tls::Secret>(),
+        size_of::<tls::SecretTaken>(),
     ];
     let mut digest = Sha256::new();
     digest.update(format!("{LAYOUT} {types:?} {sizes:?} {MAPS:?}"));
@@ -587,6 +616,10 @@ fn program_number() -> u32 {
 
 fn tracepoints_directory() -> String {
     format!("{TRACEPOINTS_PREFIX}{}", short(&Sha256::digest(OBJECT)))
+}
+
+fn uprobes_directory() -> String {
+    format!("{UPROBES_PREFIX}{}", short(&Sha256::digest(OBJECT)))
 }
 
 fn short(digest: &[u8]) -> String {
@@ -633,6 +666,13 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
     }
 }
 
+fn secrets(ebpf: &mut Ebpf) -> Result<Secrets, KernelError> {
+    match ebpf.take_map("SECRETS") {
+        Some(Map::HashMap(map)) => Ok(Secrets::new(map)),
+        _ => Err(KernelError::Missing("SECRETS")),
+    }
+}
+
 fn as_descriptor(result: Result<FdLink, LinkError>) -> Result<FdLink, ProgramError> {
     result.map_err(|error| match error {
         LinkError::SyscallError(error) => ProgramError::SyscallError(error),
@@ -667,20 +707,16 @@ fn attach_sock_ops(program: &mut Program, cgroup: &fs::File) -> Result<FdLink, P
     as_descriptor(program.take_link(id)?.try_into())
 }
 
-fn attach_raw_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<FdLink, ProgramError> {
-    let Some(Program::RawTracePoint(program)) = ebpf.program_mut(name) else {
-        return Err(ProgramError::NotAttached);
-    };
-    let program: &mut RawTracePoint = program;
-    let id = program.attach(name)?;
-    Ok(program.take_link(id)?.into())
-}
-
 fn attach_tracepoint(ebpf: &mut Ebpf, group: &str, name: &'static str) -> Result<FdLink, ProgramError> {
-    let Some(Program::TracePoint(program)) = ebpf.program_mut(name) else {
-        return Err(ProgramError::NotAttached);
-    };
-    let program: &mut TracePoint = program;
-    let id = program.attach(group, name)?;
-    as_descriptor(program.take_link(id)?.try_into())
+    match ebpf.program_mut(name) {
+        Some(Program::TracePoint(program)) => {
+            let id = program.attach(group, name)?;
+            as_descriptor(program.take_link(id)?.try_into())
+        }
+        Some(Program::RawTracePoint(program)) => {
+            let id = program.attach(name)?;
+            Ok(program.take_link(id)?.into())
+        }
+        _ => Err(ProgramError::NotAttached),
+    }
 }

@@ -27,6 +27,8 @@ pub struct Unwritten {
     pub connections: u64,
     /// Executions, births and ends of processes.
     pub processes: u64,
+    /// Changes of a process's session.
+    pub moves: u64,
 }
 
 impl Unwritten {
@@ -38,6 +40,7 @@ impl Unwritten {
             attempts: self.attempts.saturating_sub(earlier.attempts),
             connections: self.connections.saturating_sub(earlier.connections),
             processes: self.processes.saturating_sub(earlier.processes),
+            moves: self.moves.saturating_sub(earlier.moves),
         }
     }
 
@@ -118,6 +121,7 @@ impl Shares {
             attempts: load(offset_of!(Share, attempts)),
             connections: load(offset_of!(Share, connections)),
             processes: self.processes(share),
+            moves: load(offset_of!(Share, moves)),
         }
     }
 

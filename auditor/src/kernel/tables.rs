@@ -140,6 +140,7 @@ impl Tables {
             (site::SITE_VERDICT, errno::EDQUOT),
             (site::SITE_CONNECTION, errno::EDQUOT),
             (site::SITE_PROCESS, errno::EDQUOT),
+            (site::SITE_MOVE, errno::ENOSPC),
             (site::SITE_SOCKET_STORAGE, errno::ENOMEM),
             (site::SITE_UNIX_NAME, errno::EFAULT),
         ];
@@ -222,7 +223,7 @@ impl Tables {
     /// # Errors
     /// The table is full, or the kernel refused.
     pub fn set_session(&mut self, cgroup: u64, session: Session) -> Result<(), TableError> {
-        self.sessions.insert(cgroup, Shared(session), 0).map_err(failed("SESSIONS"))
+        self.sessions.insert(cgroup, Shared(session.sealed(cgroup)), 0).map_err(failed("SESSIONS"))
     }
 
     /// Takes a session out. What it leaves behind is refused from here on.
@@ -236,23 +237,12 @@ impl Tables {
         }
     }
 
-    /// Makes a task known as a session's: one that lived in its cgroup before that was tagged.
+    /// Makes a process known as a session's: one that lived in its cgroup before that was tagged.
     ///
     /// # Errors
     /// The table is full, or the kernel refused.
-    pub fn add_member(&mut self, task: u32, member: Member) -> Result<(), TableError> {
-        self.members.insert(task, Shared(member), 0).map_err(failed("MEMBERS"))
-    }
-
-    /// Forgets that a task is a session's.
-    ///
-    /// # Errors
-    /// The kernel refused.
-    pub fn remove_member(&mut self, task: u32) -> Result<(), TableError> {
-        match self.members.remove(&task) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            result => result.map_err(failed("MEMBERS")),
-        }
+    pub fn add_member(&mut self, process: u32, member: Member) -> Result<(), TableError> {
+        self.members.insert(process, Shared(member), 0).map_err(failed("MEMBERS"))
     }
 
     /// The sessions' shares of the rings.
@@ -453,6 +443,37 @@ impl Tables {
         }
         failures.sort_unstable();
         Ok(failures)
+    }
+}
+
+/// Which session tasks are in, for a thread other than the pipeline's: read only.
+pub struct Members(HashMap<MapData, u32, Shared<Member>>);
+
+impl Members {
+    /// A descriptor of its own for the pinned table.
+    pub(super) fn open(path: &std::path::Path) -> Result<Self, TableError> {
+        let map = MapData::from_pin(path).map_err(failed("MEMBERS"))?;
+        Map::HashMap(map).try_into().map(Self).map_err(failed("MEMBERS"))
+    }
+
+    /// The session of a task; `None`: it is in none.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn get(&self, task: u32) -> Result<Option<Member>, TableError> {
+        match self.0.get(&task, 0) {
+            Ok(Shared(member)) => Ok(Some(member)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("MEMBERS")(error)),
+        }
+    }
+
+    /// All tasks of sessions.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn tasks(&self) -> Result<Vec<u32>, TableError> {
+        self.0.keys().collect::<Result<_, _>>().map_err(failed("MEMBERS"))
     }
 }
 

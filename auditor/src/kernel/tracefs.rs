@@ -63,18 +63,8 @@ pub fn ensure_mounted(path: &Path) -> Result<(), TracefsError> {
 pub struct Offsets {
     /// `filename` of sched_process_exec.
     pub exec_filename: u32,
-    /// `child_pid` of sched_process_fork.
-    pub fork_child_pid: u32,
     /// `group_dead` of sched_process_exit, 0 where there is none.
     pub exit_group_dead: u32,
-    /// `dst_root` of cgroup_attach_task.
-    pub move_root: u32,
-    /// `dst_id` of cgroup_attach_task.
-    pub move_cgroup: u32,
-    /// `pid` of cgroup_attach_task.
-    pub move_pid: u32,
-    /// `dst_path` of cgroup_attach_task.
-    pub move_path: u32,
 }
 
 impl Offsets {
@@ -87,12 +77,7 @@ impl Offsets {
             |event, field| offset(mount, event, field)?.ok_or(TracefsError::Field { event, field });
         Ok(Self {
             exec_filename: required("sched/sched_process_exec", "filename")?,
-            fork_child_pid: required("sched/sched_process_fork", "child_pid")?,
             exit_group_dead: offset(mount, "sched/sched_process_exit", "group_dead")?.unwrap_or(0),
-            move_root: required("cgroup/cgroup_attach_task", "dst_root")?,
-            move_cgroup: required("cgroup/cgroup_attach_task", "dst_id")?,
-            move_pid: required("cgroup/cgroup_attach_task", "pid")?,
-            move_path: required("cgroup/cgroup_attach_task", "dst_path")?,
         })
     }
 }

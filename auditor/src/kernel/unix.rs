@@ -8,7 +8,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 
+use super::bpf;
 use super::btf::{self, Types};
 
 /// The kernel's word for the first of the hooks, in `enum bpf_attach_type`.
@@ -232,7 +233,10 @@ impl Programs {
 }
 
 /// Puts the descriptors of the tables into the instructions, as aya does for its own programs.
-fn link(object: &mut aya_obj::Object, ebpf: &Ebpf) -> Result<(), aya_obj::relocation::EbpfRelocationError> {
+pub(super) fn link(
+    object: &mut aya_obj::Object,
+    ebpf: &Ebpf,
+) -> Result<(), aya_obj::relocation::EbpfRelocationError> {
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let tables: Vec<(String, RawFd, aya_obj::Map)> = object
         .maps
@@ -262,9 +266,8 @@ fn data(map: &Map) -> Option<&MapData> {
 
 // From here on: bpf(2), linux/bpf.h. Each structure is the part of union bpf_attr that its command takes, as far as it is used.
 
-const BPF_PROG_LOAD: libc::c_long = 5;
-const BPF_OBJ_PIN: libc::c_long = 6;
-const BPF_LINK_CREATE: libc::c_long = 28;
+pub(super) const BPF_PROG_LOAD: libc::c_long = 5;
+pub(super) const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 /// Room for the verifier's words.
 const LOG_BYTES: usize = 1 << 20;
@@ -272,19 +275,20 @@ const LOG_BYTES: usize = 1 << 20;
 const LOG_TOLD: usize = 600;
 
 #[repr(C)]
-struct ProgramLoad {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-    log_level: u32,
-    log_size: u32,
-    log_buf: u64,
-    kern_version: u32,
-    prog_flags: u32,
-    prog_name: [u8; 16],
-    prog_ifindex: u32,
-    expected_attach_type: u32,
+#[derive(Default)]
+pub(super) struct ProgramLoad {
+    pub(super) prog_type: u32,
+    pub(super) insn_cnt: u32,
+    pub(super) insns: u64,
+    pub(super) license: u64,
+    pub(super) log_level: u32,
+    pub(super) log_size: u32,
+    pub(super) log_buf: u64,
+    pub(super) kern_version: u32,
+    pub(super) prog_flags: u32,
+    pub(super) prog_name: [u8; 16],
+    pub(super) prog_ifindex: u32,
+    pub(super) expected_attach_type: u32,
 }
 
 #[repr(C)]
@@ -293,32 +297,6 @@ struct LinkCreate {
     target_fd: u32,
     attach_type: u32,
     flags: u32,
-}
-
-#[repr(C)]
-struct ObjectPin {
-    pathname: u64,
-    bpf_fd: u32,
-    file_flags: u32,
-}
-
-/// # Safety
-/// `attributes` must be the part of union bpf_attr that `command` takes, with pointers that are valid for what it does.
-unsafe fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
-    // SAFETY: the caller's promise; the kernel takes no more than the size that it is told.
-    let result =
-        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-/// # Safety
-/// As for [`bpf`]; the command must be one that answers with a new descriptor.
-unsafe fn bpf_descriptor<T>(command: libc::c_long, attributes: &mut T) -> io::Result<OwnedFd> {
-    // SAFETY: the caller's promise is the same.
-    let descriptor = unsafe { bpf(command, attributes) }?;
-    let descriptor = RawFd::try_from(descriptor).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made it, for us. bpf(2) sets close-on-exec.
-    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 fn load(
@@ -345,7 +323,7 @@ fn load(
         expected_attach_type: attach_type,
     };
     // SAFETY: instructions and licence outlive the call, and the lengths are theirs.
-    let error = match unsafe { bpf_descriptor(BPF_PROG_LOAD, &mut attributes) } {
+    let error = match unsafe { bpf::descriptor(BPF_PROG_LOAD, &mut attributes) } {
         Ok(program) => return Ok(program),
         Err(error) => error,
     };
@@ -354,7 +332,7 @@ fn load(
     attributes.log_size = u32::try_from(log.len()).unwrap_or(u32::MAX);
     attributes.log_buf = log.as_mut_ptr() as u64;
     // SAFETY: as above; the log has the length that is told.
-    let again = unsafe { bpf_descriptor(BPF_PROG_LOAD, &mut attributes) };
+    let again = unsafe { bpf::descriptor(BPF_PROG_LOAD, &mut attributes) };
     again.map_err(|_| {
         let words = log.split(|byte| *byte == 0).next().unwrap_or_default();
         let told = &words[words.len().saturating_sub(LOG_TOLD)..];
@@ -370,19 +348,7 @@ fn create_link(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32
         flags: 0,
     };
     // SAFETY: plain numbers.
-    unsafe { bpf_descriptor(BPF_LINK_CREATE, &mut attributes) }
-}
-
-/// Keeps a link in a bpffs.
-///
-/// # Errors
-/// The kernel refused.
-pub(super) fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attributes =
-        ObjectPin { pathname: path.as_ptr() as u64, bpf_fd: link.as_raw_fd().cast_unsigned(), file_flags: 0 };
-    // SAFETY: the path outlives the call.
-    unsafe { bpf(BPF_OBJ_PIN, &mut attributes) }.map(drop)
+    unsafe { bpf::descriptor(BPF_LINK_CREATE, &mut attributes) }
 }
 
 #[cfg(test)]

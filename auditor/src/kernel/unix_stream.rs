@@ -5,8 +5,9 @@
 //! moment of an upgrade there are two daemons' programs on each; one table says whose turn it is, and changes in one step.
 
 use std::io;
-use std::mem::size_of;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+
+use super::bpf;
 
 /// The programs on raw tracepoints, by the name that both have.
 pub(super) const TRACEPOINTS: [&str; 2] = ["sock_send_length", "sock_recv_length"];
@@ -62,11 +63,8 @@ pub(super) fn look(program: BorrowedFd<'_>, cookie: u64, forced: bool) -> io::Re
         ctx_in: context.as_ptr() as u64,
         ..ProgramRun::default()
     };
-    // SAFETY: the structure is what the command takes, as long as is said; the context outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_RUN, &raw mut run, size_of::<ProgramRun>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // SAFETY: the structure is what the command takes; the context is as long as is said, and outlives the call.
+    unsafe { bpf::call(BPF_PROG_RUN, &mut run) }?;
     Ok(match run.retval {
         0 => State::GoesOn,
         2 => State::NotRecorded,

@@ -144,11 +144,11 @@ pub(super) fn ptrace_scope(host: &Host) -> Check {
 
 pub(super) fn type_information(host: &Host) -> Check {
     const NAME: &str = "btf";
-    const MEANING: &str = "the kernel's own description of its types; programs can be checked against it";
+    const MEANING: &str = "the kernel's own description of its types, by which the programs find a process's cgroup where it is born or moved";
     if host.sys.join("kernel/btf/vmlinux").exists() {
         return Check::ok(NAME, MEANING, "present");
     }
-    Check::degraded(NAME, MEANING, "absent", "boot a kernel built with CONFIG_DEBUG_INFO_BTF")
+    Check::missing(NAME, MEANING, "absent", "boot a kernel built with CONFIG_DEBUG_INFO_BTF")
 }
 
 pub(super) fn unix_sockets(host: &Host) -> Check {

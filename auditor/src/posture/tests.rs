@@ -89,7 +89,7 @@ fn an_empty_host_lacks_what_is_required_and_says_how_to_mend_it() {
     let checks = examine(&host);
     let missing: Vec<_> =
         checks.iter().filter(|check| check.status == State::Missing).map(|check| check.name).collect();
-    assert_eq!(missing, ["privileges", "kernel", "cgroup2", "bpffs", "tracefs"]);
+    assert_eq!(missing, ["privileges", "kernel", "cgroup2", "bpffs", "tracefs", "btf"]);
     for check in checks.iter().filter(|check| check.status != State::Ok) {
         assert!(check.remedy.is_some(), "{check:?}");
     }

@@ -7,6 +7,7 @@
 //! An entry is replaced at exec and removed at exit, so a process id that is used again is another process. It is not believed
 //! any more once an event of its session that could have ended it was not written (see [`Occasion::complete_since`]).
 
+mod facts;
 pub mod held;
 pub mod sockets;
 
@@ -21,10 +22,13 @@ use auditor_common::event::{Exec, Task};
 
 use crate::clock::Boottime;
 use crate::record::Process;
+pub use facts::Facts;
 
-/// Processes kept at most. Beyond that, the table is emptied of what came by fork alone, then altogether: a record
-/// without a process is better than a table without end.
-const CAPACITY: usize = 65_536;
+/// Bytes that what is known of processes may take. Beyond that the session with the most loses its oldest: a record whose process
+/// is asked for again, or is not known any more, is better than a table without end.
+const BYTES: usize = 16 << 20;
+/// The same for parents of tasks that have not executed anything.
+const PARENT_BYTES: usize = 4 << 20;
 /// Bytes of a command line that are kept.
 const COMMAND_LINE_BYTES: u64 = 4096;
 /// Time between two readings of the user database.
@@ -76,32 +80,16 @@ pub struct Occasion {
     pub complete_since: Boottime,
 }
 
-/// Something that is known since an occasion.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-pub struct Known<T> {
-    session: u64,
-    at: Boottime,
-    fact: T,
-}
-
-impl<T> Known<T> {
-    fn new(fact: T, occasion: Occasion) -> Self {
-        Self { session: occasion.session, at: occasion.at, fact }
-    }
-
-    /// The fact, if nothing has been missed since.
-    fn holds(&self, now: Occasion) -> Option<&T> {
-        (self.session == now.session && self.at > now.complete_since).then_some(&self.fact)
-    }
-}
+/// What is known of processes, and the parents of those that have not executed anything: of what outlives a daemon.
+pub type Known = (Facts<Arc<Process>>, Facts<u32>);
 
 /// Processes by id.
 #[derive(Debug)]
 pub struct Processes {
     procfs: PathBuf,
-    known: HashMap<u32, Known<Arc<Process>>>,
-    /// Parents of tasks that were forked and have not executed anything. Threads stand here too.
-    parents: HashMap<u32, Known<u32>>,
+    known: Facts<Arc<Process>>,
+    /// Parents of tasks that were forked and have not executed anything. Threads stand here too, and nobody tells their end.
+    parents: Facts<u32>,
     /// Nanoseconds of a tick of proc(5)'s clock.
     tick: u64,
     users: Users,
@@ -119,8 +107,8 @@ impl Processes {
         let tick = 1_000_000_000 / u64::try_from(ticks).unwrap_or(0).max(1);
         Self {
             procfs,
-            known: HashMap::new(),
-            parents: HashMap::new(),
+            known: Facts::new(BYTES),
+            parents: Facts::new(PARENT_BYTES),
             tick,
             users: Users::new(passwd),
             looked: Vec::new(),
@@ -129,14 +117,13 @@ impl Processes {
     }
 
     /// What is known, for [`Self::restore`].
-    #[expect(clippy::type_complexity, reason = "two tables, as they are")]
-    pub fn all(&self) -> (&HashMap<u32, Known<Arc<Process>>>, &HashMap<u32, Known<u32>>) {
+    pub fn all(&self) -> (&Facts<Arc<Process>>, &Facts<u32>) {
         (&self.known, &self.parents)
     }
 
     /// Goes on with what an earlier daemon knew.
-    pub fn restore(&mut self, known: HashMap<u32, Known<Arc<Process>>>, parents: HashMap<u32, Known<u32>>) {
-        (self.known, self.parents) = (known, parents);
+    pub fn restore(&mut self, known: Known) {
+        (self.known, self.parents) = known;
     }
 
     /// What procfs said since this was last called.
@@ -168,18 +155,15 @@ impl Processes {
 
     /// A task has created another one.
     pub fn forked(&mut self, parent: u32, child: u32, occasion: Occasion) {
-        if self.parents.len() >= CAPACITY {
-            self.parents.clear();
-        }
-        self.parents.insert(child, Known::new(parent, occasion));
+        self.parents.insert(child, parent, occasion, 0);
         // The id was free a moment ago: what was known of it is of another process.
-        self.known.remove(&child);
+        self.known.remove(child);
     }
 
     /// What was known of a process id is of another time.
     pub fn forget(&mut self, pid: u32) {
-        self.known.remove(&pid);
-        self.parents.remove(&pid);
+        self.known.remove(pid);
+        self.parents.remove(pid);
     }
 
     /// A process has ended. Answers what was known of it.
@@ -210,7 +194,7 @@ impl Processes {
 
     /// What was last known of a process id, whether or not anything was missed since.
     pub fn known(&self, pid: u32) -> Option<Arc<Process>> {
-        self.known.get(&pid).map(|known| Arc::clone(&known.fact))
+        self.known.get(pid).map(Arc::clone)
     }
 
     /// A process that is there, by what procfs says of it alone.
@@ -227,19 +211,18 @@ impl Processes {
     }
 
     fn believed(&self, pid: u32, occasion: Occasion) -> Option<&Arc<Process>> {
-        self.known.get(&pid)?.holds(occasion)
+        self.known.believed(pid, occasion)
     }
 
     fn parent(&self, pid: u32, occasion: Occasion) -> Option<u32> {
-        self.parents.get(&pid)?.holds(occasion).copied()
+        self.parents.believed(pid, occasion).copied()
     }
 
     fn keep(&mut self, process: Process, occasion: Occasion) -> Arc<Process> {
-        if self.known.len() >= CAPACITY {
-            self.known.clear();
-        }
         let process = Arc::new(process);
-        self.known.insert(process.pid, Known::new(Arc::clone(&process), occasion));
+        let texts = [&process.executable, &process.command_line, &process.user];
+        let bytes = size_of::<Process>() + texts.into_iter().flatten().map(String::len).sum::<usize>();
+        self.known.insert(process.pid, Arc::clone(&process), occasion, bytes);
         process
     }
 

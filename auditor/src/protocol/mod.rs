@@ -73,12 +73,22 @@ pub fn detect(first: &[u8]) -> Detection<Protocol> {
 }
 
 /// Who sent the bytes. The client is the one that opened the connection.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Side {
     /// The end that connected.
     Client,
     /// The end that accepted.
     Server,
+}
+
+impl Side {
+    /// Whom it talks to.
+    pub const fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
 }
 
 /// What a dissector may keep.
@@ -121,6 +131,14 @@ pub trait Dissector: Send {
         false
     }
 
+    /// Bytes that it keeps, roughly, and that what is said can make more. Asked for at each step, and a function of what it was
+    /// told alone: of lengths, not of capacities, so that one that was saved and restored keeps the same.
+    fn memory(&self) -> usize;
+
+    /// Memory is short: from here on it keeps next to nothing. What waits for an answer is given out without one, and the rest is
+    /// as incomplete as it says.
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>);
+
     /// The connection has ended: whatever is under way is given out as it stands.
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>);
 }
@@ -137,7 +155,16 @@ pub(crate) mod saved {
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         let state = dissector.save().map_err(ser::Error::custom)?;
-        (dissector.name(), state).serialize(serializer)
+        (dissector.name(), InOneGo(&state)).serialize(serializer)
+    }
+
+    /// Bytes that are written in one go, and read as if they had been written one by one.
+    struct InOneGo<'a>(&'a [u8]);
+
+    impl Serialize for InOneGo<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(self.0)
+        }
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
@@ -161,6 +188,8 @@ pub enum Observation {
     Refused(ServerError),
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
+    /// Both ends have agreed on TLS and go on in it: the dissector is given what is inside next, from its first byte.
+    Encrypted,
     /// From here on the bytes of this connection cannot be read.
     Opaque(Opaque),
     /// The bytes do not follow the protocol; the dissector has given up on this connection.
@@ -170,7 +199,7 @@ pub enum Observation {
 /// Why a connection cannot be read.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Opaque {
-    /// Both ends agreed on TLS.
+    /// TLS whose inside cannot be read; [`crate::record::Tls::reason`] says why.
     Tls,
     /// Both ends agreed on GSSAPI encryption.
     GssEncryption,
@@ -303,6 +332,37 @@ pub struct Statement {
     /// A hole in the stream fell into it: text, parameters or counts may be missing.
     pub incomplete: bool,
 }
+
+impl ServerError {
+    /// Bytes that it takes, roughly.
+    pub(crate) fn memory(&self) -> usize {
+        size_of::<Self>() + self.code.len() + self.severity.len() + self.message.len()
+    }
+}
+
+impl Login {
+    /// Bytes that it takes, roughly.
+    pub(crate) fn memory(&self) -> usize {
+        let optional = [&self.user, &self.database, &self.application].into_iter().flatten();
+        let parameters = self.parameters.iter();
+        optional.map(String::len).sum::<usize>()
+            + parameters.map(|(name, value)| PARAMETER + name.len() + value.len()).sum::<usize>()
+    }
+
+    /// Keeps the beginnings only.
+    pub(crate) fn shorten(&mut self) {
+        self.parameters = Vec::new();
+        for text in [&mut self.user, &mut self.database, &mut self.application].into_iter().flatten() {
+            text.truncate(text.floor_char_boundary(SHORT));
+            text.shrink_to_fit();
+        }
+    }
+}
+
+/// What a start-up parameter takes beside its bytes.
+const PARAMETER: usize = size_of::<(String, String)>() + 32;
+/// Bytes of a name that is shortened.
+const SHORT: usize = 256;
 
 impl Statement {
     /// Rows over all commands, `None` where no tag counted any.

@@ -143,9 +143,49 @@ pub struct Tls {
     pub sni: Option<String>,
     /// Application protocols that the client offered, in its order.
     pub alpn: Vec<String>,
-    /// Why what is inside was not read.
+    /// Application protocol that the server chose.
+    pub protocol: Option<String>,
+    /// JA4 of the client: which program it probably is.
+    pub ja4: Option<String>,
+    /// What the server identified itself with. Its word: the auditor verifies no chain.
+    pub server: Option<Certificate>,
+    /// What the client identified itself with.
+    pub client: Option<Certificate>,
+    /// The handshake went on from an earlier session, or from a key that both ends had; then there are no certificates.
+    pub resumed: bool,
+    /// Whether the server took what the client sent before the handshake (0-RTT): `accepted` or `rejected`.
+    #[serde(with = "crate::interned::option")]
+    pub early_data: Option<Name>,
+    /// Fatal alert of the client's, by its name in RFC 8446.
+    #[serde(with = "crate::interned::option")]
+    pub client_alert: Option<Name>,
+    /// Fatal alert of the server's.
+    #[serde(with = "crate::interned::option")]
+    pub server_alert: Option<Name>,
+    /// Whether what is inside was read, at least from some place on.
+    pub decrypted: bool,
+    /// Why what is inside was not read, or not to its end.
     #[serde(with = "crate::interned::option")]
     pub reason: Option<Name>,
+}
+
+/// What an X.509 certificate says.
+#[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Certificate {
+    /// SHA-256 of the whole certificate, in hexadecimal.
+    pub sha256: String,
+    /// Distinguished name of whom it is for. Empty, as the rest, where it could not be parsed.
+    pub subject: String,
+    /// Distinguished name of who signed it.
+    pub issuer: String,
+    /// Serial number in hexadecimal.
+    pub serial: String,
+    /// Subject alternative names: host names, addresses, and others with their type before a colon.
+    pub names: Vec<String>,
+    /// Valid from here on, seconds since 1970-01-01.
+    pub not_before: Option<i64>,
+    /// Valid up to here, seconds since 1970-01-01.
+    pub not_after: Option<i64>,
 }
 
 /// A range of a stream that the audit never saw: first byte's offset from the beginning of the direction, and length.

@@ -106,6 +106,12 @@ impl Sessions {
         Some(Arc::clone(&state.session))
     }
 
+    /// Whether what is said in this session is followed: it is open, or one of a capture's, which have no end of their own.
+    pub fn follows(&self, number: u64) -> bool {
+        let remembered = || self.ended.iter().rev().find(|(ended, _)| *ended == number);
+        self.open.contains_key(&number) || remembered().is_some_and(|(_, state)| state.ended.is_none())
+    }
+
     /// All that are open.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
         self.open.values_mut()

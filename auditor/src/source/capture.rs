@@ -24,6 +24,7 @@ use std::path::Path;
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Moved, Packet, Skipped,
 };
+use auditor_common::tls::SecretTaken;
 use auditor_common::unix::{UnixData, UnixDecision};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,7 @@ const LAYOUT: u32 = layout(&[
     size_of::<Moved>(),
     size_of::<UnixDecision>(),
     size_of::<UnixData>(),
+    size_of::<SecretTaken>(),
 ]);
 
 const fn layout(sizes: &[usize]) -> u32 {

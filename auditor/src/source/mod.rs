@@ -9,9 +9,11 @@ pub mod ring;
 
 use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED,
-    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, KIND_SKIPPED, Moved, Packet, Skipped,
+    KIND_EXEC, KIND_EXIT, KIND_FORK, KIND_MOVED, KIND_PACKET, KIND_SKIPPED, KIND_UNIX, Moved, Packet,
+    Skipped,
 };
-use auditor_common::unix::{KIND_UNIX, KIND_UNIX_DATA, UnixData, UnixDecision};
+use auditor_common::tls::{KIND_SECRET, SecretTaken};
+use auditor_common::unix::{KIND_UNIX_DATA, UnixData, UnixDecision};
 
 use crate::clock::Boottime;
 
@@ -40,6 +42,8 @@ pub enum Event<'a> {
     Exit(Exit),
     /// A process was moved into a session's cgroup, or out of one.
     Moved(Moved),
+    /// A TLS secret is in the table of secrets.
+    SecretTaken(SecretTaken),
 }
 
 /// A record that is not one: shorter than its kind, or of an unknown kind.
@@ -78,6 +82,7 @@ impl<'a> Event<'a> {
             KIND_FORK => read(bytes).map(Event::Fork),
             KIND_EXIT => read(bytes).map(Event::Exit),
             KIND_MOVED => read(bytes).map(Event::Moved),
+            KIND_SECRET => read(bytes).map(Event::SecretTaken),
             _ => None,
         };
         event.ok_or(Malformed { kind, length })
@@ -103,6 +108,7 @@ impl<'a> Event<'a> {
             Event::Fork(event) => out.extend_from_slice(bytes(event)),
             Event::Exit(event) => out.extend_from_slice(bytes(event)),
             Event::Moved(event) => out.extend_from_slice(bytes(event)),
+            Event::SecretTaken(event) => out.extend_from_slice(bytes(event)),
         }
     }
 
@@ -125,6 +131,7 @@ impl<'a> Event<'a> {
             Event::Fork(event) => &event.header,
             Event::Exit(event) => &event.header,
             Event::Moved(event) => &event.header,
+            Event::SecretTaken(event) => &event.header,
         }
     }
 }
@@ -158,6 +165,8 @@ unsafe impl Record for Fork {}
 unsafe impl Record for Exit {}
 // SAFETY: as above.
 unsafe impl Record for Moved {}
+// SAFETY: as above.
+unsafe impl Record for SecretTaken {}
 
 fn read<T: Record>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -51,9 +51,35 @@ impl Drop for Pages {
     }
 }
 
+/// What is at the reader's position.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Look<'a> {
+    /// A record.
+    Record(&'a [u8]),
+    /// A record that is still being written: what stands behind it is not to be read before it. Whoever writes it cannot sleep,
+    /// but the processor that it runs on may be taken away from a virtual machine for a while.
+    Busy,
+    /// Nothing yet.
+    Empty,
+}
+
+impl<'a> Look<'a> {
+    /// The record, if it is one.
+    pub fn record(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Record(bytes) => Some(bytes),
+            Self::Busy | Self::Empty => None,
+        }
+    }
+}
+
 /// See the module.
 pub struct Reader {
-    map: MapData,
+    ring: OwnedFd,
+    /// Stays open: programs that are loaded later refer to the map by this descriptor's number.
+    _map: Option<MapData>,
+    /// The kernel's number for the map.
+    id: u32,
     consumer: Pages,
     /// The producer's page and the data.
     producer: Pages,
@@ -72,27 +98,32 @@ impl Reader {
     /// # Errors
     /// The map is not a ring buffer, or mmap(2) refused.
     pub fn new(map: MapData) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        let reader = Self::over(map.fd().as_fd().try_clone_to_owned()?, info.id(), info.max_entries())?;
+        Ok(Self { _map: Some(map), ..reader })
+    }
+
+    /// Reads a file with the layout of a ring of `size` data bytes.
+    fn over(ring: OwnedFd, id: u32, size: u32) -> io::Result<Self> {
         // SAFETY: a plain number in, a plain number out.
         let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
         let page = usize::try_from(page).map_err(|_| io::Error::last_os_error())?;
-        let size = map.info().map_err(io::Error::other)?.max_entries();
-        let ring = map.fd().as_fd();
-        let consumer = Pages::map(ring, 0, page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
+        let consumer = Pages::map(ring.as_fd(), 0, page, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)?;
         let length = page + 2 * usize::try_from(size).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let producer = Pages::map(ring, page, length, ProtFlags::PROT_READ)?;
+        let producer = Pages::map(ring.as_fd(), page, length, ProtFlags::PROT_READ)?;
         let next = consumer.position().load(Ordering::Acquire);
-        Ok(Self { map, consumer, producer, page, size: u64::from(size), next })
+        Ok(Self { ring, _map: None, id, consumer, producer, page, size: u64::from(size), next })
     }
 
-    /// The record at the reader's position, if one is there. It stays the next one until [`Self::pass`].
-    pub fn peek(&mut self) -> Option<&[u8]> {
+    /// What is at the reader's position. A record stays the next one until [`Self::pass`].
+    pub fn peek(&mut self) -> Look<'_> {
         loop {
             if self.next >= self.produced() {
-                return None;
+                return Look::Empty;
             }
             let length = self.header(self.next).load(Ordering::Acquire);
             if length & BUSY != 0 {
-                return None;
+                return Look::Busy;
             }
             if length & DISCARDED == 0 {
                 // Positions grow for ever; the ring's size is a power of two, at most 2^31.
@@ -100,7 +131,7 @@ impl Reader {
                 // SAFETY: the kernel submitted a record of this length here, which is never longer than the ring, whose data is
                 // mapped twice in a row. It is not overwritten before the consumer's position has passed it, for which
                 // `release` needs this reader exclusively.
-                return Some(unsafe {
+                return Look::Record(unsafe {
                     std::slice::from_raw_parts(
                         self.producer.address.byte_add(start).cast().as_ptr(),
                         length as usize,
@@ -138,11 +169,8 @@ impl Reader {
     }
 
     /// The kernel's number for the map.
-    ///
-    /// # Errors
-    /// The kernel does not tell.
-    pub fn id(&self) -> io::Result<u32> {
-        Ok(self.map.info().map_err(io::Error::other)?.id())
+    pub fn id(&self) -> u32 {
+        self.id
     }
 
     fn produced(&self) -> u64 {
@@ -158,11 +186,92 @@ impl Reader {
 
 impl AsFd for Reader {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.map.fd().as_fd()
+        self.ring.as_fd()
     }
 }
 
 /// What a record takes: header and data, rounded up.
 fn room(length: u32) -> u64 {
     (u64::from(length & !(BUSY | DISCARDED)) + HEADER).next_multiple_of(HEADER)
+}
+
+/// A ring that a test writes: a file with the kernel's layout. Its data is there once, so records must not reach its end.
+#[cfg(test)]
+pub(super) mod written {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+    use std::os::unix::fs::FileExt as _;
+
+    use super::{BUSY, DISCARDED, HEADER, Reader, room};
+
+    const SIZE: u32 = 1 << 16;
+
+    pub(in crate::source) struct Ring {
+        file: File,
+        page: u64,
+        produced: u64,
+    }
+
+    impl Ring {
+        pub(in crate::source) fn new() -> (Self, Reader) {
+            let file = tempfile::tempfile().unwrap();
+            // SAFETY: a plain number in, a plain number out.
+            let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) } as u64;
+            file.set_len(2 * page + 2 * u64::from(SIZE)).unwrap();
+            let reader = Reader::over(OwnedFd::from(file.try_clone().unwrap()), 7, SIZE).unwrap();
+            (Self { file, page, produced: 0 }, reader)
+        }
+
+        /// Reserves a record and answers its place.
+        pub(in crate::source) fn reserve(&mut self, bytes: &[u8]) -> u64 {
+            let (place, length) = (self.produced, bytes.len() as u32);
+            self.head(place, length | BUSY);
+            self.file.write_all_at(bytes, 2 * self.page + place + HEADER).unwrap();
+            self.produced += room(length);
+            self.file.write_all_at(&self.produced.to_ne_bytes(), self.page).unwrap();
+            place
+        }
+
+        pub(in crate::source) fn submit(&self, place: u64, bytes: &[u8]) {
+            self.head(place, bytes.len() as u32);
+        }
+
+        pub(in crate::source) fn discard(&self, place: u64, bytes: &[u8]) {
+            self.head(place, bytes.len() as u32 | DISCARDED);
+        }
+
+        pub(in crate::source) fn write(&mut self, bytes: &[u8]) {
+            let place = self.reserve(bytes);
+            self.submit(place, bytes);
+        }
+
+        fn head(&self, place: u64, head: u32) {
+            self.file.write_all_at(&head.to_ne_bytes(), 2 * self.page + place).unwrap();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::written::Ring;
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_being_written_is_neither_a_record_nor_nothing() {
+        let (mut ring, mut reader) = Ring::new();
+        assert_eq!(reader.peek(), Look::Empty);
+        let place = ring.reserve(b"first");
+        ring.write(b"second");
+        assert_eq!(reader.peek(), Look::Busy);
+        reader.pass();
+        assert_eq!(reader.peek(), Look::Busy, "nothing was passed");
+        ring.submit(place, b"first");
+        assert_eq!(reader.peek(), Look::Record(b"first"));
+        reader.pass();
+        assert_eq!(reader.peek(), Look::Record(b"second"));
+        reader.pass();
+        let place = ring.reserve(b"third");
+        ring.discard(place, b"third");
+        assert_eq!(reader.peek(), Look::Empty);
+    }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use auditor_common::share::occupied_by;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::reader::Reader;
+use super::reader::{Look, Reader};
 use super::{Event, Malformed, Source, share_of};
 use crate::kernel::shares::Shares;
 
@@ -33,7 +33,7 @@ struct Unreleased(Vec<(u32, u64)>);
 impl Unreleased {
     /// Passes the record that the reader shows. `false`: it shows none.
     fn pass(&mut self, reader: &mut Reader) -> bool {
-        let Some(bytes) = reader.peek() else { return false };
+        let Look::Record(bytes) = reader.peek() else { return false };
         let (share, length) = (share_of(bytes), occupied_by(bytes.len() as u64));
         match self.0.last_mut() {
             Some((last, sum)) if *last == share => *sum += length,
@@ -61,11 +61,8 @@ impl Rings {
     }
 
     /// The kernel's numbers for the maps.
-    ///
-    /// # Errors
-    /// The kernel does not tell.
-    pub fn ids(&self) -> io::Result<(u32, u32)> {
-        Ok((self.payload.id()?, self.lifecycle.id()?))
+    pub fn ids(&self) -> (u32, u32) {
+        (self.payload.id(), self.lifecycle.id())
     }
 
     /// Passes everything before these positions. `false`: they are none of these rings'.
@@ -94,37 +91,53 @@ impl Rings {
         }
     }
 
-    /// Hands out the next event with its record's bytes, as the kernel wrote them; `false` when there is none.
+    /// Hands out the next event with its record's bytes, as the kernel wrote them.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn next(&mut self, on: &mut dyn FnMut(Event<'_>, &[u8])) -> Result<bool, Malformed> {
-        let waiting = self.lifecycle.peek().map(Event::decode).transpose()?.map(|event| event.time());
-        let Some(segment) = self.payload.peek() else {
-            // What was seen before the payload ring was empty has no older segment.
-            if waiting.is_none() {
-                return Ok(false);
-            }
-            if let Some(bytes) = self.lifecycle.peek() {
-                on(Event::decode(bytes)?, bytes);
-            }
-            self.unreleased.1.pass(&mut self.lifecycle);
-            return Ok(true);
+    pub fn next(&mut self, on: &mut dyn FnMut(Event<'_>, &[u8])) -> Result<Next, Malformed> {
+        // First: what was seen before the payload ring was empty has no older segment.
+        let seen = self.lifecycle.peek() != Look::Empty;
+        let segment = match self.payload.peek() {
+            Look::Busy => return Ok(Next::Busy),
+            Look::Empty => None,
+            Look::Record(segment) => Some((Event::decode(segment)?, segment)),
         };
-        let event = Event::decode(segment)?;
         // Again: what led to this segment may have been written between the two looks.
-        if let Some(bytes) = self.lifecycle.peek() {
-            let earlier = Event::decode(bytes)?;
-            if earlier.time() <= event.time() {
+        let earlier = match self.lifecycle.peek() {
+            Look::Busy => return Ok(Next::Busy),
+            Look::Empty => None,
+            Look::Record(bytes) => Some((Event::decode(bytes)?, bytes)),
+        };
+        match (earlier, segment) {
+            (Some((earlier, bytes)), segment)
+                if segment.map_or(seen, |(segment, _)| earlier.time() <= segment.time()) =>
+            {
                 on(earlier, bytes);
                 self.unreleased.1.pass(&mut self.lifecycle);
-                return Ok(true);
             }
+            (_, Some((segment, bytes))) => {
+                on(segment, bytes);
+                self.unreleased.0.pass(&mut self.payload);
+            }
+            // It came after the payload ring was looked at: once more.
+            (Some(_), None) => return self.next(on),
+            (None, None) => return Ok(Next::Nothing),
         }
-        on(event, segment);
-        self.unreleased.0.pass(&mut self.payload);
-        Ok(true)
+        Ok(Next::Event)
     }
+}
+
+/// What [`Rings::next`] came across.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// An event, which was handed out.
+    Event,
+    /// An event that is still being written, on one of the rings. Nothing can be handed out before it: what it led to might be on the
+    /// other ring.
+    Busy,
+    /// Nothing.
+    Nothing,
 }
 
 impl Source for Rings {
@@ -132,7 +145,7 @@ impl Source for Rings {
 
     fn drain(&mut self, most: usize, on: &mut dyn FnMut(Event<'_>)) -> Result<usize, Malformed> {
         let mut given = 0;
-        while given < most && self.next(&mut |event, _| on(event))? {
+        while given < most && self.next(&mut |event, _| on(event))? == Next::Event {
             given += 1;
         }
         Ok(given)
@@ -171,5 +184,67 @@ impl Waiter {
             Ok(_) | Err(nix::Error::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use auditor_common::event::{Closed, KIND_CLOSED, KIND_PACKET, Packet};
+
+    use super::super::reader::written::Ring;
+    use super::*;
+
+    /// A record with nothing in it but its kind and time.
+    fn record<const LENGTH: usize>(kind: u32, time: u64) -> [u8; LENGTH] {
+        let mut record = [0; LENGTH];
+        record[..4].copy_from_slice(&kind.to_ne_bytes());
+        let place = std::mem::offset_of!(auditor_common::event::Header, time);
+        record[place..place + 8].copy_from_slice(&time.to_ne_bytes());
+        record
+    }
+
+    fn segment(time: u64) -> [u8; size_of::<Packet>()] {
+        record(KIND_PACKET, time)
+    }
+
+    fn end(time: u64) -> [u8; size_of::<Closed>()] {
+        record(KIND_CLOSED, time)
+    }
+
+    fn times(rings: &mut Rings) -> (Vec<u64>, Next) {
+        let mut times = Vec::new();
+        loop {
+            let next = rings.next(&mut |event, _| times.push(event.time().0)).unwrap();
+            if next != Next::Event {
+                return (times, next);
+            }
+        }
+    }
+
+    #[test]
+    fn the_rings_are_merged_by_time() {
+        let ((mut segments, payload), (mut others, lifecycle)) = (Ring::new(), Ring::new());
+        let mut rings = Rings::new(payload, lifecycle, Arc::new(Shares::detached().unwrap()));
+        [2, 4, 9].iter().for_each(|time| segments.write(&segment(*time)));
+        [1, 4, 10, 11].iter().for_each(|time| others.write(&end(*time)));
+        assert_eq!(times(&mut rings), (vec![1, 2, 4, 4, 9, 10, 11], Next::Nothing));
+    }
+
+    #[test]
+    fn nothing_overtakes_a_record_that_is_being_written() {
+        let ((mut segments, payload), (mut others, lifecycle)) = (Ring::new(), Ring::new());
+        let mut rings = Rings::new(payload, lifecycle, Arc::new(Shares::detached().unwrap()));
+        // The connection's end must wait for its last segment.
+        let place = segments.reserve(&segment(5));
+        others.write(&end(6));
+        assert_eq!(times(&mut rings), (vec![], Next::Busy));
+        segments.submit(place, &segment(5));
+        assert_eq!(times(&mut rings), (vec![5, 6], Next::Nothing));
+        // And a segment for what led to it.
+        let place = others.reserve(&end(7));
+        segments.write(&segment(8));
+        assert_eq!(times(&mut rings), (vec![], Next::Busy));
+        others.submit(place, &end(7));
+        assert_eq!(times(&mut rings), (vec![7, 8], Next::Nothing));
     }
 }

@@ -31,6 +31,7 @@ pub(super) fn span(one: Option<Contradiction>, other: Option<Contradiction>) -> 
 pub(super) struct History {
     capacity: usize,
     /// Grows to `capacity`, then is a ring.
+    #[serde(serialize_with = "super::bytes")]
     ring: Vec<u8>,
     /// Index of the oldest byte; 0 until the ring is full.
     oldest: usize,
@@ -43,14 +44,23 @@ impl History {
         Self { capacity, ring: Vec::new(), oldest: 0, end: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.ring.len()
+    /// Bytes that it takes: of how many it holds alone, so that one that was written and read again takes the same.
+    pub(super) fn memory(&self) -> usize {
+        if self.ring.is_empty() { 0 } else { self.ring.len().next_power_of_two().min(self.capacity) }
     }
 
-    /// Forgets everything; what comes next does not continue what was.
+    /// Forgets everything, and gives its memory back; what comes next does not continue what was.
     pub(super) fn clear(&mut self) {
-        self.ring.clear();
+        self.ring = Vec::new();
         self.oldest = 0;
+    }
+
+    /// Makes room for so many bytes in all, and no more than [`Self::memory`] tells of.
+    fn grow(&mut self, length: usize) {
+        if self.ring.capacity() < length {
+            let wanted = length.next_power_of_two().min(self.capacity);
+            self.ring.reserve_exact(wanted - self.ring.len());
+        }
     }
 
     /// Appends bytes that end at position `end` and continue what is there.
@@ -60,11 +70,14 @@ impl History {
             return;
         }
         if bytes.len() >= self.capacity {
-            self.clear();
+            self.grow(self.capacity);
+            self.ring.clear();
+            self.oldest = 0;
             self.ring.extend_from_slice(&bytes[bytes.len() - self.capacity..]);
             return;
         }
         let (grow, overwrite) = bytes.split_at(bytes.len().min(self.capacity - self.ring.len()));
+        self.grow(self.ring.len() + grow.len());
         self.ring.extend_from_slice(grow);
         let (front, back) = overwrite.split_at(overwrite.len().min(self.ring.len() - self.oldest));
         self.ring[self.oldest..self.oldest + front.len()].copy_from_slice(front);
@@ -103,6 +116,7 @@ mod tests {
             for bytes in stream.chunks(chunk) {
                 end += bytes.len() as u64;
                 history.push(bytes, end);
+                assert!(history.ring.capacity() <= history.memory());
                 for start in 0..end {
                     let truth = &stream[start as usize..end as usize];
                     assert_eq!(history.contradiction(start, truth), None);

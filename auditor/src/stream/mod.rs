@@ -25,7 +25,9 @@
 //! **Known limits.** Linux hides an urgent byte (URG, MSG_OOB) from the normal stream. The urgent pointer is not part of
 //! what the hooks report, so such a byte is delivered in place; [`Counters::urgent`] tells that it happened. And whoever can
 //! inject segments can fill the bound on early ones with data far ahead, so that what truly comes is skipped: as a gap that
-//! the record shows, never as other bytes than those that passed.
+//! the record shows, never as other bytes than those that passed. Where copies may be missing by choice
+//! ([`HalfStream::acknowledged_unseen`]), a forged acknowledgement of up to a window makes such a gap too: what this end has sent
+//! by then, only its kernel knows, and to wait for a later segment would let answers come before their questions.
 #![forbid(unsafe_code)]
 
 mod history;
@@ -55,6 +57,11 @@ const ANCHOR: u64 = 1 << 62;
 
 /// More bytes than a connection can move; larger totals are taken as this, so that positions cannot overflow.
 const MAX_TOTAL: u64 = 1 << 62;
+
+/// Writes bytes in one go. What is read is the same as if they had been written one by one.
+fn bytes<S: serde::Serializer>(bytes: &impl AsRef<[u8]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes.as_ref())
+}
 
 /// A TCP segment, or a part of one, as it passed a hook.
 #[derive(Clone, Copy, Debug)]
@@ -416,9 +423,26 @@ impl HalfStream {
         if self.origin == Origin::Unknown { None } else { self.fin?.checked_sub(self.origin()) }
     }
 
-    /// Bytes held for early segments and history.
-    pub fn memory(&self) -> usize {
-        self.queue.bytes() + self.history.len()
+    /// Bytes that early segments and the list of gaps take, roughly. Follows from what was told alone, not from how it is stored.
+    pub fn early_memory(&self) -> usize {
+        self.queue.memory() + self.gaps.len() * size_of::<Gap>()
+    }
+
+    /// Bytes that delivered data takes that is kept to hold repetitions against.
+    pub fn history_memory(&self) -> usize {
+        self.history.memory()
+    }
+
+    /// Forgets what was delivered: repetitions of it are not held against it any more.
+    pub fn forget_history(&mut self) {
+        self.history.clear();
+    }
+
+    /// From here on no more than this is kept of early segments; what is missing in front of what must go becomes gaps.
+    pub fn keep_early(&mut self, bytes: usize, segments: usize, deliver: &mut dyn FnMut(Delivery<'_>)) {
+        self.limits.early_bytes = self.limits.early_bytes.min(bytes);
+        self.limits.early_segments = self.limits.early_segments.min(segments);
+        self.bound_early(deliver);
     }
 
     fn origin(&self) -> u64 {
@@ -488,6 +512,11 @@ impl HalfStream {
             self.conflict(conflict, deliver);
         }
         self.queue.insert(start, Piece { bytes: segment.payload.into(), reach: end, at: segment.at });
+        self.bound_early(deliver);
+    }
+
+    /// Gives up holes in front of early segments until those keep within their bounds.
+    fn bound_early(&mut self, deliver: &mut dyn FnMut(Delivery<'_>)) {
         while self.queue.bytes() > self.limits.early_bytes || self.queue.len() > self.limits.early_segments {
             let Some(first) = self.queue.first() else { break };
             if self.origin == Origin::Unknown {

@@ -16,10 +16,14 @@ use std::collections::BTreeMap;
 use super::history::{Contradiction, contradiction, span};
 use crate::clock::Boottime;
 
+/// What a piece takes beside its bytes: itself, its place in the tree, and what the allocator adds.
+const PIECE: usize = 128;
+
 /// An early segment.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Piece {
     /// What was captured.
+    #[serde(serialize_with = "super::bytes")]
     pub(super) bytes: Box<[u8]>,
     /// Position up to which bytes are known to have passed without a break since this piece's start.
     pub(super) reach: u64,
@@ -46,6 +50,11 @@ impl Queue {
     /// Captured bytes held.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes that it takes, roughly.
+    pub(super) fn memory(&self) -> usize {
+        self.bytes + self.pieces.len() * PIECE
     }
 
     /// Position of the first piece.

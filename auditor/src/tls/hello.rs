@@ -70,6 +70,11 @@ impl Hello {
         }
     }
 
+    /// Bytes kept of hellos that are not whole yet.
+    pub fn memory(&self) -> usize {
+        self.client.message.len() + self.server.message.len()
+    }
+
     /// Bytes of one direction were lost here: its hello, if it was not over, is not read.
     pub fn gap(&mut self, side: Side) {
         match side {

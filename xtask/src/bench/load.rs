@@ -56,7 +56,8 @@ pub(super) fn plain(words: &[OsString], seconds: u32) -> Result<Throughput> {
     let (program, arguments) = words.split_first().context("no command")?;
     let user = child::find_user(&[UNPRIVILEGED])?;
     let mut command = Command::new(program);
-    command.args(arguments).current_dir("/");
+    // libpq looks for a client's certificate in the home, which must not be root's.
+    command.args(arguments).current_dir("/").env("HOME", "/nonexistent");
     let printed = child::succeed(child::as_user(&mut command, &user), limit(seconds))?;
     parse(&printed)
 }
@@ -75,9 +76,9 @@ pub(super) fn through_pgbouncer(postgres: &Postgres, clients: u32, seconds: u32)
 }
 
 /// With the server's own log of statements.
-pub(super) fn with_server_log(postgres: &Postgres, clients: u32, seconds: u32) -> Result<Throughput> {
+pub(super) fn with_server_log(postgres: &Postgres, words: &[OsString], seconds: u32) -> Result<Throughput> {
     postgres.set("log_statement", "all")?;
-    let measured = plain(&words(postgres, postgres.port(), clients, seconds, &[]), seconds);
+    let measured = plain(words, seconds);
     postgres.set("log_statement", "none")?;
     measured
 }

@@ -8,6 +8,7 @@ pub(crate) mod decode;
 mod load;
 mod process;
 mod statistics;
+mod tls;
 mod transfer;
 
 use std::fs;
@@ -25,14 +26,24 @@ use serde::Serialize;
 
 use self::load::AGENT;
 use self::statistics::Summary;
+pub(crate) use self::tls::{Tls, tls};
 pub(crate) use self::transfer::{Transfer, transfer};
 use crate::build::{self, Profile};
+use crate::invocation::{cargo, run};
 use crate::setup;
 
 /// Starts of the daemon that its start-up time is the median of.
 const STARTS: usize = 10;
 /// Connections that its memory is measured with.
 const MANY: u32 = 100;
+
+/// Decryption of what OpenSSL's server and client said to each other, from memory (`auditor/benches/decrypt.rs`).
+pub(crate) fn decrypt() -> Result<()> {
+    // The library carries the kernel programs.
+    setup::build_tools()?;
+    build::build_kernel_programs()?;
+    run(cargo().args(["bench", "--package", "auditor", "--bench", "decrypt"]))
+}
 
 /// How to measure.
 #[derive(Clone, Debug, clap::Args)]
@@ -85,6 +96,21 @@ impl Setting {
 struct Pair {
     none: f64,
     with: f64,
+}
+
+impl Pair {
+    /// Means of runs in turns; who begins changes with each turn.
+    fn measure(round: u32, alternations: u32, mut run: impl FnMut(bool) -> Result<f64>) -> Result<Self> {
+        let mut pair = Self { none: 0.0, with: 0.0 };
+        for alternation in 0..alternations {
+            let with_first = (round + alternation) % 2 == 1;
+            for with in [with_first, !with_first] {
+                let mean = if with { &mut pair.with } else { &mut pair.none };
+                *mean += run(with)? / f64::from(alternations);
+            }
+        }
+        Ok(pair)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -141,19 +167,10 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
         options.settings.iter().map(|setting| (*setting, Vec::new())).collect();
     for round in 0..options.pairs {
         for (setting, pairs) in &mut measured {
-            let mut pair = Pair { none: 0.0, with: 0.0 };
-            for alternation in 0..options.alternations {
-                let mut run = |setting| measure(setting, options, &postgres, &program, &mut figures);
-                let (none, with) = if (round + alternation) % 2 == 0 {
-                    let none = run(Setting::None)?;
-                    (none, run(*setting)?)
-                } else {
-                    let with = run(*setting)?;
-                    (run(Setting::None)?, with)
-                };
-                pair.none += none / f64::from(options.alternations);
-                pair.with += with / f64::from(options.alternations);
-            }
+            let pair = Pair::measure(round, options.alternations, |with| {
+                let setting = if with { *setting } else { Setting::None };
+                measure(setting, options, &postgres, &program, &mut figures)
+            })?;
             let Pair { none, with } = pair;
             eprintln!(
                 "bench: pair {} of {}, {}: {with:.0} to {none:.0}",
@@ -197,7 +214,7 @@ fn measure(
     let words = load::words(postgres, postgres.port(), clients, seconds, &[]);
     let throughput = match setting {
         Setting::None => load::plain(&words, seconds),
-        Setting::ServerLog => load::with_server_log(postgres, clients, seconds),
+        Setting::ServerLog => load::with_server_log(postgres, &words, seconds),
         Setting::Pgbouncer => load::through_pgbouncer(postgres, clients, seconds),
         Setting::Auditor => {
             let daemon = start(program, postgres, figures)?;

@@ -30,6 +30,25 @@ pub(super) fn resident(pid: u32) -> Result<(u64, u64)> {
     Ok((field("VmRSS:")?, field("VmHWM:")?))
 }
 
+/// How often the uprobe programs that a process holds have run, and for how many nanoseconds, while the kernel counted.
+pub(super) fn uprobe_runs(pid: u32) -> Result<(u64, u64)> {
+    let folder = format!("/proc/{pid}/fdinfo");
+    let (mut programs, mut count, mut time) = (std::collections::BTreeSet::new(), 0, 0);
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {folder}"))?.flatten() {
+        // A descriptor may be closed meanwhile.
+        let Ok(text) = fs::read_to_string(entry.path()) else { continue };
+        let field = |name: &str| -> Option<u64> {
+            text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse().ok()
+        };
+        // BPF_PROG_TYPE_KPROBE; a program may have several descriptors.
+        if field("prog_type:") == Some(2) && field("prog_id:").is_some_and(|id| programs.insert(id)) {
+            count += field("run_cnt:").unwrap_or_default();
+            time += field("run_time_ns:").unwrap_or_default();
+        }
+    }
+    Ok((count, time))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

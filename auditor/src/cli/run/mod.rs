@@ -23,6 +23,8 @@ use super::failure::complain;
 use super::{Connection, Places};
 use user::User;
 
+/// Bytes of the command that go into the session's record. A request to the daemon is bounded, and JSON may make six of one.
+const RECORDED_BYTES: usize = 8 << 10;
 /// The session could not be opened or the process not be hardened; the command was not started.
 const NOT_STARTED: u8 = 125;
 /// The command was found and could not be executed.
@@ -88,7 +90,7 @@ impl Run {
             task: self.task.clone(),
             labels: self.labels.iter().cloned().collect(),
             target: SessionTarget::Caller {},
-            command: Some(self.command.iter().map(|part| part.to_string_lossy().into_owned()).collect()),
+            command: Some(shortened(&self.command)),
         };
         let session = runtime
             .block_on(client.open_session(&request))
@@ -118,5 +120,40 @@ impl Run {
         let error = command.exec();
         complain(format_args!("{}: {error}", program.display()));
         ExitCode::from(if error.kind() == ErrorKind::NotFound { NOT_FOUND } else { NOT_EXECUTABLE })
+    }
+}
+
+/// The command for the session's record: where it is too long for that, its beginning, and how much is missing.
+fn shortened(command: &[OsString]) -> Vec<String> {
+    let (mut left, mut missing) = (RECORDED_BYTES, 0);
+    let mut kept = Vec::new();
+    for argument in command {
+        let whole = argument.to_string_lossy();
+        let end = if missing == 0 { whole.floor_char_boundary(left) } else { 0 };
+        if missing == 0 {
+            kept.push(whole[..end].to_owned());
+        }
+        left -= end;
+        missing += whole.len() - end;
+    }
+    if missing > 0 {
+        kept.push(format!("({missing} bytes more)"));
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_of_any_length_fits_its_record() {
+        let short = ["psql", "", "-c", "select 1"].map(OsString::from);
+        assert_eq!(shortened(&short), ["psql", "", "-c", "select 1"]);
+        let long = ["psql".to_owned(), "\u{e9}".repeat(RECORDED_BYTES), "-X".to_owned()].map(OsString::from);
+        let kept = shortened(&long);
+        let bytes = 2 * RECORDED_BYTES + 2 - (RECORDED_BYTES - 4);
+        assert_eq!(kept[1].len() + 4, RECORDED_BYTES);
+        assert_eq!(kept[2..], [format!("({bytes} bytes more)")]);
     }
 }

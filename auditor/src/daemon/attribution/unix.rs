@@ -46,6 +46,7 @@ impl Attribution {
         if allowed && event.stream != STREAM_NONE {
             // A socket may be connected again after an attempt that failed.
             self.finish(decision.cookie, at);
+            self.unfollowed.begin_again(decision.cookie);
         }
         if let Some(session) = self.sessions.get_mut(number) {
             if allowed {
@@ -69,14 +70,15 @@ impl Attribution {
         let begun = event.stream == STREAM_FOLLOWED
             && self.begin(decision.cookie, number, connection.clone(), process.clone(), expected, at);
         if !begun {
-            self.not_followed(number, connection, process, at);
+            self.not_followed(decision.cookie, number, connection, process, at);
             return;
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&decision.cookie) {
-            conversation.followed(at, &mut findings);
+            conversation.followed(at, self.keyrings.of(conversation.session), &mut findings);
         }
         self.findings = findings;
+        self.weigh(decision.cookie, at);
     }
 
     /// Sessions with streams between unix sockets.
@@ -92,17 +94,28 @@ impl Attribution {
         if !self.conversations.contains_key(&event.cookie) && !self.begin_unnamed(event) {
             return;
         }
+        let at = Boottime(event.header.time);
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
-            conversation.passed(event, payload, &mut findings);
+            conversation.passed(event, payload, self.keyrings.of(conversation.session), &mut findings);
         }
-        self.report(event.cookie, Boottime(event.header.time), &mut findings);
+        self.report(event.cookie, at, &mut findings);
         self.findings = findings;
+        self.weigh(event.cookie, at);
     }
 
     /// A stream whose beginning found no room on the ring: that it was let through is known, by which name it is not.
     fn begin_unnamed(&mut self, event: &UnixData) -> bool {
         let number = event.header.session;
+        let at = Boottime(event.header.time);
+        // First what costs next to nothing: this may be asked for each call.
+        if self.unfollowed.is_beyond(event.cookie) || !self.sessions.follows(number) {
+            return false;
+        }
+        let has_room = self.has_room(number);
+        if !has_room && self.unfollowed.is_silent(number) {
+            return false;
+        }
         let Some(session) = self.sessions.get(number) else { return false };
         let verdict = Verdict {
             allowed: true,
@@ -120,13 +133,16 @@ impl Attribution {
             adopted: None,
             verdict,
         };
-        let at = Boottime(event.header.time);
+        if !has_room {
+            self.not_followed(event.cookie, number, connection, None, at);
+            return false;
+        }
         if !self.begin(event.cookie, number, connection, None, None, at) {
             return false;
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
-            conversation.followed(at, &mut findings);
+            conversation.followed(at, self.keyrings.of(conversation.session), &mut findings);
         }
         self.findings = findings;
         true

@@ -43,7 +43,7 @@ pub(super) use read::{StateLost, Step, discard, find, replay};
 pub(super) use write::Journal;
 
 /// First bytes of a file; the last four are the version of what is in it, to be raised with every change of a type that is.
-const MAGIC: [u8; 8] = *b"AUDJ\0\0\0\x03";
+const MAGIC: [u8; 8] = *b"AUDJ\0\0\0\x05";
 /// A frame's head: length of its body, and the CRC-32 of that length and the body.
 const FRAME_HEAD: usize = 12;
 /// An item that is an event as the kernel wrote it.

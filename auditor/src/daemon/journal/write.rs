@@ -104,7 +104,12 @@ impl Journal {
 
     /// Whether the next generation is due.
     pub(in crate::daemon) fn is_long(&self) -> bool {
-        self.length >= self.due && self.obsolete.is_none()
+        self.length >= self.due && self.may_turn()
+    }
+
+    /// Whether there is no generation but this one, so that another may begin.
+    pub(in crate::daemon) const fn may_turn(&self) -> bool {
+        self.obsolete.is_none()
     }
 
     /// Begins the next generation; nothing may be gathered.

@@ -6,9 +6,11 @@
 mod existing;
 mod safekeeping;
 mod sessions;
+mod still;
 mod streams;
 
 pub(super) use sessions::session_pins;
+pub(super) use still::release_left;
 
 use std::mem;
 use std::os::fd::AsFd as _;
@@ -18,15 +20,17 @@ use std::time::Duration;
 use super::attribution::Attribution;
 use super::command::{Command, CommandError, Commands, DaemonState, Reply, SessionState};
 use super::journal::{Item, Journal};
+use super::libraries::{Found, Libraries};
 use super::recorder::Recorder;
 use crate::clock::{Boottime, Clock};
 use crate::config::{self, Settings};
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
 use crate::kernel::object::{Attachment, KernelError, Object, RingSizes};
 use crate::kernel::tables::Tables;
+use crate::posture;
 use crate::record::{Entry, Event as Recorded, Loss};
 use crate::session;
-use crate::source::ring::{Rings, Waiter};
+use crate::source::ring::{Next, Rings, Waiter};
 use crate::trail::{self, Trail};
 
 /// Longest time between two looks at the rings.
@@ -83,6 +87,8 @@ pub(super) struct Parts {
     pub(super) attachment: Attachment,
     pub(super) object: Object,
     pub(super) tables: Tables,
+    /// `None` where nothing can be probed.
+    pub(super) libraries: Option<Libraries>,
     pub(super) rings: Rings,
     pub(super) recorder: Option<Recorder>,
     pub(super) sizes: RingSizes,
@@ -190,6 +196,7 @@ impl Pipeline {
             }
             self.look_at_streams();
             self.follow_moves();
+            self.take_libraries();
             self.look_after_sessions();
             self.beat();
             self.parts.commit()?;
@@ -278,10 +285,12 @@ impl Pipeline {
     fn drain(&mut self) -> Result<bool, PipelineError> {
         for _ in 0..EVENTS_IN_ONE_GO / EVENTS_IN_ONE_STEP {
             for _ in 0..EVENTS_IN_ONE_STEP {
-                if !self.parts.next_event()? {
+                let next = self.parts.next_event()?;
+                if next != Next::Event {
                     self.parts.commit()?;
                     self.stopped.follow(&self.parts);
-                    return Ok(false);
+                    // One that is still being written is there in a moment.
+                    return Ok(next == Next::Busy);
                 }
                 self.stopped.follow(&self.parts);
                 let full = self.parts.journal.as_ref().is_some_and(Journal::is_full);
@@ -358,6 +367,11 @@ impl Pipeline {
         let configuration =
             self.parts.attribution.put_in_force(&loaded, &mut self.parts.tables).map_err(failed)?;
         self.parts.note(&Item::Reloaded(configuration));
+        if posture::paths::renew(&mut self.parts.degraded, &loaded.settings) != 0 {
+            tracing::warn!(
+                "others than root may exchange sockets that are allowed by their paths: see `auditor status`"
+            );
+        }
         self.parts.settings = loaded.settings;
         self.parts.enter_now(0, Recorded::DaemonReloaded { configuration: loaded.digest });
         Ok(())
@@ -389,6 +403,19 @@ impl Pipeline {
             started: Clock::read().utc(self.started).epoch_millis(),
             generation: self.parts.attribution.policies.generation(),
         })
+    }
+
+    /// What the thread that watches libraries has found.
+    fn take_libraries(&mut self) {
+        let Some(libraries) = &self.parts.libraries else { return };
+        for found in libraries.take_found() {
+            let Found { library, path, points, by, pause, error } = found;
+            let (path, pause) = (path.display(), pause.map(|pause| pause.as_micros()));
+            match error {
+                None => tracing::info!(library, %path, ?points, ?by, pause, "code of TLS is probed"),
+                Some(error) => tracing::warn!(error, %path, ?points, ?by, pause, "code is not probed"),
+            }
+        }
     }
 
     fn beat(&mut self) {

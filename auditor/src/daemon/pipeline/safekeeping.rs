@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::daemon::journal::{Item, Position};
 use crate::record::Event as Recorded;
 use crate::source::Event;
+use crate::source::ring::Next;
 
 /// How long a generation's end may wait for the disk when the daemon hands over.
 const HAND_OVER: Duration = Duration::from_secs(5);
@@ -35,8 +36,8 @@ impl Parts {
         self.record(Item::Entered(session, Clock::now(), event));
     }
 
-    /// Takes the next event in. `false`: there is none.
-    pub(super) fn next_event(&mut self) -> Result<bool, PipelineError> {
+    /// Takes the next event in, if one can be read.
+    pub(super) fn next_event(&mut self) -> Result<Next, PipelineError> {
         let Self { rings, recorder, attribution, journal, .. } = self;
         let mut failed = None;
         let mut take = |event: Event<'_>, bytes: &[u8]| {
@@ -107,13 +108,20 @@ impl Parts {
 
     fn turn_journal(&mut self) {
         let position = self.position();
-        let Some(journal) = &mut self.journal else { return };
+        let Some(journal) = &mut self.journal else {
+            self.attribution.keyrings.turned();
+            self.attribution.keyrings.settled();
+            return;
+        };
         let mut turned = Ok(());
-        if journal.is_long() {
+        if journal.is_long() || journal.may_turn() && self.attribution.keyrings.are_long() {
             turned = journal.next(position, &self.attribution.saved());
+            self.attribution.keyrings.turned();
         }
-        if let Err(error) = turned.and_then(|()| journal.settle(self.trail.durable())) {
-            self.give_up_journal(&error);
+        match turned.and_then(|()| journal.settle(self.trail.durable())) {
+            Ok(()) if journal.may_turn() => self.attribution.keyrings.settled(),
+            Ok(()) => {}
+            Err(error) => self.give_up_journal(&error),
         }
     }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use auditor_common::control::{self, Member};
 
+use super::existing::Look;
 use super::{Parts, Pipeline, failed};
 use crate::clock::Clock;
 use crate::config::Overload;
 use crate::daemon::command::{CommandError, OpenSession, SessionState, Target};
 use crate::daemon::journal::Item;
 use crate::kernel::cgroup::Cgroup;
-use crate::kernel::object::Attachment;
+use crate::kernel::object::{Attachment, KernelError};
 use crate::kernel::shares::Unwritten;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
@@ -60,6 +61,7 @@ impl Pipeline {
                     .hierarchy
                     .existing(path)
                     .map_err(|error| CommandError::Invalid(error.to_string()))?;
+                refuse_unfit(&cgroup)?;
                 self.refuse_overlap(&cgroup)?;
                 (cgroup, false)
             }
@@ -112,13 +114,20 @@ impl Pipeline {
         if let Some(session) = self.parts.attribution.sessions.get_mut(number) {
             session.attachment = attachment;
         }
+        let wait = request.command.is_some();
         let event = Recorded::SessionOpened {
             by: request.caller,
             cgroup: cgroup.name().to_owned(),
             command: request.command,
         };
         self.parts.enter_now(number, event);
-        self.see_to_existing_sockets(number, &cgroup, &request.target, existing_sockets);
+        self.see_to_existing_sockets(&Look {
+            number,
+            cgroup: &cgroup,
+            target: &request.target,
+            wanted: existing_sockets,
+            wait,
+        });
         Ok((number, state))
     }
 
@@ -185,15 +194,27 @@ impl Pipeline {
             }
             Target::Cgroup(_) => {
                 let pins = session_pins(&self.parts.pins, entry.id);
-                let attachment = self.parts.object.attach(cgroup, &pins).map_err(failed)?;
-                // From here on who is born in it is known; these are older.
-                let member = Member { session: entry.id, cgroup: cgroup.id() };
-                for pid in cgroup.all_members().map_err(failed)? {
-                    self.parts.tables.add_member(pid, member).map_err(failed)?;
+                let attachment =
+                    self.parts.object.attach(cgroup, &pins).map_err(|error| cannot_attach(cgroup, &error))?;
+                if let Err(error) = self.add_members(entry.id, cgroup) {
+                    // They would refuse what no session allows.
+                    if let Err(error) = attachment.detach() {
+                        tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
+                    }
+                    return Err(error);
                 }
                 Ok(Some(attachment))
             }
         }
+    }
+
+    /// Makes those known who live in a cgroup whose programs are attached: who is born in it from then on is known.
+    fn add_members(&mut self, session: u64, cgroup: &Cgroup) -> Result<(), CommandError> {
+        let member = Member { session, cgroup: cgroup.id() };
+        for pid in cgroup.all_members().map_err(failed)? {
+            self.parts.tables.add_member(pid, member).map_err(failed)?;
+        }
+        Ok(())
     }
 
     /// Takes a session's access away: its sockets are decided again at their next packet, and refused.
@@ -327,9 +348,33 @@ impl Pipeline {
     }
 }
 
+/// Refuses a cgroup that cannot be a session's.
+fn refuse_unfit(cgroup: &Cgroup) -> Result<(), CommandError> {
+    if cgroup.depth() > control::MAX_CGROUP_DEPTH as usize {
+        return Err(CommandError::Invalid(format!(
+            "{} lies {} levels below the root of the hierarchy, and no more than {} are looked at: name one above it",
+            cgroup.name(),
+            cgroup.depth(),
+            control::MAX_CGROUP_DEPTH
+        )));
+    }
+    cgroup.refuse_threaded().map_err(|error| CommandError::Invalid(error.to_string()))
+}
+
+fn cannot_attach(cgroup: &Cgroup, error: &KernelError) -> CommandError {
+    if error.os_error() == Some(libc::E2BIG) {
+        return CommandError::Failed(format!(
+            "{} has as many programs of one kind as the kernel allows: `bpftool cgroup show {}` lists them ({error})",
+            cgroup.name(),
+            cgroup.path().display()
+        ));
+    }
+    failed(error)
+}
+
 /// What a session did faster than it could be recorded, in one sentence.
 fn overrun(more: Unwritten, overload: Overload) -> String {
-    let Unwritten { packets, attempts, connections, processes } = more;
+    let Unwritten { packets, attempts, connections, processes, moves } = more;
     let (packets_were, attempts_were) = match overload {
         Overload::Backpressure => ("held back", "refused"),
         Overload::RecordLoss => ("lost", "let through unrecorded"),
@@ -339,6 +384,7 @@ fn overrun(more: Unwritten, overload: Overload) -> String {
         (packets, format!("{packets} parts of packets were {packets_were}")),
         (connections, format!("{connections} beginnings or ends of connections are not recorded")),
         (processes, format!("{processes} executions, births or ends of processes are not recorded")),
+        (moves, format!("{moves} moves of processes into or out of the session are not recorded")),
     ];
     let told: Vec<String> =
         parts.into_iter().filter(|(count, _)| *count != 0).map(|(_, text)| text).collect();

@@ -6,6 +6,8 @@
 //! servers stop for want of something to read, or of room in its sockets. What is still in those then must fit into the rest of the
 //! ring. Only with `overload = "backpressure"` and `fail_mode = "closed"`: whom a daemon leaves standing when it is killed stands until the next
 //! one runs. Cgroups that were tagged are somebody else's, and never stopped.
+//!
+//! Others of the daemon freeze too, see [`Cgroup::freeze`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -34,7 +36,8 @@ impl Stopped {
     /// Stops who fills the ring, or lets all go on.
     pub(super) fn follow(&mut self, parts: &Parts) {
         if !parts.object.reads_streams() {
-            return;
+            // Nobody fills the ring any more by what holds them back here.
+            return self.go_on();
         }
         let (size, waiting) = (u64::from(parts.sizes.payload), parts.rings.waiting().0);
         if waiting < size / GO_ON_AT {
@@ -50,11 +53,12 @@ impl Stopped {
         for number in parts.attribution.streaming() {
             let Some(session) = parts.attribution.sessions.get(number) else { continue };
             let fills = parts.tables.shares().payload(session.share) >= size / ITS_PART;
-            if !fills || !session.owns_cgroup || self.cgroups.contains_key(&number) {
+            if !fills || !session.owns_cgroup {
                 continue;
             }
-            // Somebody else has stopped it: then it is not for us to let it go on.
-            if session.cgroup.is_frozen().unwrap_or(true) {
+            // Stopped here before; or by somebody else, and then it is not for us to let it go on. Asked each time: whoever stopped
+            // it in the same moment may have let it go on since.
+            if session.cgroup.is_to_freeze().unwrap_or(true) {
                 continue;
             }
             match session.cgroup.freeze(true) {

@@ -50,6 +50,8 @@ pub(super) struct Conversation {
     pub(super) limits: Limits,
     replication: Replication,
     login: Login,
+    /// Bytes that it takes, here and in what is kept of the connection for its records.
+    login_bytes: usize,
     authenticated: bool,
     /// What the server said about authentication fell into a hole.
     authentication_lost: bool,
@@ -83,6 +85,7 @@ impl Conversation {
         Self {
             limits,
             replication,
+            login_bytes: 2 * login.memory(),
             login,
             authenticated: false,
             authentication_lost: false,
@@ -168,8 +171,9 @@ impl Conversation {
             Request::CopyEnd => {}
             _ => self.unit.request(pending.started, pending.size),
         }
-        if self.queue.is_empty() {
-            self.queue.shrink_to(1024);
+        // What is charged for it is its length.
+        if self.queue.capacity() > 64.max(4 * self.queue.len()) {
+            self.queue.shrink_to(2 * self.queue.len());
         }
         Some(pending.request)
     }
@@ -228,6 +232,24 @@ impl Conversation {
         Ok(())
     }
 
+    /// Bytes that it keeps, roughly.
+    pub(super) fn memory(&self) -> usize {
+        let held = self.held.as_deref().map_or(0, |held| {
+            // Its text and values are no longer than what they came in, or its text is that of a name.
+            let most = self.limits.max_statement_bytes.saturating_mul(2);
+            held.text.len() + usize::try_from(held.request_bytes).unwrap_or(most).min(most)
+        });
+        let failure = self.skipping.iter().flatten().map(|failure| failure.memory()).sum::<usize>();
+        self.queue.len() * size_of::<Pending>()
+            + self.queued_bytes
+            + self.names.memory()
+            + self.unit.memory()
+            + self.deaf.as_deref().map_or(0, Supposed::memory)
+            + self.login_bytes
+            + held
+            + failure
+    }
+
     /// Whether answers are read: the session has begun, and the place of the next message is known.
     pub(super) fn follows_answers(&self) -> bool {
         self.ready && self.deaf.is_none()
@@ -267,6 +289,7 @@ impl Conversation {
         let value = String::from_utf8_lossy(value);
         if current.as_deref().unwrap_or_default() != value {
             *current = Some(value.into_owned());
+            self.login_bytes = 2 * self.login.memory();
             out.push(Observation::Login(self.login.clone()));
         }
         Ok(())
@@ -277,7 +300,7 @@ impl Conversation {
             add_notice(&mut held.notices, response::error(response.body));
         } else if self.ready && !self.queue.is_empty() {
             self.unit.response(response);
-            add_notice(&mut self.unit.notices, response::error(response.body));
+            self.unit.notice(response::error(response.body));
         }
         Ok(())
     }
@@ -295,7 +318,7 @@ impl Conversation {
         match (response.head.kind, &front.request) {
             (b'D', Request::Query(_) | Request::Execute(_)) => self.unit.rows += 1,
             (b'd' | b'c', Request::Query(_) | Request::Execute(_)) => {}
-            (b'T', Request::Query(_)) => self.unit.columns = response::columns(response.body),
+            (b'T', Request::Query(_)) => self.unit.describe(response::columns(response.body)),
             (b'C', Request::Query(query)) => {
                 let whole = query.whole && query.text.len() as u64 == query.text_length;
                 let text = whole.then(|| query.text.clone());
@@ -363,7 +386,7 @@ impl Conversation {
         match &front.request {
             Request::Query(_) | Request::Function(_) => {
                 self.unit.answered = true;
-                self.unit.error.get_or_insert(error);
+                self.unit.fail(error);
             }
             Request::Sync => {
                 self.unit.request(front.started, front.size);

@@ -10,11 +10,17 @@
 //! `extended` and `names` for prepared statements and portals and `unanswered` for requests without an answer;
 //! `record` makes the record, `values` and `value` its parameters.
 //!
-//! Refused, and from there on nothing is read: bytes that do not follow the protocol ([`Observation::Violation`]),
-//! encryption ([`Observation::Opaque`]). Whether what follows an agreement on TLS is TLS, [`crate::tls::Hello`] tells. After
-//! a hole in the server's bytes statements are still told, but without outcomes: any pattern that might mark the next
+//! Where both ends agree on TLS ([`Observation::Encrypted`]), what is inside is read from a start-up packet on.
+//!
+//! Refused, and from there on nothing is read: bytes that do not follow the protocol ([`Observation::Violation`]), encryption by
+//! GSSAPI ([`Observation::Opaque`]). After a hole in the server's bytes statements are still told, but without outcomes: any pattern that might mark the next
 //! message can also be somebody's data, so there is no place at which reading on could be proven right. After such a hole
 //! in the client's bytes nothing is told, for the same reason. A hole within the body of one message does no such harm.
+//!
+//! Not even silence proves a boundary. It seems to: the server has said ReadyForQuery, everything is acknowledged, nothing is under
+//! way, and then the client goes on. But a server answers what is whole and waits for the rest without a word. A client that
+//! hides the header of a long message at the end of a hole, behind a Sync, is answered the same, pauses the same, and what it
+//! sends next is the inside of that message, which it can make look like any others. Nothing on the wire tells the two apart.
 //!
 //! Rows that the kernel programs counted instead of copying them ([`Skip`]) are no hole: the count says where the messages end,
 //! and it must continue what was read before it, else it is taken for one.
@@ -50,6 +56,9 @@ use crate::stream::Skip;
 use super::{Dissector, Limits, Login, Observation, Opaque, Outcome, Side, StatementKind};
 use crate::clock::Boottime;
 
+/// Bytes of a statement that are kept where memory is short.
+const STATEMENT_IN_NEED: usize = 4 << 10;
+
 /// One connection to a PostgreSQL server.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub struct Postgres {
@@ -73,10 +82,17 @@ enum Phase {
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 struct Negotiation {
-    wanted: Opaque,
+    wanted: Wanted,
     /// What the client sent without waiting for the answer, and since when.
     early: Vec<u8>,
     early_since: Boottime,
+}
+
+/// What a client has asked for.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+enum Wanted {
+    Tls,
+    GssEncryption,
 }
 
 impl Postgres {
@@ -93,8 +109,8 @@ impl Postgres {
                 out.push(Observation::Login(login.clone()));
                 self.phase = Phase::Session(Box::new(Session::new(self.limits, login, replication)));
             }
-            Packet::Ssl if !self.refused.0 => self.negotiate(Opaque::Tls, at),
-            Packet::GssEnc if !self.refused.1 => self.negotiate(Opaque::GssEncryption, at),
+            Packet::Ssl if !self.refused.0 => self.negotiate(Wanted::Tls, at),
+            Packet::GssEnc if !self.refused.1 => self.negotiate(Wanted::GssEncryption, at),
             Packet::Ssl | Packet::GssEnc => return self.violation("encryption asked for again".into(), out),
             Packet::Cancel { process, size, started } => {
                 // The server acts upon it and closes the connection without a word.
@@ -105,7 +121,6 @@ impl Postgres {
                 out.push(Observation::Statement(subject.record(unit, 1, Outcome::Unknown, at)));
                 self.phase = Phase::Over;
             }
-            Packet::Tls => self.opaque(Opaque::Tls, out),
             Packet::Invalid(reason) => return self.violation(reason, out),
         }
         if !bytes.is_empty() {
@@ -113,7 +128,7 @@ impl Postgres {
         }
     }
 
-    fn negotiate(&mut self, wanted: Opaque, at: Boottime) {
+    fn negotiate(&mut self, wanted: Wanted, at: Boottime) {
         self.phase = Phase::Negotiation(Negotiation { wanted, early: Vec::new(), early_since: at });
     }
 
@@ -123,17 +138,22 @@ impl Postgres {
         let (wanted, since) = (negotiation.wanted, negotiation.early_since);
         let mut early = std::mem::take(&mut negotiation.early);
         match (answer, wanted) {
-            (b'S', Opaque::Tls) | (b'G', Opaque::GssEncryption) if early.is_empty() => {
-                self.opaque(wanted, out)
-            }
-            (b'S', Opaque::Tls) | (b'G', Opaque::GssEncryption) => {
-                let reason = format!("{} bytes in the clear before encryption began", early.len());
+            (b'S', Wanted::Tls) | (b'G', Wanted::GssEncryption) if !early.is_empty() || !rest.is_empty() => {
+                let reason =
+                    format!("{} bytes in the clear before encryption began", early.len() + rest.len());
                 self.violation(reason, out);
             }
+            (b'S', Wanted::Tls) => {
+                out.push(Observation::Encrypted);
+                // No server reads a second request within.
+                self.refused = (true, true);
+                self.phase = Phase::Startup(StartupReader::default());
+            }
+            (b'G', Wanted::GssEncryption) => self.opaque(Opaque::GssEncryption, out),
             (b'N', _) => {
                 match wanted {
-                    Opaque::Tls => self.refused.0 = true,
-                    _ => self.refused.1 = true,
+                    Wanted::Tls => self.refused.0 = true,
+                    Wanted::GssEncryption => self.refused.1 = true,
                 }
                 self.phase = Phase::Startup(StartupReader::default());
                 if !early.is_empty() {
@@ -260,6 +280,21 @@ impl Dissector for Postgres {
 
     fn counts_rows(&self) -> bool {
         matches!(&self.phase, Phase::Session(session) if session.conversation.follows_answers())
+    }
+
+    fn memory(&self) -> usize {
+        match &self.phase {
+            Phase::Startup(reader) => reader.memory(),
+            Phase::Negotiation(negotiation) => negotiation.early.len(),
+            Phase::Session(session) => session.memory(),
+            Phase::Over => 0,
+        }
+    }
+
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        if let Phase::Session(session) = &mut self.phase {
+            session.spare(at, out);
+        }
     }
 
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {
@@ -389,6 +424,18 @@ impl Session {
             return Err(unknown("server", head.kind));
         }
         self.conversation.rows(ended, at, out)
+    }
+
+    fn memory(&self) -> usize {
+        self.requests.memory() + self.responses.memory() + self.conversation.memory()
+    }
+
+    /// Framing goes on: the length of what is under way is known.
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        self.conversation.spare(at, out);
+        self.requests.spare();
+        // No answer is looked at any more.
+        self.responses = ResponseReader::new(self.conversation.limits);
     }
 
     fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {

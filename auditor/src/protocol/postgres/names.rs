@@ -109,7 +109,8 @@ impl Kept for Prepared {
     }
 }
 
-fn columns_cost(columns: &[Column]) -> usize {
+/// Bytes that columns take.
+pub(super) fn columns_cost(columns: &[Column]) -> usize {
     columns.iter().map(|column| size_of::<Column>() + column.name.len() + column.type_name.len()).sum()
 }
 
@@ -159,12 +160,28 @@ impl Default for Names {
     }
 }
 
+impl Names {
+    /// For where memory is short.
+    pub(super) fn in_need() -> Self {
+        Self { statements: Table::new(16, 8 << 10), portals: Table::new(16, 8 << 10) }
+    }
+
+    /// Bytes that they take, roughly.
+    pub(super) fn memory(&self) -> usize {
+        self.statements.memory() + self.portals.memory()
+    }
+}
+
+/// What a name takes in a table beside its meaning: its bytes, its slot and its place in the order.
+const NAME: usize = 256;
+
 /// A bounded table of names.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 #[serde(bound(serialize = "T: serde::Serialize", deserialize = "T: crate::shared::Readable"))]
 pub(super) struct Table<T> {
     #[serde(with = "crate::shared::option")]
     unnamed: Option<Arc<T>>,
+    unnamed_cost: usize,
     named: HashMap<Arc<[u8]>, Slot<T>>,
     /// Names in the order in which they got their meaning; a stamp that is not the slot's is an old meaning.
     order: VecDeque<(u64, Arc<[u8]>)>,
@@ -187,6 +204,7 @@ impl<T: Kept> Table<T> {
     fn new(max_names: usize, max_cost: usize) -> Self {
         Self {
             unnamed: None,
+            unnamed_cost: 0,
             named: HashMap::new(),
             order: VecDeque::new(),
             stamp: 0,
@@ -194,6 +212,11 @@ impl<T: Kept> Table<T> {
             max_names,
             max_cost,
         }
+    }
+
+    /// Bytes that it takes, roughly.
+    fn memory(&self) -> usize {
+        self.unnamed_cost + self.cost + self.order.len() * NAME
     }
 
     /// What the name means, if that is known.
@@ -211,6 +234,7 @@ impl<T: Kept> Table<T> {
             Name::Exact(key) if key.is_empty() => {
                 if let Some(value) = &mut self.unnamed {
                     change(Arc::make_mut(value));
+                    self.unnamed_cost = value.cost();
                 }
             }
             Name::Exact(key) => {
@@ -230,6 +254,7 @@ impl<T: Kept> Table<T> {
     pub(super) fn insert(&mut self, name: &Name, value: Arc<T>) {
         let key = match name {
             Name::Exact(key) if key.is_empty() => {
+                self.unnamed_cost = value.cost();
                 self.unnamed = Some(value);
                 return;
             }
@@ -249,10 +274,10 @@ impl<T: Kept> Table<T> {
     /// Takes the name's meaning away. Which name was meant may be unknown; then none is certain any more.
     pub(super) fn remove(&mut self, name: &Name) {
         match name {
-            Name::Exact(key) if key.is_empty() => self.unnamed = None,
+            Name::Exact(key) if key.is_empty() => self.clear_unnamed(),
             Name::Exact(key) | Name::Long(key) => self.forget(key),
             Name::Unknown => {
-                self.unnamed = None;
+                self.clear_unnamed();
                 self.clear_named();
             }
         }
@@ -262,12 +287,18 @@ impl<T: Kept> Table<T> {
     pub(super) fn clear_named(&mut self) {
         self.named.clear();
         self.order.clear();
+        self.named.shrink_to(64);
+        self.order.shrink_to(64);
         self.cost = 0;
+    }
+
+    fn clear_unnamed(&mut self) {
+        (self.unnamed, self.unnamed_cost) = (None, 0);
     }
 
     /// Takes away every meaning.
     pub(super) fn clear(&mut self) {
-        self.unnamed = None;
+        self.clear_unnamed();
         if !self.named.is_empty() {
             self.clear_named();
         }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::names::{Portal, Prepared};
+use super::names::{Portal, Prepared, columns_cost};
 use super::response::Response;
 use crate::clock::Boottime;
 use crate::protocol::{Column, CommandResult, Outcome, Parameter, ServerError, Statement, StatementKind};
@@ -42,9 +42,36 @@ pub(super) struct Unit {
     pub(super) answered: bool,
     /// Something is missing.
     pub(super) incomplete: bool,
+    /// Bytes that results, columns, notices and the error take, roughly.
+    pub(super) kept: usize,
 }
 
 impl Unit {
+    /// Bytes that it takes beside its own size, roughly.
+    pub(super) fn memory(&self) -> usize {
+        self.kept
+    }
+
+    /// The columns of a result, instead of any before.
+    pub(super) fn describe(&mut self, columns: Vec<Column>) {
+        self.kept += columns_cost(&columns);
+        self.kept = self.kept.saturating_sub(columns_cost(&self.columns));
+        self.columns = columns;
+    }
+
+    /// Adds a notice.
+    pub(super) fn notice(&mut self, notice: ServerError) {
+        self.kept += add_notice(&mut self.notices, notice);
+    }
+
+    /// Takes the first error.
+    pub(super) fn fail(&mut self, error: ServerError) {
+        if self.error.is_none() {
+            self.kept += error.memory();
+            self.error = Some(error);
+        }
+    }
+
     /// Adds a request.
     pub(super) fn request(&mut self, started: Boottime, size: u64) {
         self.started.get_or_insert(started);
@@ -60,6 +87,7 @@ impl Unit {
     /// Adds a completed command.
     pub(super) fn result(&mut self, result: CommandResult) {
         if self.results.len() < MAX_RESULTS {
+            self.kept += size_of::<CommandResult>() + result.tag.len();
             self.results.push(result);
         } else {
             self.incomplete = true;
@@ -73,16 +101,19 @@ impl Unit {
         self.response_bytes += before.response_bytes;
         self.incomplete |= before.incomplete;
         for notice in before.notices {
-            add_notice(&mut self.notices, notice);
+            self.notice(notice);
         }
     }
 }
 
-/// Keeps a notice, if there are not enough of them.
-pub(super) fn add_notice(notices: &mut Vec<ServerError>, notice: ServerError) {
-    if notices.len() < MAX_NOTICES {
-        notices.push(notice);
+/// Keeps a notice, if there are not enough of them. Answers the bytes that it takes.
+pub(super) fn add_notice(notices: &mut Vec<ServerError>, notice: ServerError) -> usize {
+    if notices.len() >= MAX_NOTICES {
+        return 0;
     }
+    let memory = notice.memory();
+    notices.push(notice);
+    memory
 }
 
 /// What a record is about.

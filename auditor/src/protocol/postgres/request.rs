@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 
+use super::STATEMENT_IN_NEED;
 use super::field::{NAME_PREFIX, Number, Text};
 use super::frame::Head;
 use super::names::Name;
@@ -105,11 +106,12 @@ impl Request {
                 size_of::<Bind>() + bind.portal.cost() + bind.statement.cost() + bind.values.cost()
             }
             Self::Function(function) => size_of::<Function>() + function.values.cost(),
+            Self::Describe(_, name) | Self::Execute(name) | Self::Close(_, name) => name.cost(),
             _ => 0,
         }
     }
 
-    /// Lets go of texts and values, and says so.
+    /// Lets go of texts, values and names, and says so.
     pub(super) fn strip(&mut self) {
         match self {
             Self::Query(query) => (query.text, query.whole) = (Bytes::new(), false),
@@ -118,6 +120,7 @@ impl Request {
             }
             Self::Bind(bind) => (bind.values, bind.whole) = (Values::default(), false),
             Self::Function(function) => (function.values, function.whole) = (Values::default(), false),
+            Self::Describe(_, name) | Self::Execute(name) | Self::Close(_, name) => *name = Name::Unknown,
             _ => {}
         }
     }
@@ -182,6 +185,34 @@ impl RequestReader {
     /// Bytes of the body were lost. What comes behind them is not put together with what came before.
     pub(super) fn hole(&mut self) {
         self.hole = true;
+    }
+
+    /// Bytes kept of the message under way.
+    pub(super) fn memory(&self) -> usize {
+        self.prefix.len()
+            + match &self.body {
+                Body::Skip | Body::Prefix(_) => 0,
+                Body::Parse(body) => body.text.kept.len() + body.types.len() * 4,
+                Body::Values(body) => body.memory(),
+            }
+    }
+
+    /// Memory is short: of the message under way the beginning is kept, and no more than that of later ones.
+    pub(super) fn spare(&mut self) {
+        let limits = &mut self.limits;
+        limits.max_statement_bytes = limits.max_statement_bytes.min(STATEMENT_IN_NEED);
+        self.prefix.truncate(STATEMENT_IN_NEED);
+        self.prefix.shrink_to_fit();
+        match &mut self.body {
+            Body::Skip | Body::Prefix(_) => {}
+            Body::Parse(body) => {
+                body.text.kept.truncate(STATEMENT_IN_NEED);
+                body.text.kept.shrink_to_fit();
+                body.types = Vec::new();
+            }
+            Body::Values(body) => body.spare(),
+        }
+        self.hole();
     }
 
     /// Ends the message.

@@ -74,6 +74,11 @@ impl ResponseReader {
         }
     }
 
+    /// Bytes kept.
+    pub(super) fn memory(&self) -> usize {
+        self.prefix.len()
+    }
+
     /// Bytes of the body were lost; `true` if they would have been kept.
     pub(super) fn hole(&mut self) {
         self.hole |= self.prefix.len() < self.keep;

@@ -15,8 +15,6 @@ const SSL_REQUEST: u32 = 80_877_103;
 const GSSENC_REQUEST: u32 = 80_877_104;
 /// CancelRequest: length, code and process; then 4 to 256 bytes of secret key.
 const CANCEL_HEAD: u32 = 12;
-/// The first byte of a TLS record that carries a handshake, as clients with `sslnegotiation=direct` send it.
-const TLS_HANDSHAKE: u8 = 0x16;
 /// Start-up parameters whose names say that the value is nobody's business.
 const SECRET_WORDS: [&str; 4] = ["password", "passwd", "secret", "token"];
 
@@ -43,8 +41,6 @@ pub(super) enum Packet {
         /// When its first byte passed.
         started: Boottime,
     },
-    /// A TLS handshake without asking first.
-    Tls,
     /// Not a packet that a server would read.
     Invalid(String),
 }
@@ -107,9 +103,6 @@ impl StartupReader {
     pub(super) fn read(&mut self, input: &mut &[u8], at: Boottime) -> Option<Packet> {
         if self.kept.is_empty() {
             self.started = at;
-            if *input.first()? == TLS_HANDSHAKE {
-                return Some(Packet::Tls);
-            }
         }
         self.gather(8, input)?;
         let &[a, b, c, d, e, f, g, h, ..] = self.kept.as_slice() else { return None };
@@ -128,6 +121,11 @@ impl StartupReader {
         };
         *self = Self::default();
         Some(packet)
+    }
+
+    /// Bytes kept.
+    pub(super) fn memory(&self) -> usize {
+        self.kept.len()
     }
 
     /// Makes `kept` hold the packet's first `wanted` bytes.
@@ -287,7 +285,6 @@ mod tests {
     fn requests_are_told_apart() {
         assert_eq!(read(&packet(SSL_REQUEST, b"")), Some(Packet::Ssl));
         assert_eq!(read(&packet(GSSENC_REQUEST, b"")), Some(Packet::GssEnc));
-        assert_eq!(read(b"\x16\x03\x01"), Some(Packet::Tls));
     }
 
     #[test]

@@ -6,9 +6,10 @@
 
 use std::sync::Arc;
 
+use super::STATEMENT_IN_NEED;
 use super::conversation::{Conversation, MAX_QUEUED_BYTES};
 use super::extended::{portal, prepared};
-use super::names::{Name, Names, Portal, Prepared};
+use super::names::{Kept as _, Name, Names, Portal, Prepared};
 use super::record::{Subject, Unit};
 use super::request::{Request, Target};
 use crate::clock::Boottime;
@@ -39,6 +40,16 @@ pub(super) struct Supposed {
 }
 
 impl Supposed {
+    /// For where memory is short.
+    fn in_need() -> Self {
+        Self { names: Names::in_need(), shown: 0 }
+    }
+
+    /// Bytes that it takes, roughly.
+    pub(super) fn memory(&self) -> usize {
+        self.names.memory()
+    }
+
     /// Whether values of this size may still be shown. One portal may be executed any number of times, and all of it is
     /// told at once; what the queue can hold is enough to show every value once.
     fn afford(&mut self, size: usize) -> bool {
@@ -73,6 +84,15 @@ impl Failure {
             },
         };
         Self { error, unit, at, meant }
+    }
+
+    /// Bytes that it takes, roughly.
+    pub(super) fn memory(&self) -> usize {
+        let meant = match &self.meant {
+            Meant::Statement(prepared) => prepared.cost(),
+            Meant::Portal(_, portal) => portal.cost(),
+        };
+        meant + self.unit.memory() + self.error.memory()
     }
 
     /// Whether executing this portal would have needed what failed.
@@ -159,6 +179,15 @@ impl Conversation {
     pub(super) fn deafen(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         self.give_up(true, at, out);
         self.deaf.get_or_insert_default();
+    }
+
+    /// Memory is short: everything that waits for an answer is told without, and so is what comes. What names meant is forgotten.
+    pub(super) fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        self.deafen(at, out);
+        self.deaf = Some(Box::new(Supposed::in_need()));
+        self.names = Names::in_need();
+        self.unit = Unit::default();
+        self.limits.max_statement_bytes = self.limits.max_statement_bytes.min(STATEMENT_IN_NEED);
     }
 
     /// Tells a request without waiting for an answer.

@@ -23,7 +23,7 @@ const NULL: u32 = u32::MAX;
 impl Values {
     /// Bytes that it takes to remember.
     pub(super) fn cost(&self) -> usize {
-        self.raw.capacity() + self.formats.capacity() * 2
+        self.raw.len() + self.formats.len() * 2
     }
 
     /// The values with the types as far as known, for a record.
@@ -195,6 +195,16 @@ impl ValuesBody {
             (0, 0) => ValuesField::Length(left),
             (keep, skip) => ValuesField::Value { left, keep, skip },
         }
+    }
+
+    /// Bytes kept.
+    pub(super) fn memory(&self) -> usize {
+        self.values.cost()
+    }
+
+    /// Lets go of the values.
+    pub(super) fn spare(&mut self) {
+        self.values = Values::default();
     }
 
     /// The end of the body; `whole` unless a hole fell into it.

@@ -5,7 +5,8 @@ use serde_json::value::RawValue;
 
 use super::object::{
     Actor, Analytic, Api, ConnectionInfo, Control, Endpoint, Evidence, FindingInfo, HttpRequest,
-    HttpResponse, Metadata, Named, ProcessObject, SessionObject, Traffic, UNKNOWN, Url, User,
+    HttpResponse, Ja4Object, Metadata, Named, ProcessObject, SessionObject, TlsObject, Traffic, UNKNOWN, Url,
+    User,
 };
 use super::own::Own;
 use super::{Identity, Renderer, VERSION};
@@ -80,6 +81,10 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     app_protocol_name: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsObject<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ja4_fingerprint_list: Option<[Ja4Object<'a>; 1]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Traffic>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api: Option<Api<'a>>,
@@ -109,6 +114,8 @@ impl<'a> Record<'a> {
             Event::ConnectionClosed { connection, application, coverage, reason, duration_us, .. } => {
                 record.connection_closed(renderer, connection, coverage, *reason);
                 record.app_protocol_name = application.protocol;
+                record.tls = application.tls.as_ref().map(TlsObject::new);
+                record.ja4_fingerprint_list = application.tls.as_ref().and_then(Ja4Object::new);
                 record.duration = Some(duration_us / 1000);
             }
             Event::ConnectionRefused { connection, .. } => {
@@ -194,6 +201,8 @@ impl<'a> Record<'a> {
             dst_endpoint: None,
             connection_info: None,
             app_protocol_name: None,
+            tls: None,
+            ja4_fingerprint_list: None,
             traffic: None,
             api: None,
             http_request: None,

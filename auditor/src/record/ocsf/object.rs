@@ -8,7 +8,9 @@ use std::net::{IpAddr, SocketAddr};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::record::{Application, Caller, Connection, Coverage, Entry, Process, Transport, Verdict};
+use crate::record::{
+    Application, Caller, Certificate, Connection, Coverage, Entry, Process, Tls, Transport, Verdict,
+};
 
 /// For attributes that OCSF requires and nobody knows.
 pub(super) const UNKNOWN: &str = "unknown";
@@ -259,6 +261,91 @@ impl Traffic {
             bytes_out,
             bytes_missed: coverage.gaps.iter().fold(0, |sum, gap| sum.saturating_add(gap.length)),
         }
+    }
+}
+
+/// OCSF's `tls`: what the two ends agreed on.
+#[derive(Serialize)]
+pub(super) struct TlsObject<'a> {
+    version: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cipher: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sni: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<CertificateObject<'a>>,
+}
+
+impl<'a> TlsObject<'a> {
+    pub(super) fn new(tls: &'a Tls) -> Self {
+        Self {
+            version: tls.version.as_deref().unwrap_or(UNKNOWN),
+            cipher: tls.cipher.as_deref(),
+            sni: tls.sni.as_deref(),
+            certificate: tls.server.as_ref().map(CertificateObject::new),
+        }
+    }
+}
+
+/// OCSF's `certificate`; here the server's.
+#[derive(Serialize)]
+struct CertificateObject<'a> {
+    subject: &'a str,
+    issuer: &'a str,
+    serial_number: &'a str,
+    fingerprints: [FingerprintObject<'a>; 1],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sans: Vec<AlternativeName<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration_time: Option<i64>,
+}
+
+impl<'a> CertificateObject<'a> {
+    fn new(certificate: &'a Certificate) -> Self {
+        let told = |text: &'a str| if text.is_empty() { UNKNOWN } else { text };
+        let names = certificate.names.iter().map(|name| match name.split_once(':') {
+            Some((kind @ ("uri" | "email" | "dn" | "ip" | "other"), name)) => {
+                AlternativeName { name, r#type: kind }
+            }
+            _ if name.parse::<IpAddr>().is_ok() => AlternativeName { name, r#type: "ip" },
+            _ => AlternativeName { name, r#type: "dns" },
+        });
+        Self {
+            subject: told(&certificate.subject),
+            issuer: told(&certificate.issuer),
+            serial_number: told(&certificate.serial),
+            fingerprints: [FingerprintObject { value: &certificate.sha256, algorithm_id: 3 }], // SHA-256
+            sans: names.collect(),
+            created_time: certificate.not_before.map(|seconds| seconds.saturating_mul(1000)),
+            expiration_time: certificate.not_after.map(|seconds| seconds.saturating_mul(1000)),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct FingerprintObject<'a> {
+    value: &'a str,
+    algorithm_id: u8,
+}
+
+#[derive(Serialize)]
+struct AlternativeName<'a> {
+    name: &'a str,
+    r#type: &'a str,
+}
+
+/// OCSF's `ja4_fingerprint`, of the client.
+#[derive(Serialize)]
+pub(super) struct Ja4Object<'a> {
+    value: &'a str,
+    type_id: u8,
+}
+
+impl<'a> Ja4Object<'a> {
+    pub(super) fn new(tls: &'a Tls) -> Option<[Self; 1]> {
+        Some([Self { value: tls.ja4.as_deref()?, type_id: 1 }]) // JA4
     }
 }
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use crate::record::{
-    Adopted, Agent, Application, CloseReason, Connection, Coverage, Event, GapRange, Loss, Session, Tls,
+    Adopted, Agent, Application, Certificate, CloseReason, Connection, Coverage, Event, GapRange, Loss,
+    Session, Tls,
 };
 
 #[derive(Default, Serialize)]
@@ -293,6 +294,22 @@ struct TlsFields<'a> {
     sni: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     alpn: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ja4: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_certificate: Option<CertificateFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_certificate: Option<CertificateFields<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resumed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    early_data: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_alert: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_alert: Option<&'static str>,
     decrypted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -307,9 +324,49 @@ impl<'a> TlsFields<'a> {
             offered: tls.offered.as_deref(),
             sni: tls.sni.as_deref(),
             alpn: &tls.alpn,
-            decrypted: false,
+            protocol: tls.protocol.as_deref(),
+            ja4: tls.ja4.as_deref(),
+            server_certificate: tls.server.as_ref().map(CertificateFields::new),
+            client_certificate: tls.client.as_ref().map(CertificateFields::new),
+            resumed: tls.resumed,
+            early_data: tls.early_data,
+            client_alert: tls.client_alert,
+            server_alert: tls.server_alert,
+            decrypted: tls.decrypted,
             reason: tls.reason,
         })
+    }
+}
+
+/// Times are milliseconds, as everywhere in records.
+#[derive(Serialize)]
+struct CertificateFields<'a> {
+    sha256: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    subject: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    issuer: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    serial: &'a str,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    names: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_after: Option<i64>,
+}
+
+impl<'a> CertificateFields<'a> {
+    fn new(certificate: &'a Certificate) -> Self {
+        Self {
+            sha256: &certificate.sha256,
+            subject: &certificate.subject,
+            issuer: &certificate.issuer,
+            serial: &certificate.serial,
+            names: &certificate.names,
+            not_before: certificate.not_before.map(|seconds| seconds.saturating_mul(1000)),
+            not_after: certificate.not_after.map(|seconds| seconds.saturating_mul(1000)),
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use super::{Host, Identity, Renderer};
 use crate::clock::{Boottime, Utc};
 use crate::protocol::{CommandResult, Login, Outcome, Parameter, ServerError, Statement, StatementKind};
 use crate::record::{
-    Application, CloseReason, Connection, Coverage, Entry, Event, GapRange, Tls, Transport, Verdict,
+    Application, Certificate, CloseReason, Connection, Coverage, Entry, Event, GapRange, Tls, Transport,
+    Verdict,
 };
 
 fn renderer() -> Renderer {
@@ -232,6 +233,64 @@ fn tls_is_told_as_far_as_it_was_seen() {
         tls(Application { tls: Some(seen), ..opaque }),
         json!({"version": "1.3", "sni": "db.example.com", "decrypted": false, "reason": "not-implemented"})
     );
+}
+
+#[test]
+fn a_tls_connection_has_ocsfs_words_and_ours() {
+    let certificate = Certificate {
+        sha256: "ab".repeat(32),
+        subject: "CN=db.example.com".to_owned(),
+        issuer: "CN=Example CA".to_owned(),
+        serial: "01".to_owned(),
+        names: ["db.example.com", "10.0.0.1", "email:dba@example.com"].map(str::to_owned).to_vec(),
+        not_before: Some(1_700_000_000),
+        not_after: Some(1_800_000_000),
+    };
+    let unparsed = Certificate { sha256: "cd".repeat(32), ..Certificate::default() };
+    let tls = Tls {
+        version: Some("1.3".to_owned()),
+        cipher: Some("TLS_AES_128_GCM_SHA256".to_owned()),
+        sni: Some("db.example.com".to_owned()),
+        ja4: Some("t13d1516h2_8daaf6152771_e5627efa2ab1".to_owned()),
+        server: Some(certificate),
+        client: Some(unparsed),
+        early_data: Some("rejected"),
+        decrypted: true,
+        ..Tls::default()
+    };
+    let record = render(Event::ConnectionClosed {
+        connection: connection(),
+        application: Arc::new(Application { tls: Some(tls), ..Application::default() }),
+        coverage: Coverage::default(),
+        reason: CloseReason::Ended,
+        duration_us: 0,
+        statements: 0,
+    });
+    assert_eq!(
+        record["tls"],
+        json!({
+            "version": "1.3", "cipher": "TLS_AES_128_GCM_SHA256", "sni": "db.example.com",
+            "certificate": {
+                "subject": "CN=db.example.com", "issuer": "CN=Example CA", "serial_number": "01",
+                "fingerprints": [{"value": "ab".repeat(32), "algorithm_id": 3}],
+                "sans": [
+                    {"name": "db.example.com", "type": "dns"},
+                    {"name": "10.0.0.1", "type": "ip"},
+                    {"name": "dba@example.com", "type": "email"}
+                ],
+                "created_time": 1_700_000_000_000_u64, "expiration_time": 1_800_000_000_000_u64
+            }
+        })
+    );
+    assert_eq!(
+        record["ja4_fingerprint_list"],
+        json!([{"value": "t13d1516h2_8daaf6152771_e5627efa2ab1", "type_id": 1}])
+    );
+    let own = &record["unmapped"]["auditor"]["connection"]["tls"];
+    assert_eq!(own["client_certificate"], json!({"sha256": "cd".repeat(32)}));
+    assert_eq!(own["server_certificate"]["not_after"], 1_800_000_000_000_u64);
+    assert_eq!((&own["decrypted"], &own["early_data"]), (&json!(true), &json!("rejected")));
+    assert_eq!(own.get("resumed"), None);
 }
 
 #[test]

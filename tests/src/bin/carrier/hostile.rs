@@ -106,6 +106,42 @@ pub(crate) fn one_byte(to: SocketAddr, count: usize) -> Result<()> {
     Ok(())
 }
 
+/// Connections that ask something each, and once more when all are open. They stay open until standard input ends.
+pub(crate) fn hold(to: SocketAddr, count: usize) -> Result<()> {
+    allow_descriptors(count)?;
+    let mut streams = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = TcpStream::connect(to).context("connect")?;
+        stream.write_all(&startup()).context("start-up")?;
+        until_ready(&mut stream)?;
+        ask(&mut stream)?;
+        streams.push(stream);
+    }
+    streams.iter_mut().try_for_each(ask)?;
+    println!("opened {}", streams.len());
+    std::io::stdin().read(&mut [0]).context("stdin").map(drop)
+}
+
+fn ask(stream: &mut TcpStream) -> Result<()> {
+    stream.write_all(b"Q\0\0\0\x0dselect 1\0").context("query")?;
+    until_ready(stream)
+}
+
+/// Reads up to ReadyForQuery, which is the end of what a server says on its own.
+fn until_ready(stream: &mut TcpStream) -> Result<()> {
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+    let (mut tail, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+    while !tail.ends_with(READY) {
+        let length = stream.read(&mut buffer).context("read")?;
+        if length == 0 {
+            bail!("the server hung up");
+        }
+        tail.extend_from_slice(&buffer[..length]);
+        tail.drain(..tail.len().saturating_sub(READY.len()));
+    }
+    Ok(())
+}
+
 /// Listens and takes nobody in, until its standard input ends.
 pub(crate) fn listen(at: SocketAddr) -> Result<()> {
     let _listener = TcpListener::bind(at).context("listen")?;

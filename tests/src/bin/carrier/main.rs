@@ -9,7 +9,7 @@
 //! carrier outsider PATH               sends what it is told on descriptors that arrive on a unix socket
 //! carrier relay PORT ADDRESS          accepts one connection on each loopback and relays it to ADDRESS
 //! carrier datagrams ADDRESS ADDRESS   UDP to both, with and without connect(2)
-//! carrier spew|swallow|half-open|one-byte|listen ADDRESS [WAY|COUNT]   see `hostile`
+//! carrier spew|swallow|half-open|one-byte|hold|listen ADDRESS [WAY|COUNT]   see `hostile`
 //! ```
 
 mod conversation;
@@ -39,6 +39,7 @@ fn main() -> Result<()> {
         ["spew", to, way] => hostile::spew(address(to)?, way),
         ["swallow", to] => hostile::swallow(address(to)?),
         ["half-open", to, count] => hostile::half_open(address(to)?, count.parse().context("count")?),
+        ["hold", to, count] => hostile::hold(address(to)?, count.parse().context("count")?),
         ["one-byte", to, count] => hostile::one_byte(address(to)?, count.parse().context("count")?),
         ["listen", at] => hostile::listen(address(at)?),
         ["datagrams", first, second] => datagrams::exchange(address(first)?, address(second)?),

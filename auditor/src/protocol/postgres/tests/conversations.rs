@@ -446,13 +446,17 @@ fn encryption_is_negotiated_or_not() {
         .client(&[startup()])
         .server(&[welcome()]);
     assert_eq!(plain.observations().len(), 2);
-    let tls =
-        Script::default().client(std::slice::from_ref(&ssl)).server(&[b"S".to_vec()]).client(&[query("X")]);
-    assert_eq!(tls.observations(), [Observation::Opaque(Opaque::Tls)]);
+    let tls = Script::default().client(std::slice::from_ref(&ssl)).server(&[b"S".to_vec()]);
+    assert_eq!(tls.observations(), [Observation::Encrypted]);
+    let inside = tls.client(&[startup()]).server(&[welcome()]);
+    assert_eq!(inside.observations().len(), 3);
+    let again = Script::default()
+        .client(std::slice::from_ref(&ssl))
+        .server(&[b"S".to_vec()])
+        .client(std::slice::from_ref(&ssl));
+    assert!(matches!(again.observations()[..], [Observation::Encrypted, Observation::Violation(_)]));
     let gss = Script::default().client(&[gss]).server(&[b"G".to_vec()]).client(&[query("X")]);
     assert_eq!(gss.observations(), [Observation::Opaque(Opaque::GssEncryption)]);
-    let direct = Script::default().client(&[b"\x16\x03\x01\x02\0".to_vec()]);
-    assert_eq!(direct.observations(), [Observation::Opaque(Opaque::Tls)]);
     let refused = Script::default().client(&[ssl]).server(&[message(b'E', b"VFATAL\0C53300\0\0")]);
     assert!(matches!(&refused.observations()[..], [Observation::Refused(error)] if error.code == "53300"));
 }

@@ -1,0 +1,343 @@
+//! TLS secrets, taken where a library derives keys from them.
+//!
+//! A probe fires for every process that maps the library; processes of no session leave after the look-ups of their cgroups, and
+//! nothing of theirs is read. Only entries of functions are probed, never returns: what is wanted is among the arguments.
+//!
+//! Each traffic secret is used twice, for a key and for an initialisation vector. It is taken with the key.
+//!
+//! **Stack.** These programs can be preempted and can sleep. From 64 bytes of stack on (BPF_PRIV_STACK_MIN_SIZE, of each function,
+//! rounded up to 16) Linux 6.13 and later give a program a stack for each processor, which two tasks on one processor then share.
+//! So each function here needs 48 bytes at most, nothing is put together elsewhere than in the table's own element, and there is no
+//! scratch map. A test reads the depth from the verifier's log.
+//!
+//! **Memory of the caller.** Names of parameters are constants of the library, on pages that may not be there yet. A read that
+//! must not sleep would miss them; so what such a read does not get is read once more, by one that may.
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use auditor_common::counter::{SITE_SECRET, errno};
+use auditor_common::tls::{
+    KIND_SECRET, MASTER_SECRET, RANDOM_BYTES, SECRETS as ENTRIES, Secret, SecretTaken, TRAFFIC_SECRET,
+};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_copy_from_user, bpf_get_attach_cookie, bpf_probe_read_user};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::HashMap;
+use aya_ebpf::programs::ProbeContext;
+
+use crate::emit::{self, Owner, Sort, Wake};
+use crate::session;
+
+const BPF_F_NO_PREALLOC: u32 = 1;
+const BPF_NOEXIST: u64 = 1;
+
+/// See [`auditor_common::tls`].
+#[map]
+static SECRETS: HashMap<u64, Secret> = HashMap::with_max_entries(ENTRIES, BPF_F_NO_PREALLOC);
+
+/// What a new element is made of, because there is no room for one on the stack.
+static BLANK: Secret = Secret::BLANK;
+
+/// `struct ossl_param_st` (openssl/core.h, part of OpenSSL's interface): key, data type, data, size of the data, size of the answer.
+const PARAMETER_BYTES: u64 = 40;
+const PARAMETER_DATA: u64 = 16;
+const PARAMETER_SIZE: u64 = 24;
+/// More than any of OpenSSL's lists has.
+const PARAMETERS: u32 = 16;
+
+/// Names that are looked for, as a number with the NUL, and its bytes.
+const fn name<const N: usize>(text: &[u8; N]) -> (u64, u32) {
+    let (mut number, mut index) = (0, 0);
+    while index < N {
+        number |= (text[index] as u64) << (8 * index);
+        index += 1;
+    }
+    (number, N as u32)
+}
+
+/// Reads the caller's memory, see the module. `false`: it cannot be read.
+///
+/// # Safety
+/// `length` writable bytes are at `place`.
+#[inline(always)]
+unsafe fn read(place: *mut u8, length: u32, address: u64) -> bool {
+    let address = address as *const c_void;
+    // SAFETY: the place is the caller's promise; the helpers check the address, which is the process's to give.
+    unsafe {
+        bpf_probe_read_user(place.cast(), length, address.cast()) == 0
+            || bpf_copy_from_user(place.cast(), length, address.cast()) == 0
+    }
+}
+
+/// Up to eight bytes of the caller's memory, the first the lowest; 0 where they cannot be read.
+#[inline(never)]
+extern "C" fn word(address: u64, length: u32) -> u64 {
+    let mut word = 0_u64;
+    // SAFETY: eight bytes, and the length is no more after the mask but for 8, which is 8.
+    let got = unsafe { read((&raw mut word).cast(), if length >= 8 { 8 } else { length & 7 }, address) };
+    if got { word } else { 0 }
+}
+
+/// The first parameter of a name in a list that ends with one without; 0: there is none.
+#[inline(never)]
+extern "C" fn find(list: u64, name: u64, length: u32) -> u64 {
+    let mut at = list;
+    let mut index = 0;
+    while index < PARAMETERS {
+        let key = word(at, 8);
+        if key == 0 {
+            break;
+        }
+        if word(key, length) == name {
+            return at;
+        }
+        at += PARAMETER_BYTES;
+        index += 1;
+    }
+    0
+}
+
+#[inline(always)]
+fn find_named(list: u64, (name, length): (u64, u32)) -> u64 {
+    find(list, name, length)
+}
+
+#[inline(always)]
+fn data(parameter: u64) -> u64 {
+    word(parameter + PARAMETER_DATA, 8)
+}
+
+#[inline(always)]
+fn size(parameter: u64) -> u64 {
+    word(parameter + PARAMETER_SIZE, 8)
+}
+
+/// EVP_KDF_derive. TLS 1.3 (`tls13_hkdf_expand` in OpenSSL) gives `key` and `label`; TLS 1.2 (`tls1_PRF`) gives `secret` and, each as a `seed`,
+/// a label, the server's random and the client's.
+pub(crate) fn openssl_derives(context: &ProbeContext) {
+    if session::of_current().is_none() {
+        return;
+    }
+    let Some(list) = context.arg::<u64>(3) else { return };
+    let label = find_named(list, name(b"label\0"));
+    if label != 0 {
+        let (key, length) = name(b"key");
+        if size(label) == 3 && word(data(label), length) == key {
+            let key = find_named(list, name(b"key\0"));
+            keep(context, data(key), size(key), 0, 0);
+        }
+        return;
+    }
+    let seed = find_named(list, name(b"seed\0"));
+    // "key expansion": by its first eight bytes and its length.
+    if seed == 0 || size(seed) != 13 || word(data(seed), 8) != name(b"key expa").0 {
+        return;
+    }
+    let server = find_named(seed + PARAMETER_BYTES, name(b"seed\0"));
+    if server == 0 || size(server) != RANDOM_BYTES as u64 {
+        return;
+    }
+    let client = find_named(server + PARAMETER_BYTES, name(b"seed\0"));
+    if client == 0 || size(client) != RANDOM_BYTES as u64 {
+        return;
+    }
+    let secret = find_named(list, name(b"secret\0"));
+    keep(context, data(secret), size(secret), data(client), data(server));
+}
+
+/// gnutls_hkdf_expand. For TLS 1.3, `info` is a HkdfLabel (RFC 8446, section 7.1): length of what is wanted (2 bytes), length of the
+/// label, the label, an empty context.
+pub(crate) fn gnutls_expands(context: &ProbeContext) {
+    if session::of_current().is_none() {
+        return;
+    }
+    let (Some(key), Some(info)) = (context.arg::<u64>(1), context.arg::<u64>(2)) else { return };
+    // gnutls_datum_t: a pointer, and an unsigned int.
+    if word(info + 8, 4) != 13 {
+        return;
+    }
+    let info = word(info, 8);
+    if word(info + 2, 8) == name(b"\x09tls13 k").0 && word(info + 10, 3) == name(b"ey\0").0 {
+        keep(context, word(key, 8), word(key + 8, 4), 0, 0);
+    }
+}
+
+/// _gnutls_prf_raw. The seed of a key expansion is the server's random and the client's, in one.
+pub(crate) fn gnutls_prf(context: &ProbeContext) {
+    if session::of_current().is_none() {
+        return;
+    }
+    let (Some(length), Some(master)) = (context.arg::<u64>(1), context.arg::<u64>(2)) else { return };
+    let (Some(label_length), Some(label)) = (context.arg::<u64>(3), context.arg::<u64>(4)) else { return };
+    let Some(seed_length) = context.arg::<u64>(5) else { return };
+    if label_length != 13 || seed_length != 2 * RANDOM_BYTES as u64 || word(label, 8) != name(b"key expa").0 {
+        return;
+    }
+    let seed = seventh(context);
+    if seed != 0 {
+        keep(context, master, length, seed + RANDOM_BYTES as u64, seed);
+    }
+}
+
+/// crypto/tls.(*cipherSuiteTLS13).trafficKey. Go has its own order of registers (cmd/compile/abi-internal.md): the receiver first, then the
+/// slice's pointer, length and capacity.
+pub(crate) fn go_traffic_key(context: &ProbeContext) {
+    if session::of_current().is_some() {
+        keep(context, go_argument(context, 1), go_argument(context, 2), 0, 0);
+    }
+}
+
+/// crypto/tls.keysFromMasterSecret. Version and suite are before the three slices. On x86-64 the last of these does not fit into
+/// registers and is on the stack, behind the return address.
+pub(crate) fn go_master_secret(context: &ProbeContext) {
+    if session::of_current().is_none() {
+        return;
+    }
+    let (client, server) = (go_argument(context, 5), go_argument(context, 8));
+    if client != 0 && server != 0 {
+        keep(context, go_argument(context, 2), go_argument(context, 3), client, server);
+    }
+}
+
+/// An integer argument of Go's, by its number.
+#[inline(always)]
+#[expect(unexpected_cfgs, reason = "set for this target by `cargo xtask build`, as aya-ebpf wants it")]
+fn go_argument(context: &ProbeContext, number: usize) -> u64 {
+    // SAFETY: the registers are the program's context.
+    #[cfg(bpf_target_arch = "x86_64")]
+    return unsafe {
+        let registers = context.regs;
+        match number {
+            0 => (*registers).rax,
+            1 => (*registers).rbx,
+            2 => (*registers).rcx,
+            3 => (*registers).rdi,
+            4 => (*registers).rsi,
+            5 => (*registers).r8,
+            6 => (*registers).r9,
+            7 => (*registers).r10,
+            _ => word((*registers).rsp + 8, 8),
+        }
+    };
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    // SAFETY: as above.
+    unsafe {
+        let register = (context.regs as *const u64).add(number);
+        register.read()
+    }
+}
+
+/// The seventh argument, which x86-64 has on the stack, behind the return address.
+#[inline(always)]
+#[expect(unexpected_cfgs, reason = "set for this target by `cargo xtask build`, as aya-ebpf wants it")]
+fn seventh(context: &ProbeContext) -> u64 {
+    // SAFETY: the registers are the program's context.
+    #[cfg(bpf_target_arch = "x86_64")]
+    return word(unsafe { (*context.regs).rsp } + 8, 8);
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    context.arg::<u64>(6).unwrap_or(0)
+}
+
+/// Puts a secret into the table and says so. With randoms it is a master secret.
+#[inline(always)]
+fn keep(context: &ProbeContext, secret: u64, length: u64, client_random: u64, server_random: u64) {
+    if length != 32 && length != 48 {
+        return;
+    }
+    let id = emit::now();
+    if let Err(error) = SECRETS.insert(id, &BLANK, BPF_NOEXIST) {
+        emit::count(SITE_SECRET, error.unsigned_abs());
+        return;
+    }
+    let Some(element) = SECRETS.get_ptr_mut(id) else { return };
+    // SAFETY: an element of the map, which nobody else knows of yet; the context is the program's.
+    let kept = unsafe {
+        (*element).id = id;
+        fill(element, secret, length, client_random, server_random) != 0
+            && sign(element) != 0
+            && tell(context.as_ptr(), element) != 0
+    };
+    if !kept {
+        let _ = SECRETS.remove(id);
+    }
+}
+
+/// Fills an element in its place. 0: the caller's memory cannot be read, which has been counted.
+///
+/// # Safety
+/// `element` is an element of the table that nobody else uses.
+#[inline(never)]
+unsafe extern "C" fn fill(
+    element: *mut Secret,
+    secret: u64,
+    length: u64,
+    client_random: u64,
+    server_random: u64,
+) -> u64 {
+    // SAFETY: the caller's promise; lengths are those of the fields, or less.
+    let filled = unsafe {
+        (*element).length = length as u8;
+        (*element).kind = if client_random == 0 { TRAFFIC_SECRET } else { MASTER_SECRET };
+        let bytes = (&raw mut (*element).bytes).cast();
+        (if length == 48 { read(bytes, 48, secret) } else { read(bytes, 32, secret) })
+            && (client_random == 0
+                || (read((&raw mut (*element).client_random).cast(), RANDOM_BYTES as u32, client_random)
+                    && read((&raw mut (*element).server_random).cast(), RANDOM_BYTES as u32, server_random)))
+    };
+    if !filled {
+        emit::count(SITE_SECRET, errno::EFAULT);
+    }
+    u64::from(filled)
+}
+
+/// Writes into an element whose it is. 0: nobody's.
+///
+/// # Safety
+/// As for [`fill`].
+#[inline(never)]
+unsafe extern "C" fn sign(element: *mut Secret) -> u64 {
+    let Some(found) = session::of_current() else { return 0 };
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*element).session = found.id;
+        (*element).share = found.share;
+        (*element).process = (bpf_get_current_pid_tgid() >> 32) as u32;
+    }
+    1
+}
+
+/// Says on the ring that an element is there. 0: that could not be said, which has been counted.
+///
+/// # Safety
+/// As for [`fill`]; `context` is the program's.
+#[inline(never)]
+unsafe extern "C" fn tell(context: *mut c_void, element: *mut Secret) -> u64 {
+    // SAFETY: the caller's promise.
+    let owner = unsafe { Owner { session: (*element).session, share: (*element).share } };
+    let told = emit::lifecycle(
+        Sort::Secret,
+        Wake::InTime,
+        owner,
+        #[inline(always)]
+        |place: &mut MaybeUninit<SecretTaken>| {
+            // SAFETY: every field is written below before the reservation is submitted; integers have no invalid values in the
+            // meantime. The element is the caller's promise, and so is the context.
+            unsafe {
+                let taken = place.assume_init_mut();
+                taken.header.kind = KIND_SECRET;
+                taken.header.share = (*element).share;
+                taken.header.time = (*element).id;
+                taken.header.session = (*element).session;
+                taken.id = (*element).id;
+                taken.process = (*element).process;
+                taken.kind = (*element).kind;
+                taken.length = (*element).length;
+                taken._padding = [0; 2];
+                taken.library = bpf_get_attach_cookie(context);
+            }
+        },
+    );
+    u64::from(told)
+}

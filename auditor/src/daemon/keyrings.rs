@@ -1,0 +1,208 @@
+//! The secrets of live sessions' TLS connections.
+//!
+//! The kernel's table owns them; what is here is a copy of what connections may still need. A connection looks for its secrets
+//! among those of its session, and claims what has proven to be its own. What is written down of all this is numbers.
+//!
+//! An entry of the kernel's table may go when neither a connection nor the journal speaks of it any more, because the next
+//! daemon reads the journal again and needs the same secrets for the same words. So what is done with waits until the journal has
+//! begun anew ([`Keyrings::turned`]), and what was before is gone ([`Keyrings::settled`]).
+//!
+//! Bounded: a session has [`UNCLAIMED`] secrets that no connection has claimed; older ones are given up. What is claimed is bounded by
+//! the number of connections.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use auditor_common::tls::{MASTER_SECRET, SecretTaken};
+
+use crate::kernel::secrets::Secrets;
+use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
+
+/// Secrets of a session that wait for their connections. Four belong to each that is being opened.
+const UNCLAIMED: usize = 4096;
+/// Numbers that are done with and wait for the journal.
+const RETIRED: usize = 4096;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Keyrings {
+    /// `None` where events come from a capture: there are no secrets in it.
+    table: Option<Arc<Secrets>>,
+    sessions: HashMap<u64, Ring>,
+    /// Numbers that are done with, and that the journal speaks of.
+    retired: Vec<u64>,
+    /// The same, of which only the journal's last generation speaks.
+    obsolete: Vec<u64>,
+}
+
+/// One session's.
+#[derive(Default)]
+pub(super) struct Ring {
+    unclaimed: BTreeMap<u64, Held>,
+    claimed: BTreeMap<u64, Held>,
+}
+
+struct Held {
+    secret: Secret,
+    /// Number of the file whose code derived it.
+    library: u64,
+    /// Directions of a connection that have claimed it: a master secret is both's.
+    claims: u32,
+}
+
+/// What is written down of a secret: its session, its number, the number of its library, how often it is claimed.
+pub(super) type Saved = Vec<(u64, u64, u64, u32)>;
+
+static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
+
+impl Keyrings {
+    pub(super) fn new(table: Option<Arc<Secrets>>) -> Self {
+        Self { table, ..Self::default() }
+    }
+
+    /// A session's.
+    pub(super) fn of(&self, session: u64) -> &Ring {
+        self.sessions.get(&session).unwrap_or(&EMPTY)
+    }
+
+    /// A library has derived keys. `false`: the secret is not there, or is none.
+    pub(super) fn taken(&mut self, event: &SecretTaken) -> bool {
+        let secret = self.read(event.id).unwrap_or_else(|error| {
+            tracing::error!(%error, "read a TLS secret");
+            None
+        });
+        let Some(secret) = secret else { return false };
+        let ring = self.sessions.entry(event.header.session).or_default();
+        ring.unclaimed.insert(event.id, Held { secret, library: event.library, claims: 0 });
+        if ring.unclaimed.len() > UNCLAIMED
+            && let Some((id, _)) = ring.unclaimed.pop_first()
+        {
+            self.retired.push(id);
+        }
+        true
+    }
+
+    fn read(&self, id: u64) -> io::Result<Option<Secret>> {
+        let Some(table) = &self.table else { return Ok(None) };
+        let Some(entry) = table.get(id)? else { return Ok(None) };
+        let kind = if entry.kind() == MASTER_SECRET {
+            let (client, server) = entry.randoms();
+            SecretKind::Master { client_random: Some(*client), server_random: Some(*server) }
+        } else {
+            let hash = if entry.bytes().len() == Hash::Sha256.length() { Hash::Sha256 } else { Hash::Sha384 };
+            SecretKind::Traffic { hash }
+        };
+        Ok(Secret::new(id, kind, entry.bytes()))
+    }
+
+    /// A connection has claimed a secret. Answers the number of its library.
+    pub(super) fn claim(&mut self, session: u64, id: u64) -> Option<u64> {
+        let ring = self.sessions.get_mut(&session)?;
+        if let Some(held) = ring.unclaimed.remove(&id) {
+            ring.claimed.insert(id, held);
+        }
+        let held = ring.claimed.get_mut(&id)?;
+        held.claims += 1;
+        Some(held.library)
+    }
+
+    /// A direction of a connection does not need its secret any more.
+    pub(super) fn release(&mut self, session: u64, id: u64) {
+        let Some(ring) = self.sessions.get_mut(&session) else { return };
+        let Some(held) = ring.claimed.get_mut(&id) else { return };
+        held.claims = held.claims.saturating_sub(1);
+        if held.claims == 0 {
+            ring.claimed.remove(&id);
+            self.retired.push(id);
+        }
+    }
+
+    /// A session has ended, and its connections before it.
+    pub(super) fn end(&mut self, session: u64) {
+        let Some(ring) = self.sessions.remove(&session) else { return };
+        self.retired.extend(ring.unclaimed.into_keys());
+        self.retired.extend(ring.claimed.into_keys());
+    }
+
+    /// Whether so much is done with that the journal should begin anew, however short it is.
+    pub(super) fn are_long(&self) -> bool {
+        self.retired.len() >= RETIRED
+    }
+
+    /// The journal has begun anew.
+    pub(super) fn turned(&mut self) {
+        self.obsolete.append(&mut self.retired);
+    }
+
+    /// What was in the journal before it began anew is gone; or there is no journal.
+    pub(super) fn settled(&mut self) {
+        let obsolete = std::mem::take(&mut self.obsolete);
+        self.remove(obsolete);
+    }
+
+    fn remove(&self, ids: Vec<u64>) {
+        if ids.is_empty() {
+            return;
+        }
+        if let Some(table) = &self.table
+            && let Err(error) = table.remove(ids)
+        {
+            tracing::error!(%error, "remove TLS secrets");
+        }
+    }
+
+    /// What the next daemon has to know.
+    pub(super) fn saved(&self) -> Saved {
+        let of = |(session, ring): (&u64, &Ring)| {
+            let held = ring.unclaimed.iter().chain(&ring.claimed);
+            held.map(|(id, held)| (*session, *id, held.library, held.claims)).collect::<Saved>()
+        };
+        self.sessions.iter().flat_map(of).collect()
+    }
+
+    /// Goes on with what an earlier daemon had.
+    ///
+    /// # Errors
+    /// The kernel's table cannot be read.
+    pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
+        self.sessions.clear();
+        for (session, id, library, claims) in saved {
+            let secret = self.read(id).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
+            let Some(secret) = secret else { continue };
+            let ring = self.sessions.entry(session).or_default();
+            let held = if claims == 0 { &mut ring.unclaimed } else { &mut ring.claimed };
+            held.insert(id, Held { secret, library, claims });
+        }
+        Ok(())
+    }
+
+    /// Removes from the kernel's table what nothing here knows of: what earlier daemons left behind.
+    pub(super) fn sweep(&self) {
+        let Some(table) = &self.table else { return };
+        let rings = self.sessions.values();
+        let known: BTreeSet<u64> = rings
+            .flat_map(|ring| ring.unclaimed.keys().chain(ring.claimed.keys()))
+            .chain(self.retired.iter().chain(&self.obsolete))
+            .copied()
+            .collect();
+        match table.ids() {
+            Ok(ids) => self.remove(ids.into_iter().filter(|id| !known.contains(id)).collect()),
+            Err(error) => tracing::error!(%error, "read the table of TLS secrets"),
+        }
+    }
+}
+
+impl Keyring for Ring {
+    fn candidates<'a>(&'a self, wanted: Wanted<'a>) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
+        // A traffic secret is one direction's; a master secret is both directions', one of which may have claimed it.
+        let shared = matches!(wanted, Wanted::Master { .. }).then_some(&self.claimed);
+        let held =
+            self.unclaimed.values().rev().chain(shared.into_iter().flat_map(|held| held.values().rev()));
+        Box::new(held.map(|held| &held.secret).filter(move |secret| secret.fits(&wanted)))
+    }
+
+    fn get(&self, id: u64) -> Option<&Secret> {
+        self.claimed.get(&id).or_else(|| self.unclaimed.get(&id)).map(|held| &held.secret)
+    }
+}

@@ -1,0 +1,118 @@
+//! What a file with code has to offer to probes: which TLS library is in it, and where in the file its functions begin.
+//!
+//! A library is told by what it exports, never by its name: `libcrypto.so.3`, a copy within a Python wheel under a name made of
+//! hash digits, and node's own program all export `EVP_KDF_derive`, and all are found the same way.
+//!
+//! The file is read, not mapped, because whoever owns it may cut it short at any time. Nothing in it is believed: offsets and
+//! lengths are checked, what is read has a bound, and what makes no sense is an [`Unreadable`], never a panic. A file that lies about its
+//! symbols gets a probe where it wants one, in code that only those run who map that file.
+
+mod elf;
+
+use std::fs::File;
+
+use serde::{Deserialize, Serialize};
+
+pub use elf::Unreadable;
+
+/// A function that secrets pass through, and with it what its arguments are. Each has a kernel program of its own.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub enum Point {
+    /// OpenSSL 3: EVP_KDF_derive.
+    OpensslDerives,
+    /// GnuTLS, TLS 1.3: gnutls_hkdf_expand.
+    GnutlsExpands,
+    /// GnuTLS, TLS 1.2: _gnutls_prf_raw.
+    GnutlsPrf,
+    /// Go, TLS 1.3: trafficKey.
+    GoTrafficKey,
+    /// Go, TLS 1.2: keysFromMasterSecret.
+    GoMasterSecret,
+}
+
+impl Point {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::OpensslDerives,
+        Self::GnutlsExpands,
+        Self::GnutlsPrf,
+        Self::GoTrafficKey,
+        Self::GoMasterSecret,
+    ];
+
+    /// The symbol that tells it, with the NUL behind it.
+    const fn symbol(self) -> &'static [u8] {
+        match self {
+            Self::OpensslDerives => b"EVP_KDF_derive\0",
+            Self::GnutlsExpands => b"gnutls_hkdf_expand\0",
+            Self::GnutlsPrf => b"_gnutls_prf_raw\0",
+            Self::GoTrafficKey => b"crypto/tls.(*cipherSuiteTLS13).trafficKey\0",
+            Self::GoMasterSecret => b"crypto/tls.keysFromMasterSecret\0",
+        }
+    }
+
+    /// Name of the kernel program.
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::OpensslDerives => "evp_kdf_derive",
+            Self::GnutlsExpands => "gnutls_hkdf_expand",
+            Self::GnutlsPrf => "gnutls_prf_raw",
+            Self::GoTrafficKey => "go_traffic_key",
+            Self::GoMasterSecret => "go_master_secret",
+        }
+    }
+
+    /// The library, as its users call it.
+    pub const fn library(self) -> &'static str {
+        match self {
+            Self::OpensslDerives => "OpenSSL",
+            Self::GnutlsExpands | Self::GnutlsPrf => "GnuTLS",
+            Self::GoTrafficKey | Self::GoMasterSecret => "Go crypto/tls",
+        }
+    }
+}
+
+/// Probes in one file: a function may be there more than once, but not many times.
+const MOST_PROBES: usize = 32;
+/// Bytes of symbols and names that are looked through in some tenths of a millisecond.
+const LONG: u64 = 256 << 10;
+
+/// Where to probe a file.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Probe {
+    /// Which function.
+    pub point: Point,
+    /// Offset of its first instruction in the file.
+    pub offset: u64,
+}
+
+/// Whether [`inspect`] would read so much that one had better see to it that nobody waits for the answer by going on.
+pub fn takes_long(file: &File) -> bool {
+    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(|elf| elf.symbol_bytes() > LONG))
+}
+
+/// Looks for functions to probe. A file without any, or for another machine, is nothing to report.
+///
+/// # Errors
+/// It begins like an ELF file, and does not go on like one.
+pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
+    let Some(elf) = elf::Elf::read(file)? else { return Ok(Vec::new()) };
+    let mut probes = Vec::new();
+    elf.functions(Point::ALL.map(Point::symbol), |index, address| {
+        let point = Point::ALL[index];
+        let mut add = |offset| {
+            if !probes.contains(&Probe { point, offset }) && probes.len() < MOST_PROBES {
+                probes.push(Probe { point, offset });
+            }
+        };
+        let Some(offset) = elf.offset(address) else { return };
+        add(offset);
+        // GnuTLS itself calls what the function that it exports is a shell of.
+        if point == Point::GnutlsExpands
+            && let Some(within) = elf.first_call(address).and_then(|address| elf.offset(address))
+        {
+            add(within);
+        }
+    })?;
+    Ok(probes)
+}

@@ -1,0 +1,167 @@
+//! One direction of a connection: what has arrived, and what the next record is protected with.
+
+use zeroize::Zeroizing;
+
+use super::connection::Counted;
+use super::message::Messages;
+use super::protection::Protection;
+use super::record::{self, Buffer};
+use super::resync::Resync;
+use super::schedule;
+use super::secret::{LONGEST_SECRET, Secret};
+use super::suite::Suite;
+use crate::protocol::Side;
+
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct Direction {
+    pub(super) buffer: Buffer,
+    pub(super) messages: Messages,
+    pub(super) epoch: Epoch,
+    pub(super) counted: Counted,
+    /// Its own close_notify or fatal alert was read.
+    pub(super) closed: bool,
+    /// Bytes to come of a record that a gap has begun to take.
+    pub(super) skip: usize,
+    /// Behind a gap: the place of the next record is not known.
+    pub(super) resync: Option<Resync>,
+    /// What comes next follows a gap: it is not known whether these are still the keys.
+    pub(super) unsure: bool,
+    /// The traffic secret before this one: records that are sent again must not claim it.
+    pub(super) spent: Option<u64>,
+    #[serde(skip)]
+    pub(super) live: Option<Live>,
+    #[serde(skip)]
+    pub(super) tried: Tried,
+}
+
+/// What the next record is protected with.
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+pub(super) enum Epoch {
+    #[default]
+    Clear,
+    Protected(Keys),
+}
+
+/// Everything about a direction's keys but the keys.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub(super) struct Keys {
+    pub(super) stage: Stage,
+    pub(super) suite: u16,
+    /// Number of the secret that they are from, once a record has proven it.
+    pub(super) secret: Option<u64>,
+    /// Key updates since that secret.
+    pub(super) updates: u32,
+    /// Number of the next record.
+    pub(super) sequence: u64,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(super) enum Stage {
+    /// TLS 1.3: early data.
+    Early,
+    /// TLS 1.3: the handshake.
+    Handshake,
+    /// TLS 1.3: application data.
+    Application,
+    /// TLS 1.2, from ChangeCipherSpec on.
+    Session { client_random: [u8; 32], server_random: [u8; 32], encrypt_then_mac: bool },
+}
+
+impl Stage {
+    /// Whether the first record of a stage can be of this type.
+    pub(super) const fn may_hold(self, kind: u8) -> bool {
+        match self {
+            Self::Handshake | Self::Session { .. } => matches!(kind, record::HANDSHAKE | record::ALERT),
+            Self::Early | Self::Application => {
+                matches!(kind, record::HANDSHAKE | record::ALERT | record::APPLICATION_DATA)
+            }
+        }
+    }
+}
+
+/// Keys that are derived.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) protection: Protection,
+    /// Under TLS 1.3 what the next key update is derived from.
+    traffic: Option<TrafficSecret>,
+}
+
+pub(super) struct TrafficSecret(Zeroizing<[u8; LONGEST_SECRET]>);
+
+impl std::fmt::Debug for TrafficSecret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("TrafficSecret")
+    }
+}
+
+/// What need not be tried again.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tried {
+    /// Secrets up to this number,
+    pub(super) secret: u64,
+    /// on so many records.
+    pub(super) records: usize,
+}
+
+impl Direction {
+    /// Bytes that it keeps, roughly.
+    pub(super) fn memory(&self) -> usize {
+        self.buffer.memory() + self.messages.memory()
+    }
+
+    pub(super) fn suite(&self) -> Option<Suite> {
+        match &self.epoch {
+            Epoch::Clear => None,
+            Epoch::Protected(keys) => Suite::of(keys.suite),
+        }
+    }
+}
+
+impl Epoch {
+    pub(super) const fn secret(&self) -> Option<u64> {
+        match self {
+            Self::Clear => None,
+            Self::Protected(keys) => keys.secret,
+        }
+    }
+}
+
+impl Live {
+    pub(super) fn derive(
+        side: Side,
+        stage: Stage,
+        suite: Suite,
+        updates: u32,
+        secret: &Secret,
+    ) -> Option<Self> {
+        if let Stage::Session { client_random, server_random, encrypt_then_mac } = stage {
+            let protection = Protection::tls12(
+                suite,
+                secret.bytes(),
+                &client_random,
+                &server_random,
+                side,
+                encrypt_then_mac,
+            )?;
+            return Some(Self { protection, traffic: None });
+        }
+        let mut traffic = Zeroizing::new([0; LONGEST_SECRET]);
+        traffic.get_mut(..secret.bytes().len())?.copy_from_slice(secret.bytes());
+        for _ in 0..updates {
+            schedule::next_traffic_secret(suite.hash, &mut traffic);
+        }
+        let protection = Protection::tls13(suite, &traffic[..suite.hash.length()])?;
+        Some(Self { protection, traffic: Some(TrafficSecret(traffic)) })
+    }
+
+    pub(super) fn update(&mut self, suite: Suite) -> bool {
+        let Some(TrafficSecret(traffic)) = &mut self.traffic else { return false };
+        schedule::next_traffic_secret(suite.hash, traffic);
+        let next = Protection::tls13(suite, &traffic[..suite.hash.length()]);
+        next.is_some_and(|protection| {
+            self.protection = protection;
+            true
+        })
+    }
+}
