@@ -9,7 +9,7 @@
 //! directories on it. So an allow by path holds for callers in the host's own root directory and user namespace, see
 //! [`decide_name`].
 
-use crate::event::Decision;
+use crate::event::{Decision, Header};
 use crate::rule::{REASON_OTHER_ROOT, REASON_RULE, RuleValue, Verdict, decide};
 
 /// Bytes of a name at most (`sun_path` of struct sockaddr_un).
@@ -92,12 +92,91 @@ pub struct UnixDecision {
     pub decision: Decision,
     /// Bytes of [`Self::name`] that the caller gave, 1 to [`NAME_BYTES`].
     pub length: u32,
-    /// Padding.
-    pub _padding: u32,
+    /// One of the `STREAM_*` constants.
+    pub stream: u32,
     /// The name, see [`NameKey::name`].
     pub name: [u8; NAME_SPACE],
 }
 crate::assert_layout!(UnixDecision, size = 128 + 8 + NAME_SPACE, align = 8);
+
+/// Nothing of it is followed: a datagram socket, or refused.
+pub const STREAM_NONE: u32 = 0;
+/// From here on what is said on it is recorded.
+pub const STREAM_FOLLOWED: u32 = 1;
+/// There was no room to follow it.
+pub const STREAM_NOT_FOLLOWED: u32 = 2;
+/// It is connected already: this call fails, and what was connected before goes on.
+pub const STREAM_CONNECTED: u32 = 3;
+
+/// Stands in [`Closed::protocol`](crate::event::Closed::protocol) for a stream between unix sockets: above all numbers of IP
+/// protocols. `old_state` is 1 where it was connected.
+pub const STREAM_PROTOCOL: u32 = 0x1_0000;
+
+/// A stream between two unix sockets, keyed by the cookie of the agent's end.
+///
+/// All counts are of what the calls answered, on whichever end and by whatever call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct UnixStream {
+    /// Session's number.
+    pub session: u64,
+    /// The agent's end: its struct sock. A number, to be compared and never trusted.
+    pub socket: u64,
+    /// The same of the other end; 0: not seen yet.
+    pub other: u64,
+    /// Bytes that went in at the agent's end.
+    pub sent: u64,
+    /// Bytes that came out at the other end: where in the stream its next call takes from.
+    pub taken: u64,
+    /// Bytes that went in at the other end.
+    pub received: u64,
+    /// When the agent's end was first found gone, CLOCK_BOOTTIME in nanoseconds; 0: it was not.
+    pub ended: u64,
+    /// The session's share of the rings.
+    pub share: u32,
+    /// 1: it was found connected.
+    pub connected: u32,
+}
+crate::assert_layout!(UnixStream, size = 64, align = 8);
+
+/// [`Header::kind`] of a [`UnixData`].
+pub const KIND_UNIX_DATA: u32 = 21;
+
+/// The bytes follow the record.
+pub const CONTENT_COPIED: u8 = 0;
+/// They passed by a call whose memory is not to be had: io_uring, splice, several messages at once, a 32-bit program's.
+pub const CONTENT_OTHER_CALL: u8 = 1;
+/// The memory was not there to be read.
+pub const CONTENT_UNREADABLE: u8 = 2;
+/// One call moved more than is copied of one.
+pub const CONTENT_TOO_LONG: u8 = 3;
+
+/// Bytes that the other end of an agent's stream took or gave, on the payload ring.
+///
+/// One call may become several. Nothing is told where there was no room: the next record's place says so.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct UnixData {
+    /// `kind` is [`KIND_UNIX_DATA`].
+    pub header: Header,
+    /// Cookie of the agent's end.
+    pub cookie: u64,
+    /// Place of the first byte in its direction.
+    pub offset: u64,
+    /// Bytes that have passed in the other direction: all of these were told before, or never will be.
+    pub passed: u64,
+    /// Bytes that passed.
+    pub length: u32,
+    /// Bytes that follow this record; the rest of the ring slot is undefined.
+    pub captured: u32,
+    /// [`EGRESS`](crate::event::EGRESS): the agent's own; [`INGRESS`](crate::event::INGRESS): what it is told.
+    pub direction: u8,
+    /// One of the `CONTENT_*` constants.
+    pub content: u8,
+    /// Padding.
+    pub _padding: [u8; 6],
+}
+crate::assert_layout!(UnixData, size = 64, align = 8);
 
 /// Weighs the longest match for a name. [`RuleValue::prefix`] is the number of the name's bytes that the rule names.
 ///

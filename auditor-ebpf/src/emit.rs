@@ -159,7 +159,7 @@ fn share(owner: Owner) -> Option<*mut Share> {
 
 /// Adds to a count that other processors add to at the same time.
 #[inline(always)]
-fn add(count: *mut u64, more: u64) {
+pub(crate) fn add(count: *mut u64, more: u64) {
     #[cfg(target_arch = "bpf")]
     // SAFETY: callers give a field of a map's value: aligned, and valid as long as the program runs. The target has no
     // compare-and-swap, without which `core` gives no AtomicU64::fetch_add; the addition is one instruction.
@@ -175,7 +175,7 @@ fn add(count: *mut u64, more: u64) {
 
 /// A count that others change.
 #[inline(always)]
-fn load(count: *const u64) -> u64 {
+pub(crate) fn load(count: *const u64) -> u64 {
     // SAFETY: callers give a field of a map's value: aligned, and valid as long as the program runs. Loads of this size are
     // not torn on 64-bit machines, which are the only ones with these programs.
     unsafe { core::ptr::read_volatile(count) }

@@ -32,6 +32,7 @@ mod session;
 mod socket;
 mod tls;
 mod unix;
+mod unix_stream;
 mod verdict;
 
 use auditor_common::event::{EGRESS, INGRESS};
@@ -153,6 +154,26 @@ pub fn sched_process_exit(context: TracePointContext) -> u32 {
 pub fn cgroup_attach_task(context: RawTracePointContext) -> u32 {
     process::moved(&context);
     0
+}
+
+/// TP_PROTO(struct sock *sk, int ret, int flags), in the caller's context, Linux 6.3.
+#[raw_tracepoint(tracepoint = "sock_send_length")]
+pub fn sock_send_length(context: RawTracePointContext) -> i32 {
+    unix_stream::put_in(&context);
+    0
+}
+
+/// TP_PROTO(struct sock *sk, int ret, int flags), in the caller's context, Linux 6.3.
+#[raw_tracepoint(tracepoint = "sock_recv_length")]
+pub fn sock_recv_length(context: RawTracePointContext) -> i32 {
+    unix_stream::took_out(&context);
+    0
+}
+
+/// Attached to nothing: the daemon runs it (BPF_PROG_RUN, Linux 5.10) with a cookie and 1 or 0, see `unix_stream::look`.
+#[raw_tracepoint]
+pub fn unix_stream_look(context: RawTracePointContext) -> i32 {
+    unix_stream::look(&context)
 }
 
 /// `int EVP_KDF_derive(EVP_KDF_CTX *ctx, unsigned char *key, size_t keylen, const OSSL_PARAM params[])`, OpenSSL 3.0. Sleepable

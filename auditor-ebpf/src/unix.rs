@@ -4,6 +4,8 @@
 //! used. bpf_sock_addr has no field for the name. Its kernel side, struct bpf_sock_addr_kern, has a pointer to the kernel's copy
 //! of the address: a context is passed to bpf_probe_read_kernel as the plain pointer that it is. The daemon takes the offsets
 //! from the kernel's BTF and sets them before it loads the programs (Linux 6.7).
+//!
+//! What is said on a stream that was let through is the matter of `unix_stream`.
 
 use core::mem::{MaybeUninit, offset_of};
 use core::ptr::{self, addr_of, read_volatile};
@@ -14,7 +16,8 @@ use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{HOOK_CONNECT, HOOK_SENDMSG, KIND_UNIX};
 use auditor_common::rule::{REASON_LEASE, REASON_NO_SESSION, REASON_UNREADABLE_NAME, RuleValue, Verdict};
 use auditor_common::unix::{
-    ABSTRACT, NAME_BYTES, NAME_KEY_BITS, NAME_SPACE, NameKey, NameLookup, PATHNAME, UnixDecision, decide_name,
+    ABSTRACT, NAME_BYTES, NAME_KEY_BITS, NAME_SPACE, NameKey, NameLookup, PATHNAME, STREAM_CONNECTED,
+    STREAM_FOLLOWED, STREAM_NONE, STREAM_NOT_FOLLOWED, UnixDecision, decide_name,
 };
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::btf_maps::SkStorage;
@@ -28,7 +31,8 @@ use aya_ebpf::programs::SockAddrContext;
 
 use crate::emit::{self, Owner, Sort, Wake};
 use crate::memory::{follow, read, setting};
-use crate::{session, verdict};
+use crate::unix_stream::Following;
+use crate::{session, unix_stream, verdict};
 
 /// All policies' rules about unix sockets. Never an LRU; written by the daemon only.
 #[map]
@@ -169,6 +173,7 @@ struct Subject {
     table: u32,
     socket_type: u32,
     length: u32,
+    stream: u32,
     hook: u8,
 }
 
@@ -184,6 +189,7 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         // SAFETY: the kernel gives a valid context; the field may be read by programs of this type.
         socket_type: unsafe { (*address).type_ },
         length: 0,
+        stream: STREAM_NONE,
         hook,
     };
     // The socket was made in a cgroup of ours, but whoever uses it now need not be there.
@@ -211,6 +217,16 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         Some(_) if alone && control.fail_open == 0 => Verdict::refuse(REASON_LEASE),
         Some(session) => on(&lookup, session.default_action),
     };
+    let follows = verdict.allows() && hook == HOOK_CONNECT && subject.socket_type == SOCK_STREAM;
+    if follows {
+        // Before it is connected, so that its first byte is seen.
+        let kernel = context.as_ptr().cast::<u8>().cast_const();
+        subject.stream = match unix_stream::begin(kernel, subject.cookie, subject.owner) {
+            Following::Begun => STREAM_FOLLOWED,
+            Following::NoRoom => STREAM_NOT_FOLLOWED,
+            Following::Connected => STREAM_CONNECTED,
+        };
+    }
     if !verdict.allows() {
         if verdict::is_folded(subject.owner.session) {
             return false;
@@ -229,6 +245,9 @@ fn decide(context: &SockAddrContext, hook: u8) -> bool {
         emit::count_attempt(subject.owner);
         // What is allowed without a record would be a connection that nobody knows of.
         if control.overload != OVERLOAD_RECORD_LOSS && !alone {
+            if subject.stream == STREAM_FOLLOWED {
+                unix_stream::forget(subject.cookie);
+            }
             return false;
         }
     }
@@ -334,7 +353,7 @@ fn record(subject: &Subject, verdict: &Verdict, lookup: &NameLookup) -> bool {
             decision.hook = subject.hook;
             decision._padding = [0; 3];
             record.length = subject.length;
-            record._padding = 0;
+            record.stream = subject.stream;
             let name = (&raw mut record.name).cast::<u32>();
             let mut index = 0;
             while index < NAME_WORDS {
@@ -347,3 +366,4 @@ fn record(subject: &Subject, verdict: &Verdict, lookup: &NameLookup) -> bool {
 }
 
 const AF_UNIX: u32 = 1;
+const SOCK_STREAM: u32 = 1;

@@ -18,6 +18,8 @@ pub const ATTACK: &str = include_str!("../clients/attack.py");
 pub const FLOOD: &str = include_str!("../clients/flood.py");
 /// Tries unix sockets and prints what the kernel said.
 pub const UNIX: &str = include_str!("../clients/unix.py");
+/// Says something to PostgreSQL on its unix socket by every way there is.
+pub const UNIX_WAYS: &str = include_str!("../clients/unix_ways.py");
 /// Does what it is told, line by line: see [`crate::agent`].
 pub const AGENT: &str = include_str!("../clients/agent.py");
 /// Talks over TLS with one of many drivers.

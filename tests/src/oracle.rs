@@ -75,9 +75,14 @@ impl fmt::Display for Report {
 
 /// What the server was told by TCP clients, by client.
 pub fn told(log: &[Entry]) -> BTreeMap<SocketAddr, Vec<Told>> {
-    let mut clients: BTreeMap<SocketAddr, Vec<Told>> = BTreeMap::new();
+    told_by(log, |entry| entry.client)
+}
+
+/// What the server was told, by what `key` makes of a line; without the lines of which it makes nothing.
+fn told_by<K: Ord>(log: &[Entry], key: impl Fn(&Entry) -> Option<K>) -> BTreeMap<K, Vec<Told>> {
+    let mut clients: BTreeMap<K, Vec<Told>> = BTreeMap::new();
     for entry in log {
-        let Some(client) = entry.client else { continue };
+        let Some(client) = key(entry) else { continue };
         let statements = clients.entry(client).or_default();
         if let Some(statement) = entry.statement() {
             let text = statement.text.to_owned();
@@ -107,6 +112,15 @@ pub fn told(log: &[Entry]) -> BTreeMap<SocketAddr, Vec<Told>> {
 /// A statement's record lacks what every such record must have.
 pub fn recorded(records: &[Value]) -> Result<BTreeMap<SocketAddr, Vec<Told>>> {
     // A client's port may be used again by a later connection: these are told apart by their id, in order of appearance.
+    let mut clients: BTreeMap<SocketAddr, Vec<Told>> = BTreeMap::new();
+    for connection in connections(records)? {
+        clients.entry(client(connection.first)?).or_default().extend(connection.in_order());
+    }
+    Ok(clients)
+}
+
+/// Connections by the trail's account, in order of appearance.
+fn connections(records: &[Value]) -> Result<Vec<Connection<'_>>> {
     let mut connections: Vec<Connection<'_>> = Vec::new();
     for record in records.iter().filter(|record| is_statement(record)) {
         let own = &record["unmapped"]["auditor"];
@@ -115,23 +129,24 @@ pub fn recorded(records: &[Value]) -> Result<BTreeMap<SocketAddr, Vec<Told>>> {
         let statement = (sequence, statement(record)?);
         match connections.iter_mut().find(|connection| connection.id == id) {
             Some(connection) => connection.statements.push(statement),
-            None => connections.push(Connection { id, client: client(record)?, statements: vec![statement] }),
+            None => connections.push(Connection { id, first: record, statements: vec![statement] }),
         }
     }
-    let mut clients: BTreeMap<SocketAddr, Vec<Told>> = BTreeMap::new();
-    for mut connection in connections {
-        connection.statements.sort_by_key(|(sequence, _)| *sequence);
-        let in_order = connection.statements.into_iter().map(|(_, statement)| statement);
-        clients.entry(connection.client).or_default().extend(in_order);
-    }
-    Ok(clients)
+    Ok(connections)
 }
 
 /// A connection by the trail's account, its statements with their sequence numbers.
 struct Connection<'a> {
     id: &'a str,
-    client: SocketAddr,
+    first: &'a Value,
     statements: Vec<(u64, Told)>,
+}
+
+impl Connection<'_> {
+    fn in_order(mut self) -> impl Iterator<Item = Told> {
+        self.statements.sort_by_key(|(sequence, _)| *sequence);
+        self.statements.into_iter().map(|(_, statement)| statement)
+    }
 }
 
 /// Whether a record is of an SQL statement that the server was to execute.
@@ -214,7 +229,7 @@ pub fn compare(log: &[Entry], records: &[Value]) -> Result<Report> {
     for (client, expected) in &told {
         report.told += expected.len();
         let found = recorded.remove(client).unwrap_or_default();
-        compare_connection(*client, expected, &found, &mut report);
+        compare_connection(client, expected, &found, &mut report);
     }
     for (client, invented) in recorded {
         report.invented += invented.len();
@@ -223,14 +238,44 @@ pub fn compare(log: &[Entry], records: &[Value]) -> Result<Report> {
     Ok(report)
 }
 
-fn compare_connection(client: SocketAddr, expected: &[Told], found: &[Told], report: &mut Report) {
+/// Compares the two accounts of clients of a unix socket, of which the server's log does not say who is who: whatever
+/// connections the one account has, the other must have the same, each with the same statements in the same order. `application`: the name
+/// by which the server knows the agents' connections.
+///
+/// # Errors
+/// A record lacks what it must have.
+pub fn compare_local(log: &[Entry], records: &[Value], application: &str) -> Result<Report> {
+    let agents = |entry: &Entry| {
+        (entry.client.is_none() && entry.application == application).then(|| entry.session.clone())
+    };
+    let details = |statements: &[Told]| {
+        let detail = |told: &Told| (told.text.clone(), told.parameters.clone());
+        statements.iter().map(detail).collect::<Vec<_>>()
+    };
+    let mut told: Vec<Vec<Told>> = told_by(log, agents).into_values().collect();
+    let mut recorded: Vec<Vec<Told>> =
+        connections(records)?.into_iter().map(|connection| connection.in_order().collect()).collect();
+    told.sort_by_cached_key(|statements| details(statements));
+    recorded.sort_by_cached_key(|statements| details(statements));
+    let mut report = Report { connections: told.len(), ..Report::default() };
+    let count = told.len().max(recorded.len());
+    for number in 0..count {
+        let side = |account: &[Vec<Told>]| account.get(number).cloned().unwrap_or_default();
+        let (expected, found) = (side(&told), side(&recorded));
+        report.told += expected.len();
+        compare_connection(format!("connection {number}"), &expected, &found, &mut report);
+    }
+    Ok(report)
+}
+
+fn compare_connection(client: impl fmt::Display, expected: &[Told], found: &[Told], report: &mut Report) {
     let (mut left, mut right) = (expected, found);
     let mut place = 0;
     while let ([want, left_rest @ ..], [have, right_rest @ ..]) = (left, right) {
         place += 1;
         if want.text == have.text {
             report.matched += 1;
-            compare_details(client, place, want, have, report);
+            compare_details(&client, place, want, have, report);
             (left, right) = (left_rest, right_rest);
             continue;
         }
@@ -258,7 +303,7 @@ fn compare_connection(client: SocketAddr, expected: &[Told], found: &[Told], rep
     }
 }
 
-fn compare_details(client: SocketAddr, place: usize, want: &Told, have: &Told, report: &mut Report) {
+fn compare_details(client: &impl fmt::Display, place: usize, want: &Told, have: &Told, report: &mut Report) {
     if want.failed != have.failed {
         let text = shorten(&want.text);
         report.differ(format!(

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, Utc};
-use crate::policy::Policy;
+use crate::policy::{Action, Policy, Rule};
 use crate::protocol::Limits;
 
 pub use diagnostic::{Diagnostic, Severity};
@@ -151,6 +151,12 @@ impl Settings {
     /// Whether any rule names a unix socket.
     pub fn names_unix_sockets(&self) -> bool {
         self.policies.iter().flat_map(|policy| &policy.rules).any(|rule| !rule.sockets.is_empty())
+    }
+
+    /// Whether any policy lets a unix socket through.
+    pub fn allows_unix_sockets(&self) -> bool {
+        let allows = |rule: &Rule| rule.action == Action::Allow && !rule.sockets.is_empty();
+        self.policies.iter().any(|policy| policy.default == Action::Allow || policy.rules.iter().any(allows))
     }
 
     /// The policy of this name.

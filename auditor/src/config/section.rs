@@ -237,7 +237,7 @@ fn rule(section: &Section<'_>, number: u32, now: Utc, report: &mut Report<'_>) -
         );
     }
     let expires = expires(section, now, report);
-    let (sockets, socket_spans) = sockets(section, protocol, report).into_iter().unzip();
+    let (sockets, socket_spans) = sockets(section, report).into_iter().unzip();
     let (destinations, spans) = destinations(section, protocol, report).into_iter().unzip();
     let place = report.place(&section.span);
     (
@@ -305,11 +305,7 @@ fn destinations(
 }
 
 /// The unix sockets among a rule's destinations; what else is wrong with `to` is told by [`destinations`].
-fn sockets(
-    section: &Section<'_>,
-    protocol: Option<Protocol>,
-    report: &mut Report<'_>,
-) -> Vec<(SocketName, Range<usize>)> {
+fn sockets(section: &Section<'_>, report: &mut Report<'_>) -> Vec<(SocketName, Range<usize>)> {
     let Some(list) = section.value("to").and_then(|value| value.get_ref().as_array()) else {
         return Vec::new();
     };
@@ -317,18 +313,9 @@ fn sockets(
     for value in list {
         let Some(text) = value.get_ref().as_str().filter(|text| text.starts_with(SCHEME)) else { continue };
         let span = value.span();
-        match (text.parse::<SocketName>(), protocol) {
-            (Err(error), _) => report.error(span, format!("unix socket {}: {error}", quoted(text))),
-            (Ok(_), Some(protocol)) => report.error(
-                span,
-                format!(
-                    "unix socket {}: what is said on unix sockets is not read by this version, so nobody could tell \
-                     whether it is {}: name it in a rule without `protocol`",
-                    quoted(text),
-                    protocol.name()
-                ),
-            ),
-            (Ok(socket), None) => sockets.push((socket, span)),
+        match text.parse::<SocketName>() {
+            Err(error) => report.error(span, format!("unix socket {}: {error}", quoted(text))),
+            Ok(socket) => sockets.push((socket, span)),
         }
     }
     sockets

@@ -251,7 +251,6 @@ to = "10.2.0.0/16"
 actoin = "deny"
 "#,
         r#"f:7:7: error: destination "db.internal:5432": rules by name are not supported by this version: use the address
-f:7:27: error: unix socket "unix:/x": what is said on unix sockets is not read by this version, so nobody could tell whether it is postgres: name it in a rule without `protocol`
 f:7:38: error: destination "10.0.0.1/8": the address has bits set beyond its prefix: write 10.0.0.0/8 for the network, 10.0.0.1 for the host alone
 f:7:52: error: `to` holds an integer: write a string in quotation marks
 f:7:55: error: destination "udp:10.0.0.1:5432": postgres is spoken over TCP only: remove "udp:"

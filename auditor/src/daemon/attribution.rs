@@ -3,6 +3,8 @@
 //! The owner of everything that is known about live sessions, processes and connections. Events come in one by one and in
 //! order; nothing here waits for anything but the trail.
 
+mod unix;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::mem;
@@ -15,9 +17,8 @@ use auditor_common::event::{
     Packet, Skipped,
 };
 use auditor_common::packet::{TCP, UDP};
-use auditor_common::rule::REASON_DEFAULT;
 use auditor_common::tls::SecretTaken;
-use auditor_common::unix::UnixDecision;
+use auditor_common::unix::STREAM_PROTOCOL;
 
 use super::conversation::{Conversation, Degraded, Findings, Notice};
 use super::journal::{AdoptedSocket, Configuration, Item, Reported};
@@ -393,6 +394,7 @@ impl Attribution {
             Event::Skipped(skipped) => self.skipped(&skipped),
             Event::Decision(decision) => self.decision(&decision),
             Event::UnixDecision(decision) => self.unix_decision(&decision),
+            Event::UnixData(data, payload) => self.unix_data(&data, payload),
             Event::Established(established) => self.established(&established),
             Event::Closed(closed) => self.closed(&closed),
             Event::Exec(exec) => {
@@ -549,43 +551,6 @@ impl Attribution {
         } else {
             self.datagram(decision.cookie, number, connection, process, at);
         }
-    }
-
-    /// A unix socket's end is told by nobody, so that a connection is recorded when it is allowed, and not followed.
-    fn unix_decision(&mut self, event: &UnixDecision) {
-        let decision = &event.decision;
-        let at = Boottime(decision.header.time);
-        let number = decision.header.session;
-        let occasion = self.occasion(&decision.header);
-        let process = (decision.task.pid != 0).then(|| self.processes.of(&decision.task, occasion));
-        let name = event.name.get(..event.length as usize).unwrap_or(&event.name);
-        let policy = self.policies.by_table(decision.table);
-        let connection = Arc::new(Connection {
-            id: self.connection_id(decision.cookie),
-            transport: Transport::Unix,
-            local: None,
-            remote: None,
-            socket: (!name.is_empty()).then(|| policy::show_socket(name)),
-            inbound: false,
-            adopted: None,
-            verdict: policy::render_socket(policy, &decision.verdict, name),
-        });
-        let allowed = decision.verdict.allows();
-        if let Some(session) = self.sessions.get_mut(number) {
-            if allowed {
-                session.totals.connections += 1;
-            } else if decision.verdict.reason != REASON_DEFAULT {
-                // Ordinary programs ask for nscd, and live without: what no rule names is no violation of one.
-                session.totals.violations += 1;
-            }
-        }
-        let event = if allowed {
-            Recorded::ConnectionOpened { connection }
-        } else {
-            let call = if decision.hook == HOOK_SENDMSG { "sendmsg" } else { "connect" };
-            Recorded::ConnectionRefused { connection, call }
-        };
-        self.enter(number, process, at, event);
     }
 
     fn connect(
@@ -1033,7 +998,7 @@ impl Attribution {
 
     fn closed(&mut self, event: &Closed) {
         let at = Boottime(event.header.time);
-        if event.protocol == u32::from(TCP) {
+        if event.protocol == u32::from(TCP) || event.protocol == STREAM_PROTOCOL {
             if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
                 conversation.closing(event);
                 self.closing.push_back((at, event.cookie));

@@ -1,17 +1,18 @@
-//! One TCP connection of an agent, from its segments to its statements: both directions' reassembly, how they are read, and
-//! what the connection's records have in common.
+//! One connection of an agent, TCP or a stream between unix sockets, from its segments to its statements: both directions'
+//! reassembly, how they are read, and what the connection's records have in common.
 
 use std::sync::Arc;
 
 use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
+use auditor_common::unix::{CONTENT_COPIED, STREAM_PROTOCOL, UnixData};
 
 use super::memory::{Account, Held};
 use super::reading::{Context, Reader};
 use crate::clock::Boottime;
 use crate::interned::Name;
 use crate::protocol::{self, Limits, Observation, Side};
-use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process};
+use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process, Transport};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
 use crate::tls::Keyring;
 
@@ -64,7 +65,7 @@ struct Need {
 /// Early segments that are kept where memory is short: enough for a few that change places.
 const EARLY_IN_NEED: (usize, usize) = (4 << 10, 4);
 
-/// A TCP connection.
+/// A TCP connection, or a stream between unix sockets.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
     /// The session's number in the kernel; 0 while it is not known.
@@ -102,6 +103,8 @@ pub(super) struct Conversation {
     /// What it is charged with.
     pub(super) account: Account,
     need: Need,
+    /// Bytes that passed between unix sockets by calls whose content cannot be had.
+    unreadable: u64,
 }
 
 impl Conversation {
@@ -134,6 +137,7 @@ impl Conversation {
             library: 0,
             account: Account::default(),
             need: Need::default(),
+            unreadable: 0,
         }
     }
 
@@ -215,6 +219,40 @@ impl Conversation {
         self.feed(false, at, keyring, out, |stream, deliver| stream.start(event.receive_next, deliver));
     }
 
+    /// A stream between unix sockets, whose first bytes are still to come. Places are counted from 0.
+    pub(super) fn followed(&mut self, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
+        self.feed(true, at, keyring, out, |stream, deliver| stream.start(0, deliver));
+        self.feed(false, at, keyring, out, |stream, deliver| stream.start(0, deliver));
+    }
+
+    /// Bytes passed on a stream between unix sockets. These come in order, so what was not told before was not seen.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "places are told by their lower half, as a sequence number's"
+    )]
+    pub(super) fn passed(
+        &mut self,
+        event: &UnixData,
+        payload: &[u8],
+        keyring: &dyn Keyring,
+        out: &mut Findings,
+    ) {
+        let sent = event.direction == EGRESS;
+        let at = Boottime(event.header.time);
+        let (offset, passed) = (event.offset as u32, event.passed as u32);
+        self.established = true;
+        if event.content != CONTENT_COPIED {
+            self.unreadable += u64::from(event.length);
+        }
+        // First, as for a segment.
+        self.acknowledged(!sent, passed, true, at, keyring, out);
+        self.acknowledged(sent, offset, true, at, keyring, out);
+        let segment = Segment { sequence: offset, flags: 0, payload, length: event.length, at };
+        self.feed(sent, at, keyring, out, |stream, deliver| stream.segment(&segment, deliver));
+        self.expect_secret(sent, at, keyring, out);
+        self.tell_waiting(out);
+    }
+
     /// It is older than the audit: its streams begin with the first bytes seen.
     pub(super) fn midstream(&mut self, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
         self.feed(true, at, keyring, out, HalfStream::start_midstream);
@@ -249,12 +287,17 @@ impl Conversation {
             self.acknowledged(!sent, packet.acknowledgement, unseen, at, keyring, out);
         }
         self.feed(sent, at, keyring, out, |stream, deliver| stream.segment(&segment, deliver));
+        self.expect_secret(sent, at, keyring, out);
+        self.tell_waiting(out);
+    }
+
+    /// What the agent says is there: so are the secrets that it is under, or they never will be.
+    fn expect_secret(&mut self, sent: bool, at: Boottime, keyring: &dyn Keyring, out: &mut Findings) {
         if sent {
             let side = self.side(sent);
             let (reader, mut context) = self.reader(keyring, out);
             reader.expect_secret(side, at, &mut context);
         }
-        self.tell_waiting(out);
     }
 
     /// A direction has arrived up to here. `unseen`: also what of it was never seen.
@@ -304,7 +347,10 @@ impl Conversation {
     /// Whether the kernel programs are to count the rows of long answers instead of copying them, if that has changed. Only on
     /// a connection that this host has opened: they follow what comes in, and what an agent says is always copied.
     pub(super) fn counting_changed(&mut self) -> Option<bool> {
-        let counts = !self.connection.inbound && self.closed.is_none() && self.reader.counts_rows();
+        let counts = self.connection.transport == Transport::Tcp
+            && !self.connection.inbound
+            && self.closed.is_none()
+            && self.reader.counts_rows();
         (std::mem::replace(&mut self.counts_rows, counts) != counts).then_some(counts)
     }
 
@@ -319,6 +365,7 @@ impl Conversation {
         if connection.local.is_none() && event.local.port() != 0 {
             connection.local = Some(event.local.socket_address());
         }
+        self.established |= event.protocol == STREAM_PROTOCOL && event.old_state != 0;
         self.closed = Some(*event);
     }
 
@@ -405,6 +452,8 @@ impl Conversation {
             skipped_sent: self.sent.counters().skipped,
             skipped_received: self.received.counters().skipped,
             gaps: ranges,
+            method: (self.connection.transport == Transport::Unix).then_some("calls"),
+            unreadable: self.unreadable,
         };
         // The event of its establishment may have been lost; bytes that were moved prove it as well.
         let moved = self.sent.counters().delivered + self.received.counters().delivered > 0;

@@ -37,6 +37,8 @@ use std::os::fd::AsFd as _;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two searches for deleted files that nobody has mapped any more.
 const SEARCH_AGAIN: Duration = Duration::from_secs(60);
+/// Name of the file in the runtime directory that says whom it holds. `pipeline::still` has another: both may stop somebody at once.
+const NOTE: &str = "held-for-a-probe";
 /// Files that are remembered: those without anything to probe, and those with.
 const MOST_KNOWN: usize = 65536;
 const MOST_PROBED: usize = 1024;
@@ -87,7 +89,7 @@ impl Libraries {
         let mappings = Mappings::listen(wake.as_fd())?;
         let (orders, ordered) = sync_channel(64);
         let (sender, found) = sync_channel(MOST_FOUND);
-        let frozen = runtime_dir.join("frozen");
+        let frozen = runtime_dir.join(NOTE);
         thaw_what_was_left(&frozen);
         let probed = uprobes.libraries()?.into_iter().map(|library| (library, None)).collect();
         let uprobes = Arc::new(uprobes);

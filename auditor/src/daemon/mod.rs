@@ -361,13 +361,16 @@ impl Start<'_> {
         };
         let Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found } =
             self.kernel.take().map_or_else(load, Ok)?;
+        let parent = self.hierarchy.make(&self.parent_name)?;
+        // Before anything of this daemon stops anybody.
+        pipeline::release_left(&runtime_dir);
+        let_all_go_on(&self.hierarchy, &parent);
         let libraries = uprobes.map_err(|error| error.to_string()).and_then(|uprobes| {
             Libraries::start(uprobes, members, self.hierarchy.clone(), &runtime_dir)
                 .map_err(|error| error.to_string())
         });
         let libraries =
             libraries.inspect_err(|error| tracing::warn!(error, "what is said under TLS is not read")).ok();
-        let parent = self.hierarchy.make(&self.parent_name)?;
         let kernel = (object, tables, Arc::new(secrets), libraries);
         let result = self.hold(kernel, (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {
@@ -476,6 +479,9 @@ impl Start<'_> {
         }
         trail.flush(LAST_RECORDS)?;
         object.attach_tracepoints()?;
+        // Streams of earlier sessions may go on where the configuration lets no new one begin.
+        let reads = loaded.settings.allows_unix_sockets() || !tables.unix_streams(None)?.is_empty();
+        object.read_streams(&mut tables, reads)?;
         let attachment = object.attach(parent, &pins)?;
         let findings = takeover::attach_sessions(&mut attribution, &mut object, &pins);
         abandoned.hold_closed(&mut object);
@@ -677,6 +683,20 @@ fn parent_name(runtime_dir: &Path) -> PathBuf {
     let digest = Sha256::digest(runtime_dir.as_os_str().as_encoded_bytes());
     let digits: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     PathBuf::from(format!("auditor-{digits}"))
+}
+
+/// Lets sessions go on that an earlier daemon held back when it was killed.
+fn let_all_go_on(hierarchy: &Hierarchy, parent: &Cgroup) {
+    let Ok(entries) = fs::read_dir(parent.path()) else { return };
+    for entry in entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let Ok(cgroup) = hierarchy.existing(&entry.path()) else { continue };
+        // One that has gone needs nothing.
+        if cgroup.is_to_freeze().unwrap_or(false)
+            && let Err(error) = cgroup.freeze(false)
+        {
+            tracing::error!(%error, "processes stand still: write 0 to cgroup.freeze");
+        }
+    }
 }
 
 fn remove_if_empty(cgroup: &Cgroup) {

@@ -68,9 +68,13 @@ pub fn replay<R: Read>(
     let end = loop {
         let drained = capture.drain(EVENTS_IN_ONE_GO, &mut |event| {
             replayed.events += 1;
-            if let Event::Packet(packet, payload) = &event {
-                let bytes = payload.len() as u64;
-                if packet.direction == INGRESS { replayed.received += bytes } else { replayed.sent += bytes }
+            let copied = match &event {
+                Event::Packet(packet, payload) => Some((packet.direction, payload.len() as u64)),
+                Event::UnixData(data, payload) => Some((data.direction, payload.len() as u64)),
+                _ => None,
+            };
+            if let Some((direction, bytes)) = copied {
+                if direction == INGRESS { replayed.received += bytes } else { replayed.sent += bytes }
             }
             last = event.time();
             attribution.settle(last);

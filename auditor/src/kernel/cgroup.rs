@@ -300,6 +300,14 @@ impl Cgroup {
 
     /// Has all who live in it and below it stand still, or go on. It takes a moment.
     ///
+    /// The kernel keeps one bit, and not who has set it. In a daemon three may: `pipeline::streams` for as long as a session fills the
+    /// ring, `pipeline::still` while older sockets are looked for, and `libraries` while a library is probed. Whoever finds the bit set
+    /// leaves it alone, and lets nobody go on whom it has not stopped: so one owns it at a time. Two that find it clear in the same
+    /// moment both own it, and the first to finish clears it for both; the first of the three looks again every few
+    /// milliseconds and sets it again, the other two are done by then, or miss what happens in the rest of theirs. Each clears it
+    /// when it ends, however it ends. For a daemon that was killed the next one does: by a note of each of the two short ones in the
+    /// runtime directory, under a name of its own, and for the first by clearing it on every cgroup that the auditor has made.
+    ///
     /// # Errors
     /// cgroup.freeze cannot be written.
     pub fn freeze(&self, still: bool) -> Result<(), CgroupError> {

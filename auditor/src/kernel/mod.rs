@@ -16,4 +16,5 @@ pub mod tables;
 pub mod tasks;
 pub mod tracefs;
 pub mod unix;
+pub mod unix_stream;
 pub mod uprobe;

@@ -24,7 +24,7 @@ use super::tables::{Members, TableError, Tables};
 use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
 use super::uprobe::Uprobes;
-use super::{bpf, btf, link, orphan, unix, uprobe};
+use super::{bpf, btf, link, orphan, unix, unix_stream, uprobe};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -64,7 +64,7 @@ const TRACEPOINTS: [(&str, &str); 4] = [
 ];
 
 /// All maps of the object, pinned so that the next daemon finds them with what is in them.
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 18] = [
     "PAYLOAD",
     "LIFECYCLE",
     "CONTROL",
@@ -80,6 +80,8 @@ const MAPS: [&str; 16] = [
     "WALK_STEPS",
     "NAMES",
     "UNIX_SOCKETS",
+    "UNIX_STREAMS",
+    "UNIX_IN_CHARGE",
     "SECRETS",
 ];
 const LAYOUT_PREFIX: &str = "layout-";
@@ -270,6 +272,8 @@ pub struct Object {
     /// The same of those in libraries.
     uprobe_pins: PathBuf,
     tracepoints: Vec<FdLink>,
+    /// On the tracepoints of [`unix_stream`], while they are attached.
+    streams: Vec<FdLink>,
 }
 
 /// What loading gives: the programs, the tables, and the rings.
@@ -320,6 +324,7 @@ impl Object {
         let offsets = Offsets::read(Path::new(tracefs::MOUNT))?;
         let tasks = tasks::globals(Path::new(btf::VMLINUX))?;
         let unix = unix::globals(Path::new(btf::VMLINUX), Path::new("/proc"));
+        let program = program_number();
         let mut loader = EbpfLoader::new();
         for (name, value) in tasks.iter().chain(unix.iter().flatten()) {
             loader.override_global(name, value, true);
@@ -328,6 +333,7 @@ impl Object {
             .map_max_entries("PAYLOAD", sizes.payload)
             .map_max_entries("LIFECYCLE", sizes.lifecycle)
             .override_global("EXEC_FILENAME_OFFSET", &offsets.exec_filename, true)
+            .override_global("PROGRAM", &program, true)
             .override_global("EXIT_GROUP_DEAD_OFFSET", &offsets.exit_group_dead, true);
         for map in MAPS {
             loader.map_pin_path(map, pinned.join(map));
@@ -346,14 +352,27 @@ impl Object {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
         load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
+        if unix.is_ok() {
+            for name in unix_stream::TRACEPOINTS.into_iter().chain([unix_stream::LOOK]) {
+                load_program(&mut ebpf, name, unix_stream::KERNEL)?;
+            }
+        }
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
         let secrets = secrets(&mut ebpf)?;
         let members = Members::open(&pinned.join("MEMBERS"))?;
         let tracepoint_pins = layout.join(tracepoints_directory());
-        let pins = pins.to_owned();
-        let object = Self { ebpf, unix, pins, layout, tracepoint_pins, uprobe_pins, tracepoints: Vec::new() };
+        let object = Self {
+            ebpf,
+            unix,
+            pins: pins.to_owned(),
+            layout,
+            tracepoint_pins,
+            uprobe_pins,
+            tracepoints: Vec::new(),
+            streams: Vec::new(),
+        };
         Ok(Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found })
     }
 
@@ -508,6 +527,67 @@ impl Object {
         others
     }
 
+    /// Has streams between unix sockets read from now on, or no longer. Where another version's programs do so, these take over
+    /// in one step.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn read_streams(&mut self, tables: &mut Tables, reads: bool) -> Result<(), KernelError> {
+        let directory = self.tracepoint_pins.clone();
+        if !reads {
+            self.streams.clear();
+            return unix_stream::TRACEPOINTS.into_iter().try_for_each(|name| {
+                let path = directory.join(name);
+                remove(&path).map_err(|error| KernelError::Pin { name, path, error: error.to_string() })
+            });
+        }
+        if !self.streams.is_empty() || self.unix.is_err() {
+            return Ok(());
+        }
+        make_pins(&directory).map_err(|error| KernelError::Pins { path: directory.clone(), error })?;
+        let mut links = Vec::with_capacity(unix_stream::TRACEPOINTS.len());
+        for name in unix_stream::TRACEPOINTS {
+            let path = directory.join(name);
+            let link = match PinnedLink::from_pin(&path) {
+                Ok(link) => link,
+                Err(_) => {
+                    let kernel = unix_stream::KERNEL;
+                    let link = attach_tracepoint(&mut self.ebpf, "sock", name)
+                        .map_err(|error| KernelError::Program { name, kernel, error })?;
+                    link.pin(&path).map_err(|error| KernelError::Pin {
+                        name,
+                        path: path.clone(),
+                        error: error.to_string(),
+                    })?
+                }
+            };
+            links.push(link.into());
+        }
+        tables.put_in_charge(program_number())?;
+        self.streams = links;
+        Ok(())
+    }
+
+    /// Whether streams between unix sockets are read.
+    pub fn reads_streams(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    /// Asks the kernel whether the stream of an agent's unix socket goes on. `forced`: its end is recorded in any case.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn look_at_stream(&self, cookie: u64, forced: bool) -> Result<unix_stream::State, KernelError> {
+        let (name, kernel) = (unix_stream::LOOK, unix_stream::KERNEL);
+        let refused = |error| KernelError::Program { name, kernel, error };
+        let Some(Program::RawTracePoint(program)) = self.ebpf.program(name) else {
+            return Err(KernelError::Missing(name));
+        };
+        let program = program.fd().map_err(refused)?;
+        unix_stream::look(program.as_fd(), cookie, forced)
+            .map_err(|error| refused(ProgramError::IOError(error)))
+    }
+
     /// Takes down what daemons of other versions left pinned: their tables, their programs on tracepoints.
     ///
     /// # Errors
@@ -538,7 +618,8 @@ impl Object {
 
     /// Names of the programs that are attached to tracepoints.
     pub fn tracepoints(&self) -> impl Iterator<Item = &'static str> {
-        TRACEPOINTS.into_iter().take(self.tracepoints.len()).map(|(_, name)| name)
+        let streams = unix_stream::TRACEPOINTS.into_iter().take(self.streams.len());
+        TRACEPOINTS.into_iter().take(self.tracepoints.len()).map(|(_, name)| name).chain(streams)
     }
 }
 
@@ -583,12 +664,21 @@ pub fn layout(sizes: RingSizes) -> String {
         size_of::<control::Member>(),
         size_of::<unix::NameKey>(),
         size_of::<unix::UnixDecision>(),
+        size_of::<unix::UnixStream>(),
+        size_of::<unix::UnixData>(),
         size_of::<tls::Secret>(),
         size_of::<tls::SecretTaken>(),
     ];
     let mut digest = Sha256::new();
     digest.update(format!("{LAYOUT} {types:?} {sizes:?} {MAPS:?}"));
     format!("{LAYOUT_PREFIX}{}", short(&digest.finalize()))
+}
+
+/// Tells this object's programs from those of others.
+fn program_number() -> u32 {
+    let digest = Sha256::digest(OBJECT);
+    // Never zero: that stands for nobody's.
+    digest.first_chunk().map_or(1, |bytes| u32::from_ne_bytes(*bytes) | 1)
 }
 
 fn tracepoints_directory() -> String {

@@ -13,7 +13,7 @@ use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use auditor_common::share::{SHARES, Share};
+use auditor_common::share::{SHARES, Share, between};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Records that were not written for want of room, since the object was loaded.
@@ -129,6 +129,12 @@ impl Shares {
 
     fn all(&self, offset: usize) -> Vec<u64> {
         (0..SHARES).map(|share| self.field(share, offset).load(Ordering::Acquire)).collect()
+    }
+
+    /// What an entry's sessions occupy of the payload ring.
+    pub fn payload(&self, share: u32) -> u64 {
+        let load = |offset| self.field(share, offset).load(Ordering::Relaxed);
+        between(load(offset_of!(Share, payload_written)), load(offset_of!(Share, payload_read)))
     }
 
     /// What could not be written of an entry's sessions.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use auditor_common::control::{Control, Member, Refusals, Session};
 use auditor_common::counter::{Failure, errno, site_name};
 use auditor_common::rule::{RuleKey, RuleValue};
-use auditor_common::unix::NameKey;
+use auditor_common::unix::{NameKey, UnixStream};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuHashMap, PerCpuValues};
 use aya::{Ebpf, Pod};
@@ -36,6 +36,8 @@ unsafe impl Pod for Shared<Failure> {}
 unsafe impl Pod for Shared<Refusals> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<Member> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<UnixStream> {}
 
 /// Why a table could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,8 @@ pub struct Tables {
     _shares_map: MapData,
     free_shares: Free,
     released: HashMap<MapData, u64, u32>,
+    unix_streams: HashMap<MapData, u64, Shared<UnixStream>>,
+    unix_in_charge: Array<MapData, u32>,
 }
 
 impl Tables {
@@ -112,6 +116,8 @@ impl Tables {
             _shares_map: shares_map,
             free_shares: Free::default(),
             released: map("RELEASED")?.try_into().map_err(failed("RELEASED"))?,
+            unix_streams: map("UNIX_STREAMS")?.try_into().map_err(failed("UNIX_STREAMS"))?,
+            unix_in_charge: map("UNIX_IN_CHARGE")?.try_into().map_err(failed("UNIX_IN_CHARGE"))?,
         };
         if new {
             tables.prepare_failures()?;
@@ -333,6 +339,33 @@ impl Tables {
             self.count_rows(*cookie, true)?;
         }
         Ok(())
+    }
+
+    /// Says which object's programs read streams between unix sockets.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn put_in_charge(&mut self, program: u32) -> Result<(), TableError> {
+        self.unix_in_charge.set(0, program, 0).map_err(failed("UNIX_IN_CHARGE"))
+    }
+
+    /// Cookies of the unix sockets whose streams are followed; `session`: of one session's only.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn unix_streams(&self, session: Option<u64>) -> Result<Vec<u64>, TableError> {
+        let Some(session) = session else {
+            let keys: Result<_, _> = self.unix_streams.keys().collect();
+            return keys.map_err(failed("UNIX_STREAMS"));
+        };
+        let mut found = Vec::new();
+        for entry in self.unix_streams.iter() {
+            let (cookie, Shared(stream)) = entry.map_err(failed("UNIX_STREAMS"))?;
+            if stream.session == session {
+                found.push(cookie);
+            }
+        }
+        Ok(found)
     }
 
     /// Adds compiled rules. Either all are in the table afterwards, or none.

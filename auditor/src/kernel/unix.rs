@@ -110,6 +110,20 @@ pub fn globals(types: &Path, proc: &Path) -> Result<Globals, Unsupported> {
         .map_err(|error| Unsupported::Root { path: namespace, error })?;
     Ok(vec![
         ("UNIX_ADDRESS_OFFSET", offset("bpf_sock_addr_kern", "uaddr")?),
+        ("UNIX_SOCKET_OFFSET", offset("bpf_sock_addr_kern", "sk")?),
+        ("SOCK_FAMILY_OFFSET", offset("sock_common", "skc_family")?),
+        ("SOCK_STATE_OFFSET", offset("sock_common", "skc_state")?),
+        ("SOCK_COOKIE_OFFSET", offset("sock_common", "skc_cookie")?),
+        ("SOCK_OWNER_OFFSET", offset("sock", "sk_socket")?),
+        ("UNIX_PEER_OFFSET", offset("unix_sock", "peer")?),
+        ("TASK_FILES_OFFSET", offset("task_struct", "files")?),
+        ("FILES_TABLE_OFFSET", offset("files_struct", "fdt")?),
+        ("TABLE_LENGTH_OFFSET", offset("fdtable", "max_fds")?),
+        ("TABLE_FILES_OFFSET", offset("fdtable", "fd")?),
+        ("FILE_DATA_OFFSET", offset("file", "private_data")?),
+        ("SOCKET_SOCK_OFFSET", offset("socket", "sk")?),
+        // Elsewhere calls have other registers: what is said is counted, and not read.
+        ("CALLS_READABLE", u32::from(cfg!(target_arch = "x86_64"))),
         ("UNIX_LENGTH_OFFSET", offset("bpf_sock_addr_kern", "uaddrlen")?),
         ("TASK_FS_OFFSET", offset("task_struct", "fs")?),
         ("TASK_CREDENTIALS_OFFSET", offset("task_struct", "real_cred")?),

@@ -108,7 +108,7 @@ pub struct Verdict {
     /// The rule as `policy#number: text`, `None` where the policy's default decided.
     pub rule: Option<String>,
     /// Why: `rule`, `default`, `expired`, `no-session`, `socket-type`, `malformed`, `urgent-data`, `lease`,
-    /// `other-root`, `unreadable-name`.
+    /// `other-root`, `unreadable-name`, `not-recorded` (it was let through, and there was no room to record by what).
     #[serde(with = "crate::interned")]
     pub reason: Name,
     /// Name of the policy that decided.
@@ -223,6 +223,11 @@ pub struct Coverage {
     pub skipped_received: u64,
     /// What is missing, where it is known.
     pub gaps: Vec<GapRange>,
+    /// How the bytes were seen, where that is not in packets: `calls`, what the system calls of a unix socket's other end took and gave.
+    #[serde(with = "crate::interned::option")]
+    pub method: Option<Name>,
+    /// Of the gaps, both directions: bytes that passed by calls whose content cannot be had.
+    pub unreadable: u64,
 }
 
 /// How a connection ended.

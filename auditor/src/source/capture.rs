@@ -26,7 +26,7 @@ use auditor_common::event::{
     Closed, Decision, Established, Exec, Exit, Fork, Header as EventHeader, Moved, Packet, Skipped,
 };
 use auditor_common::tls::SecretTaken;
-use auditor_common::unix::UnixDecision;
+use auditor_common::unix::{UnixData, UnixDecision};
 use serde::{Deserialize, Serialize};
 
 use super::{Event, Malformed, Source};
@@ -64,6 +64,7 @@ const LAYOUT: u32 = layout(&[
     size_of::<Exit>(),
     size_of::<Moved>(),
     size_of::<UnixDecision>(),
+    size_of::<UnixData>(),
     size_of::<SecretTaken>(),
 ]);
 

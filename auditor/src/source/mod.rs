@@ -13,7 +13,7 @@ use auditor_common::event::{
     Skipped,
 };
 use auditor_common::tls::{KIND_SECRET, SecretTaken};
-use auditor_common::unix::UnixDecision;
+use auditor_common::unix::{KIND_UNIX_DATA, UnixData, UnixDecision};
 
 use crate::clock::Boottime;
 
@@ -28,6 +28,8 @@ pub enum Event<'a> {
     Decision(Decision),
     /// A unix socket's destination was decided.
     UnixDecision(UnixDecision),
+    /// Bytes passed on a stream between unix sockets, with what was copied of them.
+    UnixData(UnixData, &'a [u8]),
     /// A TCP connection was established.
     Established(Established),
     /// A connection has ended.
@@ -70,6 +72,10 @@ impl<'a> Event<'a> {
             KIND_SKIPPED => read(bytes).map(Event::Skipped),
             KIND_DECISION => read(bytes).map(Event::Decision),
             KIND_UNIX => read(bytes).map(Event::UnixDecision),
+            KIND_UNIX_DATA => read::<UnixData>(bytes).and_then(|data| {
+                let payload = bytes.get(size_of::<UnixData>()..)?.get(..data.captured as usize)?;
+                Some(Event::UnixData(data, payload))
+            }),
             KIND_ESTABLISHED => read(bytes).map(Event::Established),
             KIND_CLOSED => read(bytes).map(Event::Closed),
             KIND_EXEC => read(bytes).map(Event::Exec),
@@ -92,6 +98,10 @@ impl<'a> Event<'a> {
             Event::Skipped(event) => out.extend_from_slice(bytes(event)),
             Event::Decision(event) => out.extend_from_slice(bytes(event)),
             Event::UnixDecision(event) => out.extend_from_slice(bytes(event)),
+            Event::UnixData(event, payload) => {
+                out.extend_from_slice(bytes(event));
+                out.extend_from_slice(payload);
+            }
             Event::Established(event) => out.extend_from_slice(bytes(event)),
             Event::Closed(event) => out.extend_from_slice(bytes(event)),
             Event::Exec(event) => out.extend_from_slice(bytes(event)),
@@ -122,6 +132,7 @@ impl<'a> Event<'a> {
             Event::Skipped(event) => &event.header,
             Event::Decision(event) => &event.header,
             Event::UnixDecision(event) => &event.decision.header,
+            Event::UnixData(event, _) => &event.header,
             Event::Established(event) => &event.header,
             Event::Closed(event) => &event.header,
             Event::Exec(event) => &event.header,
@@ -148,6 +159,8 @@ unsafe impl Record for Skipped {}
 unsafe impl Record for Decision {}
 // SAFETY: as above.
 unsafe impl Record for UnixDecision {}
+// SAFETY: as above.
+unsafe impl Record for UnixData {}
 // SAFETY: as above.
 unsafe impl Record for Established {}
 // SAFETY: as above.

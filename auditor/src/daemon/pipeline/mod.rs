@@ -7,6 +7,9 @@ mod existing;
 mod safekeeping;
 mod sessions;
 mod still;
+mod streams;
+
+pub(super) use still::release_left;
 
 use std::mem;
 use std::os::fd::AsFd as _;
@@ -108,6 +111,8 @@ pub(super) struct Pipeline {
     started: Boottime,
     looked_at_sessions: Boottime,
     looked_at_all_sessions: Boottime,
+    look_at_streams: Boottime,
+    stopped: streams::Stopped,
     heartbeat: Boottime,
     leased: Boottime,
     opening: Vec<Opening>,
@@ -140,6 +145,8 @@ impl Pipeline {
             started: now,
             looked_at_sessions: now,
             looked_at_all_sessions: now,
+            look_at_streams: now,
+            stopped: streams::Stopped::default(),
             heartbeat: now,
             leased: Boottime::default(),
             opening: Vec::new(),
@@ -149,7 +156,6 @@ impl Pipeline {
 
     /// Runs until it is told to stop; what it started with comes back.
     pub(super) fn run(mut self) -> Result<Parts, PipelineError> {
-        still::release_left(&self.parts.runtime_dir);
         let waiter = Waiter::new(&self.parts.rings, self.parts.commands.wake_descriptor().as_fd())
             .map_err(PipelineError::Wait)?;
         loop {
@@ -186,6 +192,7 @@ impl Pipeline {
             if !more && self.parts.attribution.is_due(now) {
                 self.parts.record(Item::Settled(now));
             }
+            self.look_at_streams();
             self.follow_moves();
             self.take_libraries();
             self.look_after_sessions();
@@ -279,9 +286,11 @@ impl Pipeline {
                 let next = self.parts.next_event()?;
                 if next != Next::Event {
                     self.parts.commit()?;
+                    self.stopped.follow(&self.parts);
                     // One that is still being written is there in a moment.
                     return Ok(next == Next::Busy);
                 }
+                self.stopped.follow(&self.parts);
                 let full = self.parts.journal.as_ref().is_some_and(Journal::is_full);
                 if full || self.parts.attribution.waiting() >= ENTRIES_IN_ONE_GO {
                     self.parts.commit()?;
@@ -348,6 +357,10 @@ impl Pipeline {
         {
             let error = KernelError::UnixRules(error.to_string());
             return Err(CommandError::Invalid(format!("nothing was changed: {error}")));
+        }
+        if loaded.settings.allows_unix_sockets() {
+            // Before the first of them can be connected.
+            self.parts.object.read_streams(&mut self.parts.tables, true).map_err(failed)?;
         }
         let configuration =
             self.parts.attribution.put_in_force(&loaded, &mut self.parts.tables).map_err(failed)?;

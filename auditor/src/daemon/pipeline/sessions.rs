@@ -240,6 +240,7 @@ impl Pipeline {
         // From here on nothing of it leaves; what did is in the rings.
         self.count_what_is_not_recorded();
         self.revoke(number, &cgroup);
+        self.end_streams(number);
         if self.trail_takes() {
             self.drain().map_err(failed)?;
         }

@@ -84,7 +84,7 @@ impl Drop for Still {
 }
 
 /// Lets those go on whom a daemon that was killed left standing.
-pub(super) fn release_left(runtime_dir: &Path) {
+pub(in crate::daemon) fn release_left(runtime_dir: &Path) {
     let mark = runtime_dir.join(MARK);
     let text = match fs::read(&mark) {
         Ok(text) => text,

@@ -400,6 +400,10 @@ struct CoverageFields<'a> {
     skipped_sent: u64,
     skipped_received: u64,
     gaps: Gaps<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unreadable: Option<u64>,
 }
 
 impl<'a> CoverageFields<'a> {
@@ -414,6 +418,8 @@ impl<'a> CoverageFields<'a> {
             skipped_sent: coverage.skipped_sent,
             skipped_received: coverage.skipped_received,
             gaps: Gaps(&coverage.gaps),
+            method: coverage.method,
+            unreadable: coverage.method.map(|_| coverage.unreadable),
         }
     }
 }

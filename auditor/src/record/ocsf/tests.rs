@@ -309,6 +309,7 @@ fn coverage_keeps_the_directions_of_this_host_and_traffic_those_of_the_connectio
                 skipped_sent: 0,
                 skipped_received: 7,
                 gaps: vec![GapRange { sent: true, offset: 4, length: 6 }],
+                ..Coverage::default()
             },
             reason: CloseReason::Ended,
             duration_us: 1500,
