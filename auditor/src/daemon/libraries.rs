@@ -38,6 +38,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Files that are remembered: those without anything to probe, and those with.
 const MOST_KNOWN: usize = 65536;
 const MOST_PROBED: usize = 1024;
+/// Name of the file in the runtime directory that says whom this thread holds. Not the pipeline's (`pipeline/still.rs`), which holds sessions too.
+const NOTE: &str = "held-for-probes";
 /// Discoveries that wait to be taken.
 const MOST_FOUND: usize = 256;
 
@@ -85,7 +87,7 @@ impl Libraries {
         let mappings = Mappings::listen(wake.as_fd())?;
         let (orders, ordered) = sync_channel(64);
         let (sender, found) = sync_channel(MOST_FOUND);
-        let frozen = runtime_dir.join("frozen");
+        let frozen = runtime_dir.join(NOTE);
         thaw_what_was_left(&frozen);
         let probed = uprobes.libraries()?.into_iter().map(|library| (library, None)).collect();
         let mut watch =
