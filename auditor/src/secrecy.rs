@@ -3,17 +3,19 @@
 
 use std::io;
 
+/// What may happen where a call fails, and the call.
+type Step = (&'static str, fn() -> io::Result<()>);
+
 /// What could not be had of it, in words for a record.
 ///
 /// Locked are pages that have been used, now and from here on (`MCL_ONFAULT`, Linux 4.4), so that this costs no memory. Needs CAP_IPC_LOCK,
 /// and CAP_SYS_RESOURCE where the limit on locked memory is low; so it is to be called before capabilities are given up.
 pub fn protect() -> Vec<String> {
-    type Step = fn() -> io::Result<()>;
-    let steps: [(&str, Step); 2] = [
+    let steps: [Step; 2] = [
         ("memory of the daemon, TLS secrets in it, may be swapped to disk", lock),
         ("memory of the daemon, TLS secrets in it, may be in a core dump", forbid_dumps),
     ];
-    let failed = |(what, step): (&str, Step)| {
+    let failed = |(what, step): Step| {
         step()
             .err()
             .map(|error| format!("{what}: {error}; give it CAP_IPC_LOCK and CAP_SYS_RESOURCE at start"))

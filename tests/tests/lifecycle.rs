@@ -541,8 +541,8 @@ fn a_daemon_in_a_pid_namespace_of_its_own_does_not_start() {
 
 #[test]
 fn a_daemon_keeps_only_the_privileges_that_it_uses() {
-    /// DAC_OVERRIDE, NET_ADMIN, SYS_PTRACE, PERFMON, BPF by linux/capability.h.
-    const KEPT: u64 = 1 << 1 | 1 << 12 | 1 << 19 | 1 << 38 | 1 << 39;
+    /// DAC_OVERRIDE, NET_ADMIN, SYS_PTRACE, PERFMON, BPF, CHECKPOINT_RESTORE by linux/capability.h.
+    const KEPT: u64 = 1 << 1 | 1 << 12 | 1 << 19 | 1 << 38 | 1 << 39 | 1 << 40;
     require_root().unwrap();
     let daemon = Daemon::start(&configuration(&[])).unwrap();
     // The threads that a session brings about are looked at too.

@@ -37,11 +37,11 @@ use std::os::fd::AsFd as _;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two searches for deleted files that nobody has mapped any more.
 const SEARCH_AGAIN: Duration = Duration::from_secs(60);
-/// Name of the file in the runtime directory that says whom it holds. `pipeline::still` has another: both may stop somebody at once.
-const NOTE: &str = "held-for-a-probe";
 /// Files that are remembered: those without anything to probe, and those with.
 const MOST_KNOWN: usize = 65536;
 const MOST_PROBED: usize = 1024;
+/// Name of the file in the runtime directory that says whom this thread holds. Not the pipeline's (`pipeline/still.rs`), which holds sessions too.
+const NOTE: &str = "held-for-probes";
 /// Discoveries that wait to be taken.
 const MOST_FOUND: usize = 256;
 
@@ -112,6 +112,10 @@ impl Libraries {
         if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
             watch.remember(own);
         }
+        // What the most probable libraries are for is known before any agent begins.
+        let (first, rest): (Vec<_>, Vec<_>) =
+            host_libraries().into_iter().partition(|path| is_probable(path));
+        first.iter().filter_map(|path| see_file(&of_host, path)).for_each(|seen| watch.take_seen(seen));
         watch.look_at_all();
         let own = Arc::clone(&wake);
         let thread = thread::Builder::new().name("libraries".to_owned()).spawn(move || {
@@ -120,7 +124,13 @@ impl Libraries {
         })?;
         let own = Arc::clone(&wake);
         let host = thread::Builder::new().name("host libraries".to_owned()).spawn(move || {
-            see_host(&of_host, &sender_of_seen, &own);
+            for seen in rest.iter().filter_map(|path| see_file(&of_host, path)) {
+                // Nobody takes it any more: the daemon ends.
+                if sender_of_seen.send(seen).is_err() {
+                    return;
+                }
+                let _ = own.write(1);
+            }
         })?;
         Ok(Self { threads: vec![thread, host], orders: Some(orders), wake, found })
     }
@@ -395,28 +405,27 @@ struct Seen {
     error: Option<String>,
 }
 
-/// Looks through what the host's dynamic linker knows, in a thread without haste: the other one races with agents.
-fn see_host(uprobes: &Uprobes, seen: &SyncSender<Seen>, wake: &EventFd) {
-    for path in host_libraries() {
-        let Ok(file) = File::open(&path) else { continue };
-        let Ok(library) = number(&file) else { continue };
-        let (probes, error) = match library::inspect(&file) {
-            Ok(probes) => {
-                let attached =
-                    if probes.is_empty() { Ok(()) } else { uprobes.attach(&file, library, &probes) };
-                (probes, attached.err().map(|error| error.to_string()))
-            }
-            Err(unreadable) => (Vec::new(), Some(unreadable.to_string())),
-        };
-        // Nobody takes it any more: the daemon ends.
-        if seen.send(Seen { library, file, path, probes, error }).is_err() {
-            return;
+/// Looks through a file of the host's, and probes it. `None`: it is not there.
+fn see_file(uprobes: &Uprobes, path: &Path) -> Option<Seen> {
+    let file = File::open(path).ok()?;
+    let library = number(&file).ok()?;
+    let (probes, error) = match library::inspect(&file) {
+        Ok(probes) => {
+            let attached = if probes.is_empty() { Ok(()) } else { uprobes.attach(&file, library, &probes) };
+            (probes, attached.err().map(|error| error.to_string()))
         }
-        let _ = wake.write(1);
-    }
+        Err(unreadable) => (Vec::new(), Some(unreadable.to_string())),
+    };
+    Some(Seen { library, file, path: path.to_owned(), probes, error })
 }
 
-/// What the host's dynamic linker knows (ld.so.cache(5)), those that are most probably of interest first.
+/// Whether a library has a name that TLS libraries have. For an order only: what it is, its contents say.
+fn is_probable(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name.starts_with(b"libcrypto") || name.starts_with(b"libgnutls")
+}
+
+/// What the host's dynamic linker knows (ld.so.cache(5)).
 fn host_libraries() -> Vec<PathBuf> {
     let Ok(cache) = fs::read("/etc/ld.so.cache") else { return Vec::new() };
     let names: BTreeSet<&[u8]> = cache
@@ -424,14 +433,7 @@ fn host_libraries() -> Vec<PathBuf> {
         .filter(|name| name.starts_with(b"/") && name.contains(&b'.'))
         .take(MOST_KNOWN)
         .collect();
-    let mut paths: Vec<PathBuf> =
-        names.into_iter().map(|name| PathBuf::from(OsStr::from_bytes(name))).collect();
-    // An order only: what a library is, its contents say.
-    paths.sort_by_key(|path| {
-        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        !(name.starts_with(b"libcrypto") || name.starts_with(b"libgnutls"))
-    });
-    paths
+    names.into_iter().map(|name| PathBuf::from(OsStr::from_bytes(name))).collect()
 }
 
 fn points_of(probes: &[Probe]) -> Vec<Point> {

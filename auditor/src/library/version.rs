@@ -17,23 +17,23 @@ const LONGEST: usize = 24;
 /// changed, and say the same. `None`: it has no such function.
 pub fn name(file: &File, points: &[Point]) -> Option<String> {
     let point = points.first()?;
-    let (before, major): (&[u8], _) = match point {
+    let (before, major, dots): (&[u8], _, _) = match point {
         // "OpenSSL 3.0.19 27 Jan 2026", OPENSSL_VERSION_TEXT.
-        Point::OpensslDerives => (b"OpenSSL ", ""),
+        Point::OpensslDerives => (b"OpenSSL ", "", 2),
         // "Enabled GnuTLS 3.7.9 logging...", which it logs when it begins.
-        Point::GnutlsExpands | Point::GnutlsPrf => (b"GnuTLS ", ""),
+        Point::GnutlsExpands | Point::GnutlsPrf => (b"GnuTLS ", "", 2),
         // "go1.22.1", runtime.buildVersion and the build information.
-        Point::GoTrafficKey | Point::GoMasterSecret => (b"go1.", "go1."),
+        Point::GoTrafficKey | Point::GoMasterSecret => (b"go1.", "go1.", 1),
     };
     let library = point.library();
     Some(
-        find(file, before)
+        find(file, before, dots)
             .map_or_else(|| library.to_owned(), |version| format!("{library} {major}{version}")),
     )
 }
 
-/// The first version behind `before`: numbers with points between them.
-fn find(file: &File, before: &[u8]) -> Option<String> {
+/// The first version behind `before`: numbers with so many points between them, or more.
+fn find(file: &File, before: &[u8], points: usize) -> Option<String> {
     let mut piece = vec![0; PIECE];
     let mut offset = 0;
     while offset < MOST_BYTES {
@@ -45,7 +45,8 @@ fn find(file: &File, before: &[u8]) -> Option<String> {
                 behind.iter().take(LONGEST).take_while(|byte| byte.is_ascii_digit() || **byte == b'.');
             let version: String = digits.map(|byte| char::from(*byte)).collect();
             let version = version.trim_end_matches('.');
-            if version.contains('.') && !version.starts_with('.') {
+            // Other texts name releases as well, but not so exactly.
+            if version.bytes().filter(|byte| *byte == b'.').count() >= points && !version.starts_with('.') {
                 return Some(version.to_owned());
             }
         }
@@ -73,8 +74,8 @@ mod tests {
 
     #[test]
     fn a_version_is_found_wherever_it_stands() {
-        let text = b"OpenSSL %s OpenSSL 3.0.19 27 Jan 2026";
-        for before in [0, 17, PIECE - 20, PIECE - 8, PIECE, 2 * PIECE - 45] {
+        let text = b"OpenSSL %s OpenSSL 3.0 OpenSSL 3.0.19 27 Jan 2026";
+        for before in [0, 17, PIECE - 40, PIECE - 30, PIECE - 8, PIECE, 2 * PIECE - 65] {
             let content = [&vec![b' '; before][..], text].concat();
             assert_eq!(told(&content, Point::OpensslDerives).as_deref(), Some("OpenSSL 3.0.19"), "{before}");
         }
