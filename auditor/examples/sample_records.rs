@@ -12,8 +12,8 @@ use auditor::protocol::{
 };
 use auditor::record::ocsf::{Host, Identity, Renderer};
 use auditor::record::{
-    Agent, Application, Caller, CloseReason, Connection, Coverage, Entry, Event, GapRange, Loss, Process,
-    Session, SessionTotals, Tls, Transport, Verdict,
+    Agent, Application, Caller, Certificate, CloseReason, Connection, Coverage, Entry, Event, GapRange, Loss,
+    Process, Session, SessionTotals, Tls, Transport, Verdict,
 };
 
 fn main() -> anyhow::Result<()> {
@@ -235,12 +235,40 @@ fn connections() -> Vec<Event> {
         reason: Some("no-secret"),
         ..Tls::default()
     };
+    let certificate = Certificate {
+        sha256: "5f".repeat(32),
+        subject: "CN=db.example.com".to_owned(),
+        issuer: "CN=Example CA, O=Example".to_owned(),
+        serial: "0a1b2c".to_owned(),
+        names: ["db.example.com", "10.20.0.7", "email:dba@example.com"].map(str::to_owned).to_vec(),
+        not_before: Some(1_700_000_000),
+        not_after: Some(1_800_000_000),
+    };
+    let read = Tls {
+        protocol: Some("postgresql".to_owned()),
+        ja4: Some("t13d1516h2_8daaf6152771_e5627efa2ab1".to_owned()),
+        server: Some(certificate),
+        client: Some(Certificate { sha256: "c3".repeat(32), ..Certificate::default() }),
+        early_data: Some("rejected"),
+        server_alert: Some("unknown_ca"),
+        decrypted: true,
+        reason: None,
+        ..tls.clone()
+    };
+    let read = Application { tls: Some(read), ..application() };
+    let unparsed = Tls {
+        server: Some(Certificate { sha256: "c3".repeat(32), ..Certificate::default() }),
+        ..Tls::default()
+    };
+    let unparsed = Application { tls: Some(unparsed), ..application() };
     let opaque = Application { opaque: Some("tls"), tls: Some(tls), ..application() };
     vec![
         Event::ConnectionOpened { connection: Arc::new(connection()) },
         Event::ConnectionOpened { connection: Arc::new(Connection { inbound: true, ..connection() }) },
         closed(application(), whole, CloseReason::Ended),
         closed(opaque, holed, CloseReason::Ended),
+        closed(read, Coverage::default(), CloseReason::Ended),
+        closed(unparsed, Coverage::default(), CloseReason::Ended),
         closed(Application::default(), Coverage::default(), CloseReason::NotEstablished),
         Event::ConnectionRefused { connection: Arc::new(refused()), call: "connect" },
         Event::ConnectionRefused {

@@ -147,13 +147,27 @@ async fn a_caller_whose_cgroup_is_not_known_is_refused() {
 }
 
 #[tokio::test]
-async fn an_ended_session_makes_nobody_an_agent() {
+async fn an_ended_session_of_a_tagged_cgroup_makes_nobody_an_agent() {
+    let daemon = Daemon::start();
+    daemon.pretend_cgroup("0::/jobs/1\n");
+    let mut ended = session("00000000000000aa", "agent-backfill", "/jobs/1");
+    ended.ended = Some(2_000);
+    daemon.add(ended);
+    daemon.client().await.status().await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_lives_below_the_daemons_cgroup_is_an_agent_without_a_session_too() {
     let daemon = Daemon::start();
     daemon.pretend_cgroup("0::/auditor/1\n");
     let mut ended = session("00000000000000aa", "agent-backfill", "/auditor/1");
     ended.ended = Some(2_000);
     daemon.add(ended);
-    daemon.client().await.status().await.unwrap();
+    let refused = daemon.client().await.status().await.unwrap_err();
+    assert_eq!(refusal(refused), (403, "agent".to_owned()));
+    daemon.pretend_cgroup("0::/auditor/2\n");
+    let refused = daemon.client().await.status().await.unwrap_err();
+    assert_eq!(refusal(refused), (403, "agent".to_owned()));
 }
 
 #[tokio::test]

@@ -91,9 +91,13 @@ fn essence(record: &Value) -> Value {
     ])
 }
 
-/// Of the kinds that come from the rings alone.
+/// Of the kinds that come from the rings alone: what did not fit into them is counted elsewhere.
 fn essences(records: &[Value], kind: &str) -> Vec<Value> {
-    records.iter().filter(|record| record["unmapped"]["auditor"]["kind"] == kind).map(essence).collect()
+    let own = |record: &&Value| {
+        let own = &record["unmapped"]["auditor"];
+        own["kind"] == kind && own["finding"]["kind"] != "ring-overrun"
+    };
+    records.iter().filter(own).map(essence).collect()
 }
 
 #[test]

@@ -45,10 +45,11 @@ except psycopg.OperationalError:
 /// Maps what it is given as code, and waits for the daemon to look at it.
 const MAPPER: &str = r#"
 import mmap, os, sys, time
+maps = []
 for name in sys.argv[1:]:
     file = os.open(name, os.O_RDONLY)
-    mmap.mmap(file, os.path.getsize(name), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC)
-time.sleep(0.2)
+    maps.append(mmap.mmap(file, os.path.getsize(name), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC))
+time.sleep(1)
 "#;
 
 const SERVER: &str = include_str!("../src/tls_server.py");
@@ -82,7 +83,7 @@ impl Scene {
         self.daemon.home().folder()
     }
 
-    /// Runs a program in a session; it must succeed. All secrets that the server has told by then must have been taken.
+    /// Runs a program in a session; it must succeed.
     fn run(&self, words: &[OsString]) {
         let output = self.daemon.run(AGENT, UNPRIVILEGED, words).unwrap();
         let said = String::from_utf8_lossy(&output.stderr);

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::types::{
-    ErrorBody, ErrorDetail, OpenSession, RecordFilter, Session, SessionFilter, SessionList, Status,
+    ErrorBody, ErrorDetail, HandOver, OpenSession, RecordFilter, Session, SessionFilter, SessionList, Status,
 };
 
 /// Longest answer that is read as a whole.
@@ -155,8 +155,8 @@ impl Client {
     ///
     /// # Errors
     /// Refused, or the conversation broke off.
-    pub async fn hand_over(&mut self) -> Result<(), ClientError> {
-        let response = self.request(Method::POST, "/v1/hand-over", None::<&()>).await?;
+    pub async fn hand_over(&mut self, next: &HandOver) -> Result<(), ClientError> {
+        let response = self.request(Method::POST, "/v1/hand-over", Some(next)).await?;
         self.whole(response).await.map(drop)
     }
 

@@ -2,7 +2,8 @@
 //!
 //! An agent must not use the API, whatever its user id, because the API tells what is known of it, opens sessions and ends
 //! them. Being an agent is a matter of the cgroup, so the peer's cgroup is read anew for each request: a connection
-//! may be older than the session that its owner has been put into (`auditor run` is exactly this case).
+//! may be older than the session that its owner has been put into (`auditor run` is exactly this case). Below the daemon's own cgroup
+//! live agents only, also those whose session has ended or is not known any more: none of them may.
 //!
 //! It fails closed: a caller whose cgroup cannot be read, or a pipeline that does not say which sessions exist, is a refusal.
 //!
@@ -38,6 +39,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Context {
     pub(super) commander: Commander,
     pub(super) proc_root: PathBuf,
+    /// The cgroup below which agents live.
+    pub(super) agents: Arc<str>,
     pub(super) trail_dir: PathBuf,
     /// Readers of the trail that may still begin.
     pub(super) readers: Arc<Semaphore>,
@@ -57,7 +60,7 @@ enum Admission {
     Admitted,
     /// The caller lives in this session.
     Agent(Arc<Session>),
-    /// It cannot be told who the caller is.
+    /// It cannot be told who the caller is, or it is an agent of whose session nothing is known.
     Unknown(ApiError),
 }
 
@@ -87,10 +90,7 @@ async fn admit_and_record(context: Context, connected: Connected, request: Reque
         },
         Admission::Agent(found) => {
             session = Some(found);
-            hang_up(ApiError::forbidden(
-                "agent",
-                "an agent may not use the auditor's API: call it from outside the session",
-            ))
+            hang_up(refused_agent())
         }
         Admission::Unknown(refusal) => hang_up(refusal),
     };
@@ -132,10 +132,17 @@ async fn admission(context: &Context, connected: &Connected) -> Admission {
             ));
         }
     };
-    sessions
-        .into_iter()
-        .find(|state| state.ended.is_none() && is_within(&cgroup, &state.cgroup))
-        .map_or(Admission::Admitted, |state| Admission::Agent(state.session))
+    let session =
+        sessions.into_iter().find(|state| state.ended.is_none() && is_within(&cgroup, &state.cgroup));
+    match session {
+        Some(state) => Admission::Agent(state.session),
+        None if is_within(&cgroup, &context.agents) => Admission::Unknown(refused_agent()),
+        None => Admission::Admitted,
+    }
+}
+
+fn refused_agent() -> ApiError {
+    ApiError::forbidden("agent", "an agent may not use the auditor's API: call it from outside the session")
 }
 
 /// Reads the body before any handler runs: one place for its limits in size and time.

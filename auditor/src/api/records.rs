@@ -50,6 +50,7 @@ const KINDS: &[&str] = &[
     "daemon-reloaded",
     "daemon-took-over",
     "heartbeat",
+    "library-probed",
     "trail-recovered",
     "api-access",
 ];

@@ -22,7 +22,8 @@ use super::records::{Reader, epoch_millis};
 use super::sessions::{self, Incomplete, Known};
 use super::target::target;
 use super::types::{
-    ErrorBody, OpenSession, RecordFilter, Session, SessionFilter, SessionList, SessionTarget, Status,
+    ErrorBody, HandOver, OpenSession, RecordFilter, Session, SessionFilter, SessionList, SessionTarget,
+    Status,
 };
 use crate::daemon::command::{self, Command};
 use crate::trail;
@@ -303,17 +304,21 @@ async fn reload(State(context): State<Context>) -> Result<StatusCode, ApiError> 
 
 /// Write down everything for the next daemon, and end. Sessions and connections live on, under the same verdicts; what happens
 /// until the next daemon is there waits in the kernel.
-#[utoipa::path(post, path = "/v1/hand-over", tag = "daemon", responses(
+#[utoipa::path(post, path = "/v1/hand-over", tag = "daemon", request_body = HandOver, responses(
     (status = 204, description = "The daemon is about to end."),
+    (status = 400, description = "The next daemon could not go on with the sessions: this one goes on.", body = ErrorBody),
     (status = 403, description = "The caller is an agent, or not root.", body = ErrorBody),
     (status = 500, description = "The daemon goes on.", body = ErrorBody),
 ))]
 async fn hand_over(
     State(context): State<Context>,
     Extension(connected): Extension<Connected>,
+    request: Result<Json<HandOver>, JsonRejection>,
 ) -> Result<StatusCode, ApiError> {
     require_root(&connected, "taking over from the daemon")?;
-    context.commander.ask(Command::HandOver).await?;
+    let Json(HandOver { journal, layout }) = request?;
+    let next = command::HandOver { journal, layout, caller: connected.caller };
+    context.commander.ask(|reply| Command::HandOver(Box::new(next), reply)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -82,6 +82,8 @@ pub struct ApiOptions {
     pub trail_dir: PathBuf,
     /// Where /proc is mounted.
     pub proc_root: PathBuf,
+    /// The cgroup, as /proc/PID/cgroup has it, below which agents live.
+    pub agents: String,
 }
 
 /// The socket, bound and listening: connections queue up until [`Self::serve`] takes them.
@@ -157,6 +159,7 @@ fn router(commander: Commander, options: ApiOptions, stopping: watch::Receiver<(
     let context = Context {
         commander,
         proc_root: options.proc_root,
+        agents: options.agents.into(),
         trail_dir: options.trail_dir,
         readers: Arc::new(Semaphore::new(TRAIL_READERS)),
         stopping,

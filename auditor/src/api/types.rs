@@ -29,6 +29,16 @@ pub struct OpenSession {
     pub command: Option<Vec<String>>,
 }
 
+/// What the next daemon can go on with.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HandOver {
+    /// Version of the journal that it reads.
+    pub journal: u32,
+    /// Layout of the kernel's tables that it uses.
+    pub layout: String,
+}
+
 /// What becomes a session.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]

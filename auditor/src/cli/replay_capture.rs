@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write, stdout};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -29,7 +30,7 @@ pub(crate) struct ReplayCapture {
     /// How often to measure
     #[arg(long, value_name = "N", default_value_t = 1, requires = "measure")]
     passes: u32,
-    /// Directory, to be made, of the trail that is measured
+    /// Directory of the trail that is measured: it is made, and removed afterwards; one that exists is refused
     #[arg(long, value_name = "DIR", required_if_eq("measure", "trail"))]
     trail: Option<PathBuf>,
 }
@@ -101,6 +102,10 @@ impl ReplayCapture {
         let renderer = renderer(&boot_id)?;
         let trail = match (stage, &self.trail) {
             (Stage::Trail, Some(directory)) => {
+                // What is removed at the end must be this pass's own.
+                fs::DirBuilder::new().mode(0o700).create(directory).map_err(|error| {
+                    Failure::refused(format!("make {}, which must not exist: {error}", directory.display()))
+                })?;
                 Some(Trail::open(directory, Options::new(host(&boot_id))).map_err(Failure::refused)?.0)
             }
             _ => None,

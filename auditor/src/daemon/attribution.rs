@@ -43,6 +43,8 @@ use crate::source::Event;
 const CONVERSATIONS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
 const CONVERSATIONS: usize = 65_536;
+/// Libraries whose names are remembered.
+const LIBRARIES: usize = 4096;
 /// UDP sockets of one session that are followed at most. Further ones are named in a finding, and their ends are not recorded.
 const DATAGRAMS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
@@ -100,7 +102,7 @@ pub(super) struct Datagrams {
 }
 
 /// A process that came into a session from elsewhere, and has sockets that may be older than that.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Joined {
     /// Into which.
     pub(super) session: u64,
@@ -132,6 +134,8 @@ pub(super) struct Attribution {
     pub(super) keyrings: Keyrings,
     /// Connections that wait for one, by session and cookie.
     waiting_for_secrets: BTreeSet<(u64, u64)>,
+    /// What libraries are called, by their numbers.
+    libraries: BTreeMap<u64, String>,
     findings: Findings,
     /// Sockets whose rows are to be counted from now on, or no longer.
     counting: Vec<(u64, bool)>,
@@ -149,8 +153,8 @@ pub(super) struct Attribution {
 pub(super) type Saved = (
     (Sessions, Known, Vec<Configuration>, Reported),
     (ByCookie<Conversation>, ByCookie<Datagrams>, VecDeque<(Boottime, u64)>, u64, i128),
-    (HashMap<u32, (u64, Boottime)>, u64, keyrings::Saved),
-    (BTreeMap<u64, u64>, Unfollowed, Budget),
+    (HashMap<u32, (u64, Boottime)>, u64, Vec<Joined>, keyrings::Saved),
+    (BTreeMap<u64, u64>, Unfollowed, Budget, BTreeMap<u64, String>),
 );
 
 impl Attribution {
@@ -181,6 +185,7 @@ impl Attribution {
             closing: VecDeque::new(),
             keyrings,
             waiting_for_secrets: BTreeSet::new(),
+            libraries: BTreeMap::new(),
             findings: Findings::default(),
             counting: Vec::new(),
             entries: Vec::new(),
@@ -219,6 +224,10 @@ impl Attribution {
                 }
             }
             Item::Forgotten(pid) => self.processes.forget(pid),
+            Item::Followed => self.joined.clear(),
+            Item::Missed { share, count, at } => {
+                self.missed.insert(share, (count, at));
+            }
             Item::Clock(offset) => {
                 self.clock = Clock::fixed(offset);
                 // When rules expire is wall-clock time.
@@ -226,6 +235,7 @@ impl Attribution {
             }
             Item::Looked(process) => self.processes.tell(process),
             Item::Reported(reported) => self.reported = reported,
+            Item::Library(number, name) => self.library(number, name),
             Item::Reloaded(configuration) => {
                 let settings = self.policies.recall(configuration, &self.clock)?;
                 self.compiled.clear();
@@ -272,8 +282,8 @@ impl Attribution {
         (
             (&self.sessions, self.processes.all(), self.policies.configurations(), &self.reported),
             (&self.conversations, &self.datagrams, &self.closing, self.statements, self.clock.offset()),
-            (&self.missed, self.folded_of_nobody, self.keyrings.saved()),
-            (&self.datagrams_of, &self.unfollowed, &self.budget),
+            (&self.missed, self.folded_of_nobody, &self.joined, self.keyrings.saved()),
+            (&self.datagrams_of, &self.unfollowed, &self.budget, &self.libraries),
         )
     }
 
@@ -284,9 +294,9 @@ impl Attribution {
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         let ((sessions, known, configurations, reported), connections, uncounted, bounds) = saved;
         let secrets;
-        (self.missed, self.folded_of_nobody, secrets) = uncounted;
+        (self.missed, self.folded_of_nobody, self.joined, secrets) = uncounted;
         self.keyrings.restore(secrets)?;
-        (self.datagrams_of, self.unfollowed, self.budget) = bounds;
+        (self.datagrams_of, self.unfollowed, self.budget, self.libraries) = bounds;
         (self.sessions, self.reported) = (sessions, reported);
         self.processes.restore(known);
         let offset;
@@ -311,7 +321,12 @@ impl Attribution {
         self.processes.take_looked()
     }
 
-    /// What is told from here on happens for the first time.
+    /// Whether what comes next has happened before.
+    pub(super) fn happens_again(&mut self, again: bool) {
+        self.processes.happens_again(again);
+    }
+
+    /// What procfs said is not about what comes next.
     pub(super) fn forget_told(&mut self) {
         self.processes.forget_told();
     }
@@ -458,20 +473,28 @@ impl Attribution {
         self.joined.push(Joined { session: event.to, pid });
     }
 
-    /// Processes that came into a session since this was last asked.
-    pub(super) fn take_joined(&mut self) -> Vec<Joined> {
-        mem::take(&mut self.joined)
+    /// Processes that came into a session and are to be followed, until [`Item::Followed`] says that they were.
+    pub(super) fn joined(&self) -> Vec<Joined> {
+        self.joined.clone()
     }
 
-    /// In what light a record's word of a process is to be seen. A record that could not be written is counted before any later
-    /// one is read; but it may have been missed any time since the last look, so all that is older than this one is in doubt.
-    fn occasion(&mut self, header: &Header) -> Occasion {
-        let count = self.shares.processes(header.share);
-        let (known, complete_since) = self.missed.entry(header.share).or_default();
-        if *known != count {
-            (*known, *complete_since) = (count, Clock::now());
+    /// What must be known before an event is taken in: whether records of processes were not written since the last look. A record
+    /// that could not be written is counted before any later one is read; but it may have been missed any time until now, so
+    /// all that is older than this look is in doubt. Only who reads the rings may ask: the counters are of now.
+    pub(super) fn missed(&self, event: &Event<'_>) -> Option<Item> {
+        if !event.tells_of_a_process() {
+            return None;
         }
-        Occasion { at: Boottime(header.time), session: header.session, complete_since: *complete_since }
+        let share = event.header().share;
+        let count = self.shares.processes(share);
+        let known = self.missed.get(&share).map_or(0, |(known, _)| *known);
+        (known != count).then(|| Item::Missed { share, count, at: Clock::now() })
+    }
+
+    /// In what light a record's word of a process is to be seen.
+    fn occasion(&self, header: &Header) -> Occasion {
+        let complete_since = self.missed.get(&header.share).map_or(Boottime::default(), |(_, at)| *at);
+        Occasion { at: Boottime(header.time), session: header.session, complete_since }
     }
 
     fn enter(&mut self, session: u64, process: Option<Arc<Process>>, at: Boottime, event: Recorded) {
@@ -866,14 +889,26 @@ impl Attribution {
         }
     }
 
+    /// What a library is called has become known, perhaps later than its first secrets.
+    fn library(&mut self, number: u64, name: String) {
+        if self.libraries.len() >= LIBRARIES {
+            self.libraries.pop_first();
+        }
+        for conversation in self.conversations.values_mut() {
+            conversation.is_called(number, &name);
+        }
+        self.libraries.insert(number, name);
+    }
+
     /// Notes which secrets a connection has claimed and released, and whether it waits for one.
     fn account_for_secrets(&mut self, cookie: u64, findings: &mut Findings) {
         let waits = findings.waits.take();
         if waits.is_none() && findings.secrets.is_empty() {
             return;
         }
-        let Some(conversation) = self.conversations.get(&cookie) else { return };
-        let session = conversation.session;
+        let Some(session) = self.conversations.get(&cookie).map(|conversation| conversation.session) else {
+            return;
+        };
         match waits {
             Some(true) => _ = self.waiting_for_secrets.insert((session, cookie)),
             Some(false) => _ = self.waiting_for_secrets.remove(&(session, cookie)),
@@ -881,7 +916,12 @@ impl Attribution {
         }
         for (secret, claimed) in findings.secrets.drain(..) {
             if claimed {
-                self.keyrings.claim(session, secret);
+                let library = self.keyrings.claim(session, secret);
+                if let Some(number) = library
+                    && let Some(conversation) = self.conversations.get_mut(&cookie)
+                {
+                    conversation.derived_by(number, self.libraries.get(&number));
+                }
             } else {
                 self.keyrings.release(session, secret);
             }

@@ -39,6 +39,17 @@ pub struct OpenSession {
     pub caller: Caller,
 }
 
+/// What the next daemon can go on with, and who asks for it.
+#[derive(Clone, Debug)]
+pub struct HandOver {
+    /// Version of the journal that it reads.
+    pub journal: u32,
+    /// Layout of the kernel's tables that it uses.
+    pub layout: String,
+    /// Who asks.
+    pub caller: Caller,
+}
+
 /// A session as the API shows it.
 #[derive(Clone, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct SessionState {
@@ -122,7 +133,7 @@ pub enum Command {
     /// Write down a use of the API.
     Access(crate::record::Entry),
     /// Write down everything for the next daemon, and end.
-    HandOver(Reply<()>),
+    HandOver(Box<HandOver>, Reply<()>),
     /// Stop in good order.
     Stop(Reply<()>),
 }

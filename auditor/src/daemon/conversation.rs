@@ -98,6 +98,8 @@ pub(super) struct Conversation {
     counts_rows: bool,
     /// Whether a record waits for a secret.
     waiting: bool,
+    /// Number of the library that derived its keys; 0: none is known.
+    library: u64,
     /// What it is charged with.
     pub(super) account: Account,
     need: Need,
@@ -132,6 +134,7 @@ impl Conversation {
             closed: None,
             counts_rows: false,
             waiting: false,
+            library: 0,
             account: Account::default(),
             need: Need::default(),
             unreadable: 0,
@@ -379,6 +382,21 @@ impl Conversation {
     /// Whether a record under TLS waits for a secret.
     pub(super) fn waits(&self) -> bool {
         self.reader.waits()
+    }
+
+    /// The library of this number has derived its keys.
+    pub(super) fn derived_by(&mut self, number: u64, name: Option<&String>) {
+        self.library = number;
+        if let Some(name) = name {
+            self.is_called(number, name);
+        }
+    }
+
+    /// The library of this number has this name.
+    pub(super) fn is_called(&mut self, number: u64, name: &str) {
+        if self.library == number && self.application.library.as_deref() != Some(name) {
+            Arc::make_mut(&mut self.application).library = Some(name.to_owned());
+        }
     }
 
     /// Tells of it, if that has changed.

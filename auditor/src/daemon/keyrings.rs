@@ -13,9 +13,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use auditor_common::tls::{MASTER_SECRET, SecretTaken};
 
+use crate::clock::Boottime;
 use crate::kernel::secrets::Secrets;
 use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
 
@@ -23,6 +25,8 @@ use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
 const UNCLAIMED: usize = 4096;
 /// Numbers that are done with and wait for the journal.
 const RETIRED: usize = 4096;
+/// Age from which on a secret that nobody knows of is nobody's.
+const OLD: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Default)]
@@ -177,9 +181,11 @@ impl Keyrings {
         Ok(())
     }
 
-    /// Removes from the kernel's table what nothing here knows of: what earlier daemons left behind.
-    pub(super) fn sweep(&self) {
+    /// Removes from the kernel's table what nothing here knows of: what earlier daemons left behind, and what the ring had no room to
+    /// tell of. Only what is so old that the word of it cannot be on the ring any more; numbers are times.
+    pub(super) fn sweep(&self, now: Boottime) {
         let Some(table) = &self.table else { return };
+        let is_old = |id: &u64| now.since(Boottime(*id)) > OLD;
         let rings = self.sessions.values();
         let known: BTreeSet<u64> = rings
             .flat_map(|ring| ring.unclaimed.keys().chain(ring.claimed.keys()))
@@ -187,7 +193,7 @@ impl Keyrings {
             .copied()
             .collect();
         match table.ids() {
-            Ok(ids) => self.remove(ids.into_iter().filter(|id| !known.contains(id)).collect()),
+            Ok(ids) => self.remove(ids.into_iter().filter(|id| is_old(id) && !known.contains(id)).collect()),
             Err(error) => tracing::error!(%error, "read the table of TLS secrets"),
         }
     }

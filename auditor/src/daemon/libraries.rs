@@ -37,6 +37,8 @@ use std::os::fd::AsFd as _;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Name of the file in the runtime directory that says whom it holds. `pipeline::still` has another: both may stop somebody at once.
 const NOTE: &str = "held-for-a-probe";
+/// Time between two searches for deleted files that nobody has mapped any more.
+const SEARCH_AGAIN: Duration = Duration::from_secs(60);
 /// Files that are remembered: those without anything to probe, and those with.
 const MOST_KNOWN: usize = 65536;
 const MOST_PROBED: usize = 1024;
@@ -50,8 +52,8 @@ pub(super) struct Found {
     pub(super) library: u64,
     /// Where it was seen: as the process sees it.
     pub(super) path: PathBuf,
-    /// What is in it.
-    pub(super) points: Vec<Point>,
+    /// What is in it, e.g. `OpenSSL 3.0.19`; `None` where there is nothing to probe.
+    pub(super) name: Option<String>,
     /// The session's number and the process that mapped it; `None` for the host's own libraries at the start.
     pub(super) by: Option<(u64, u32)>,
     /// How long the session was held.
@@ -68,14 +70,14 @@ enum Order {
 
 /// The thread. It ends with this value.
 pub(super) struct Libraries {
-    thread: Option<thread::JoinHandle<()>>,
+    threads: Vec<thread::JoinHandle<()>>,
     orders: Option<SyncSender<Order>>,
     wake: Arc<EventFd>,
     found: Receiver<Found>,
 }
 
 impl Libraries {
-    /// Probes the host's libraries and what sessions that go on have mapped, then goes on in a thread.
+    /// Probes what sessions that go on have mapped, then goes on in threads: one watches, one looks through the host's libraries.
     pub(super) fn start(
         uprobes: Uprobes,
         members: Members,
@@ -90,16 +92,37 @@ impl Libraries {
         let frozen = runtime_dir.join(NOTE);
         thaw_what_was_left(&frozen);
         let probed = uprobes.libraries()?.into_iter().map(|library| (library, None)).collect();
-        let mut watch =
-            Watch { uprobes, members, hierarchy, frozen, known: BTreeSet::new(), probed, found: sender };
-        watch.host();
+        let uprobes = Arc::new(uprobes);
+        let (sender_of_seen, seen) = sync_channel(16);
+        let of_host = Arc::clone(&uprobes);
+        let known = BTreeSet::new();
+        let mut watch = Watch {
+            uprobes,
+            members,
+            hierarchy,
+            frozen,
+            known,
+            probed,
+            seen,
+            search: None,
+            searched: Instant::now(),
+            found: sender,
+        };
+        // Agents begin as `auditor run`, which says nothing under TLS.
+        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
+            watch.remember(own);
+        }
         watch.look_at_all();
         let own = Arc::clone(&wake);
         let thread = thread::Builder::new().name("libraries".to_owned()).spawn(move || {
             go_first();
             watch.run(mappings, &ordered, &own);
         })?;
-        Ok(Self { thread: Some(thread), orders: Some(orders), wake, found })
+        let own = Arc::clone(&wake);
+        let host = thread::Builder::new().name("host libraries".to_owned()).spawn(move || {
+            see_host(&of_host, &sender_of_seen, &own);
+        })?;
+        Ok(Self { threads: vec![thread, host], orders: Some(orders), wake, found })
     }
 
     /// Has the code looked at that processes have mapped already: they have become a session's.
@@ -121,7 +144,7 @@ impl Drop for Libraries {
     fn drop(&mut self) {
         self.orders = None;
         let _ = self.wake.write(1);
-        if let Some(thread) = self.thread.take() {
+        for thread in self.threads.drain(..) {
             // It does not panic; if it did, there is nothing to do about it.
             let _ = thread.join();
         }
@@ -151,7 +174,7 @@ fn go_first() {
 
 /// The thread's state.
 struct Watch {
-    uprobes: Uprobes,
+    uprobes: Arc<Uprobes>,
     members: Members,
     hierarchy: Hierarchy,
     /// A file that names the cgroup which is frozen now.
@@ -160,6 +183,11 @@ struct Watch {
     known: BTreeSet<u64>,
     /// Files that are probed, by their number; `None`: an earlier daemon's, of which the number is all that is known.
     probed: HashMap<u64, Option<File>>,
+    /// What is learnt of the host's libraries.
+    seen: Receiver<Seen>,
+    /// A search for deleted files that nobody has mapped, and when the last one began.
+    search: Option<thread::JoinHandle<Vec<u64>>>,
+    searched: Instant,
     found: SyncSender<Found>,
 }
 
@@ -189,6 +217,9 @@ impl Watch {
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
+            while let Ok(seen) = self.seen.try_recv() {
+                self.take_seen(seen);
+            }
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 self.look_again();
@@ -196,24 +227,21 @@ impl Watch {
         }
     }
 
-    /// Probes what the host's dynamic linker knows (ld.so.cache(5)).
-    fn host(&mut self) {
-        // Agents begin as `auditor run`, which says nothing under TLS.
-        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
-            self.remember(own);
+    /// Takes over what was learnt of a file of the host's.
+    fn take_seen(&mut self, seen: Seen) {
+        let Seen { library, file, path, probes, error } = seen;
+        if !self.is_new(library) {
+            self.recognise(file, library, &path, None);
+            return;
         }
-        let Ok(cache) = fs::read("/etc/ld.so.cache") else { return };
-        let names: BTreeSet<&[u8]> = cache
-            .split(|byte| *byte == 0)
-            .filter(|name| name.starts_with(b"/") && name.contains(&b'.'))
-            .collect();
-        for name in names {
-            let path = Path::new(OsStr::from_bytes(name));
-            let Ok(file) = File::open(path) else { continue };
-            let Ok(library) = number(&file) else { continue };
-            if self.is_new(library) {
-                self.see(file, library, path, None, None);
-            }
+        let name = library::name(&file, &points_of(&probes));
+        if probes.is_empty() || error.is_some() {
+            self.remember(library);
+        } else {
+            self.probed.insert(library, Some(file));
+        }
+        if !probes.is_empty() || error.is_some() {
+            let _ = self.found.try_send(Found { library, path, name, by: None, pause: None, error });
         }
     }
 
@@ -241,11 +269,23 @@ impl Watch {
         // The process is gone, or has mapped something else there, which is told too.
         let Ok(file) = File::open(&place) else { return };
         let Ok(library) = number(&file) else { return };
-        if !self.is_new(library) {
-            return;
+        let path = || fs::read_link(&place).unwrap_or_default();
+        let by = Some((member.session, process));
+        if self.is_new(library) {
+            self.see(file, library, &path(), by, Some(member.cgroup));
+        } else if self.probed.get(&library).is_some_and(Option::is_none) {
+            self.recognise(file, library, &path(), by);
         }
-        let path = fs::read_link(&place).unwrap_or_default();
-        self.see(file, library, &path, Some((member.session, process)), Some(member.cgroup));
+    }
+
+    /// A file that an earlier daemon has probed: what is in it may not be known any more.
+    fn recognise(&mut self, file: File, library: u64, path: &Path, by: Option<(u64, u32)>) {
+        let Some(earlier @ None) = self.probed.get_mut(&library) else { return };
+        let points = library::inspect(&file).map(|probes| points_of(&probes)).unwrap_or_default();
+        let name = library::name(&file, &points);
+        *earlier = Some(file);
+        let found = Found { library, path: path.to_owned(), name, by, pause: None, error: None };
+        let _ = self.found.try_send(found);
     }
 
     fn is_new(&self, library: u64) -> bool {
@@ -278,13 +318,15 @@ impl Watch {
             self.remember(library);
             return;
         }
+        // Takes milliseconds for a large file, and nobody waits for it any more.
+        let name = library::name(&file, &points);
         if error.is_none() && !points.is_empty() {
             self.probed.insert(library, Some(file));
         } else {
             self.remember(library);
         }
         // Whoever takes them is behind: that a library was found is not said, that it is probed stays true.
-        let found = Found { library, path: path.to_owned(), points, by, pause, error };
+        let found = Found { library, path: path.to_owned(), name, by, pause, error };
         let _ = self.found.try_send(found);
     }
 
@@ -298,15 +340,31 @@ impl Watch {
     /// A file that was written to is not what was looked through; and the kernel would go on executing the instruction that stood at the
     /// probe before. One that was deleted and that nobody has mapped any more needs no probe.
     fn look_again(&mut self) {
-        let changed: Vec<u64> = self
-            .probed
-            .iter()
-            .filter(|(library, file)| {
-                file.as_ref().is_some_and(|file| number(file).ok() != Some(**library) || is_unused(file))
-            })
-            .map(|(library, _)| *library)
+        let files = || self.probed.iter().filter_map(|(library, file)| Some((*library, file.as_ref()?)));
+        let mut gone: Vec<u64> = files()
+            .filter(|(library, file)| number(file).ok() != Some(*library))
+            .map(|(library, _)| library)
             .collect();
-        for library in changed {
+        if let Some(search) = &self.search
+            && search.is_finished()
+            && let Some(search) = self.search.take()
+        {
+            // It does not panic; if it did, nothing was found.
+            gone.extend(search.join().unwrap_or_default());
+        }
+        let deleted = files().filter_map(|(library, file)| {
+            let status = file.metadata().ok().filter(|status| status.nlink() == 0)?;
+            Some((library, status.ino()))
+        });
+        let deleted: Vec<(u64, u64)> = deleted.collect();
+        if self.search.is_none() && !deleted.is_empty() && self.searched.elapsed() >= SEARCH_AGAIN {
+            self.searched = Instant::now();
+            // Not here: it reads what every process has mapped, and somebody may be about to map something new.
+            let search =
+                thread::Builder::new().name("mapped files".to_owned()).spawn(move || unused(deleted));
+            self.search = search.ok();
+        }
+        for library in gone {
             if let Err(error) = self.uprobes.detach(library) {
                 tracing::warn!(%error, "a probe stays in a file that has changed");
             }
@@ -315,18 +373,65 @@ impl Watch {
     }
 }
 
-/// Whether a file was deleted and no process has its code mapped.
-fn is_unused(file: &File) -> bool {
-    let Ok(status) = file.metadata() else { return false };
-    if status.nlink() > 0 {
-        return false;
+/// Those of deleted files (number, inode) that no process has mapped.
+fn unused(mut files: Vec<(u64, u64)>) -> Vec<u64> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    for process in processes.flatten() {
+        if process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)
+            && let Ok(maps) = fs::read_to_string(process.path().join("maps"))
+        {
+            files.retain(|(_, inode)| !maps.contains(&format!(" {inode} ")));
+        }
     }
-    let wanted = format!(" {} ", status.ino());
-    let Ok(processes) = fs::read_dir("/proc") else { return false };
-    !processes.flatten().any(|process| {
-        process.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit)
-            && fs::read_to_string(process.path().join("maps")).is_ok_and(|maps| maps.contains(&wanted))
-    })
+    files.into_iter().map(|(library, _)| library).collect()
+}
+
+/// A file of the host's that was looked through, and is probed where there is something to probe.
+struct Seen {
+    library: u64,
+    file: File,
+    path: PathBuf,
+    probes: Vec<Probe>,
+    error: Option<String>,
+}
+
+/// Looks through what the host's dynamic linker knows, in a thread without haste: the other one races with agents.
+fn see_host(uprobes: &Uprobes, seen: &SyncSender<Seen>, wake: &EventFd) {
+    for path in host_libraries() {
+        let Ok(file) = File::open(&path) else { continue };
+        let Ok(library) = number(&file) else { continue };
+        let (probes, error) = match library::inspect(&file) {
+            Ok(probes) => {
+                let attached =
+                    if probes.is_empty() { Ok(()) } else { uprobes.attach(&file, library, &probes) };
+                (probes, attached.err().map(|error| error.to_string()))
+            }
+            Err(unreadable) => (Vec::new(), Some(unreadable.to_string())),
+        };
+        // Nobody takes it any more: the daemon ends.
+        if seen.send(Seen { library, file, path, probes, error }).is_err() {
+            return;
+        }
+        let _ = wake.write(1);
+    }
+}
+
+/// What the host's dynamic linker knows (ld.so.cache(5)), those that are most probably of interest first.
+fn host_libraries() -> Vec<PathBuf> {
+    let Ok(cache) = fs::read("/etc/ld.so.cache") else { return Vec::new() };
+    let names: BTreeSet<&[u8]> = cache
+        .split(|byte| *byte == 0)
+        .filter(|name| name.starts_with(b"/") && name.contains(&b'.'))
+        .take(MOST_KNOWN)
+        .collect();
+    let mut paths: Vec<PathBuf> =
+        names.into_iter().map(|name| PathBuf::from(OsStr::from_bytes(name))).collect();
+    // An order only: what a library is, its contents say.
+    paths.sort_by_key(|path| {
+        let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+        !(name.starts_with(b"libcrypto") || name.starts_with(b"libgnutls"))
+    });
+    paths
 }
 
 fn points_of(probes: &[Probe]) -> Vec<Point> {

@@ -4,6 +4,7 @@
 //! kernel programs; then it gives up the privileges that it no longer needs, and only then it serves. READY means that all
 //! programs are attached and the first record is on the disk.
 
+mod abandoned;
 mod attribution;
 pub mod command;
 mod conversation;
@@ -22,7 +23,6 @@ mod unfollowed;
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +36,7 @@ use tokio::sync::oneshot;
 use crate::api::SOCKET_NAME;
 use crate::api::client::{Client, ClientError};
 use crate::api::server::{ApiOptions, BindError, Listener};
+use crate::api::types::HandOver;
 use crate::capabilities;
 use crate::capabilities::number::{
     CAP_BPF, CAP_CHECKPOINT_RESTORE, CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_PTRACE,
@@ -49,8 +50,9 @@ use crate::kernel::tables::{TableError, Tables};
 use crate::kernel::tracefs;
 use crate::posture;
 use crate::process::Processes;
-use crate::record::{self, Entry, Event as Recorded};
+use crate::record::Event as Recorded;
 use crate::secrecy;
+use crate::source::capture;
 use crate::source::reader::Reader;
 use crate::source::ring::Rings;
 use crate::trail::{self, Trail};
@@ -215,19 +217,23 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().build().map_err(call("start the API's runtime"))
     };
-    // In a runtime of its own: with that ends the connection, for whose end the other daemon waits.
-    let replaced = options.replace && runtime()?.block_on(ask_to_hand_over(&options.runtime_dir))?;
-    let runtime = runtime()?;
-    let listener = patiently(
-        replaced,
-        || Listener::bind(&options.runtime_dir),
-        |error| matches!(error, BindError::InUse { .. }),
-    )?;
     let parent_name = parent_name(&options.runtime_dir);
     // Two daemons may have been given the same directory for pins; each has its own in it.
     let pins = options.pin_dir.join(&parent_name);
+    let sizes = RingSizes { payload: loaded.settings.daemon.ring_bytes, lifecycle: LIFECYCLE_RING };
     tracefs::ensure_mounted(Path::new(tracefs::MOUNT)).map_err(KernelError::from)?;
     prepare_pins(&options.pin_dir)?;
+    let replaced = match options.replace {
+        // In a runtime of its own: with that ends the connection, for whose end the other daemon waits.
+        true => replace(&options.runtime_dir, &pins, sizes, &runtime()?)?,
+        false => None,
+    };
+    let runtime = runtime()?;
+    let listener = patiently(
+        replaced.is_some(),
+        || Listener::bind(&options.runtime_dir),
+        |error| matches!(error, BindError::InUse { .. }),
+    )?;
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
@@ -242,24 +248,59 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
     let (trail, recovery) = patiently(
-        replaced,
+        replaced.is_some(),
         || Trail::open(&trail_dir, trail::Options::new(host.clone())),
         |error| matches!(error, trail::Error::Locked { .. }),
     )?;
     let recorder = options.capture.as_ref().and_then(|(path, limit)| {
         // For a service that is started again its capture is there already; that must not keep it from auditing.
-        let begun = Recorder::begin(path, *limit, &boot_id);
+        let daemon = &loaded.settings.daemon;
+        let header = capture::Header::now(&boot_id, daemon.overload, daemon.fail_mode);
+        let begun = Recorder::begin(path, *limit, &header);
         begun.inspect_err(|error| tracing::error!(%error, path = %path.display(), "nothing is captured")).ok()
     });
-    let sizes = RingSizes { payload: loaded.settings.daemon.ring_bytes, lifecycle: LIFECYCLE_RING };
-    let start =
-        Start { sizes, recorder, options, loaded, hierarchy, parent_name, pins, degraded, trail, recovery };
+    let start = Start {
+        sizes,
+        kernel: replaced,
+        recorder,
+        options,
+        loaded,
+        hierarchy,
+        parent_name,
+        pins,
+        degraded,
+        trail,
+        recovery,
+    };
     let parts = start.parts(boot_id, kernel_release)?;
     serve(runtime, parts, listener, trail_dir)
 }
 
+/// Takes over from the daemon that runs in a runtime directory; answers the kernel side, with that daemon's tables. `None`: none
+/// runs there.
+///
+/// Programs are loaded first, so that a daemon which cannot go on, in this kernel or with what the other one knows, ends none.
+fn replace(
+    runtime_dir: &Path,
+    pins: &Path,
+    sizes: RingSizes,
+    runtime: &tokio::runtime::Runtime,
+) -> Result<Option<Loaded>, StartError> {
+    object::make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
+    let layout = object::layout(sizes);
+    let loaded = Object::load(sizes, pins)?;
+    let next = HandOver { journal: journal::VERSION, layout: layout.clone() };
+    let replaced = runtime.block_on(ask_to_hand_over(runtime_dir, &next));
+    if !loaded.found && !matches!(replaced, Ok(true)) {
+        // Its own tables, which nobody uses. The directory may hold the other daemon's.
+        let _ = object::remove_pins(&pins.join(layout));
+        let _ = fs::remove_dir(pins);
+    }
+    Ok(replaced?.then_some(loaded))
+}
+
 /// Has the daemon that runs in a runtime directory write down everything and end. `false`: none runs there.
-async fn ask_to_hand_over(runtime_dir: &Path) -> Result<bool, StartError> {
+async fn ask_to_hand_over(runtime_dir: &Path, next: &HandOver) -> Result<bool, StartError> {
     let refused = |error: ClientError| StartError::HandOver(error.to_string());
     let mut client = match Client::connect(&runtime_dir.join(SOCKET_NAME)).await {
         Ok(client) => client,
@@ -270,7 +311,7 @@ async fn ask_to_hand_over(runtime_dir: &Path) -> Result<bool, StartError> {
         }
         Err(error) => return Err(refused(error)),
     };
-    client.hand_over().await.map_err(refused)?;
+    client.hand_over(next).await.map_err(refused)?;
     Ok(true)
 }
 
@@ -294,6 +335,8 @@ fn patiently<T, E>(
 /// What is there before the kernel side is touched.
 struct Start<'a> {
     sizes: RingSizes,
+    /// Loaded already, where a running daemon was replaced.
+    kernel: Option<Loaded>,
     recorder: Option<Recorder>,
     options: &'a Options,
     loaded: config::Loaded,
@@ -307,14 +350,17 @@ struct Start<'a> {
 
 impl Start<'_> {
     /// Takes over what an earlier daemon left, or begins anew.
-    fn parts(self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
+    fn parts(mut self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
         let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
         object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
-        let Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found } =
+        let load = || {
             Object::load(self.sizes, &pins).inspect_err(|_| {
                 // Fails where an earlier daemon's are in it.
                 let _ = fs::remove_dir(&pins);
-            })?;
+            })
+        };
+        let Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found } =
+            self.kernel.take().map_or_else(load, Ok)?;
         let parent = self.hierarchy.make(&self.parent_name)?;
         // Before anything of this daemon stops anybody.
         pipeline::release_left(&runtime_dir);
@@ -355,6 +401,7 @@ impl Start<'_> {
         let reader = |map| Reader::new(map).map_err(call("map a ring"));
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
+        rings.settle_shares();
         let identity =
             Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {
@@ -366,6 +413,11 @@ impl Start<'_> {
             Attribution::new(boot_id.clone(), Clock::read(), policies, processes, shares, keyrings, limits)
         };
         let recalled = takeover::recall(&options.runtime_dir, &identity, fresh(), &trail, &mut rings);
+        let recalled = match recalled {
+            // One that has stopped in good order leaves no lease.
+            Ok(None) if tables.control()?.lease != 0 => Err(StateLost::Missing),
+            recalled => recalled,
+        };
         let mut records = Vec::new();
         let (mut attribution, generation) = match recalled {
             Ok(Some(recalled)) => {
@@ -384,7 +436,6 @@ impl Start<'_> {
                 (fresh(), 1)
             }
         };
-        attribution.keyrings.sweep();
         records.extend(
             recovery.map(|recovery| Recorded::TrailRecovered {
                 segment: recovery.segment,
@@ -398,29 +449,27 @@ impl Start<'_> {
         });
         let mut items: Vec<Item> =
             records.into_iter().map(|event| Item::Entered(0, Clock::now(), event)).collect();
-        for session in sweep(&hierarchy, parent, &attribution) {
-            items.push(Item::Made(abandoned(trail.directory(), &session)));
-        }
+        let mut abandoned = abandoned::find((&hierarchy, parent), &pins, trail.directory(), &attribution);
+        items.extend(abandoned.entries.drain(..).map(Item::Made));
         // What was recalled is on the disk before a journal begins behind it, and everything from here on is in the journal.
         trail.flush(LAST_RECORDS)?;
         let position = Position { rings: rings.positions(), sequence: trail.last() };
         let begun =
             Journal::begin(&options.runtime_dir, identity, generation, position, &attribution.saved());
         let configuration = takeover::put_in_force(&mut attribution, &loaded, &mut tables)?;
-        let (mut journal, failed) = match begun {
+        // A journal that cannot be written is no reason not to audit: see `give_up_journal`.
+        let begun = begun.and_then(|mut journal| {
+            std::iter::once(&Item::Reloaded(configuration))
+                .chain(&items)
+                .try_for_each(|item| journal.item(item))?;
+            let sequence = position.sequence + items.len() as u64;
+            journal.commit(Position { sequence, ..position })?;
+            Ok(journal)
+        });
+        let (journal, failed) = match begun {
             Ok(journal) => (Some(journal), None),
             Err(error) => (None, Some(error)),
         };
-        if let Some(journal) = &mut journal {
-            let written = std::iter::once(&Item::Reloaded(configuration))
-                .chain(&items)
-                .try_for_each(|item| journal.item(item))
-                .and_then(|()| {
-                    let sequence = position.sequence + items.len() as u64;
-                    journal.commit(Position { sequence, ..position })
-                });
-            written.map_err(call("write the journal"))?;
-        }
         for item in items {
             attribution.apply(item).map_err(|error| call("begin the trail")(io::Error::other(error)))?;
         }
@@ -434,8 +483,9 @@ impl Start<'_> {
         let reads = loaded.settings.allows_unix_sockets() || !tables.unix_streams(None)?.is_empty();
         object.read_streams(&mut tables, reads)?;
         let attachment = object.attach(parent, &pins)?;
-        takeover::attach_sessions(&mut attribution, &mut object, &pins);
-        if let Err(error) = object.remove_other_versions(sizes) {
+        let findings = takeover::attach_sessions(&mut attribution, &mut object, &pins);
+        abandoned.hold_closed(&mut object);
+        if let Err(error) = object.remove_other_versions() {
             tracing::warn!(%error, "what daemons of other versions pinned stays");
         }
         let (commander, commands) = command::channel().map_err(|error| call("eventfd")(error.into()))?;
@@ -463,6 +513,9 @@ impl Start<'_> {
         if let Some(error) = failed {
             parts.give_up_journal(&error);
         }
+        for (session, finding) in findings {
+            parts.enter_now(session, finding);
+        }
         Ok((parts, commander))
     }
 }
@@ -487,6 +540,8 @@ fn serve(
     trail_dir: PathBuf,
 ) -> Result<(), StartError> {
     let (ended, pipeline_ended) = oneshot::channel();
+    let agents = parts.parent.name().to_owned();
+    let api = ApiOptions { trail_dir, proc_root: PathBuf::from("/proc"), agents };
     let pipeline = thread::Builder::new()
         .name("pipeline".to_owned())
         .spawn(move || {
@@ -496,7 +551,6 @@ fn serve(
             result
         })
         .map_err(call("start the pipeline's thread"))?;
-    let api = ApiOptions { trail_dir, proc_root: PathBuf::from("/proc") };
     let result = runtime.block_on(async {
         let stop = watch_signals(commander.clone())?;
         ready();
@@ -521,8 +575,20 @@ fn serve(
 /// Takes everything down, except what the next daemon goes on with, and where agents still live and `fail_mode = "closed"` wants
 /// them held.
 fn leave(parts: Parts) -> Result<(), StartError> {
-    let Parts { parent, attachment, object, libraries, trail, settings, journal, pins, handed_over, .. } =
-        parts;
+    let Parts {
+        parent,
+        attachment,
+        object,
+        libraries,
+        mut tables,
+        mut attribution,
+        trail,
+        settings,
+        journal,
+        pins,
+        handed_over,
+        ..
+    } = parts;
     // Before the pins of its probes are taken down.
     drop(libraries);
     if handed_over {
@@ -530,6 +596,9 @@ fn leave(parts: Parts) -> Result<(), StartError> {
     }
     if let Some(journal) = journal {
         journal.remove().map_err(call("remove the journal"))?;
+    }
+    if let Err(error) = attribution.policies.end_lease(&mut tables) {
+        tracing::warn!(%error, "the next daemon will miss a journal");
     }
     let inhabited = parent.populated().unwrap_or(false);
     if inhabited && settings.daemon.fail_mode == FailMode::Closed {
@@ -627,56 +696,6 @@ fn let_all_go_on(hierarchy: &Hierarchy, parent: &Cgroup) {
         {
             tracing::error!(%error, "processes stand still: write 0 to cgroup.freeze");
         }
-    }
-}
-
-/// Removes what sessions of an earlier daemon left, where nobody lives in it any more. Answers the ids of these sessions: that
-/// daemon did not end them.
-fn sweep(hierarchy: &Hierarchy, parent: &Cgroup, attribution: &Attribution) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(parent.path()) else { return Vec::new() };
-    let mut abandoned = Vec::new();
-    for entry in entries.flatten() {
-        let Ok(cgroup) = hierarchy.existing(&entry.path()) else { continue };
-        if attribution.sessions.iter().any(|session| session.cgroup == cgroup) {
-            continue;
-        }
-        abandoned.push(entry.file_name().to_string_lossy().into_owned());
-        match cgroup.populated() {
-            Ok(true) => tracing::warn!(
-                cgroup = cgroup.name(),
-                "processes of a session that an earlier daemon opened are still running: what they send is refused"
-            ),
-            _ => remove_if_empty(&cgroup),
-        }
-    }
-    abandoned
-}
-
-/// The record that a session's history has no end, with what the trail knows of the session.
-fn abandoned(trail: &Path, id: &str) -> Entry {
-    let mut session = record::Session { id: id.to_owned(), ..record::Session::default() };
-    let found = trail::query::find(trail, id, |_, view| {
-        if let Some(agent) = &view.own().agent {
-            session.agent.name = str::to_owned(&agent.name);
-        }
-        session.task =
-            view.own().session.as_ref().and_then(|session| session.task.as_deref()).map(str::to_owned);
-        ControlFlow::Break(())
-    });
-    if let Err(error) = found {
-        tracing::warn!(%error, session = id, "the trail does not tell whose session this was");
-    }
-    Entry {
-        time: Clock::now_utc(),
-        session: Some(Arc::new(session)),
-        process: None,
-        event: Recorded::Finding {
-            kind: "session-abandoned",
-            message: "the daemon that audited this session ended without notice: what the session did after its last \
-                      record is not in the trail, and what it does from here on is refused"
-                .to_owned(),
-            connection: None,
-        },
     }
 }
 

@@ -90,6 +90,7 @@ impl Policies {
         self.leaving_names.clear();
         self.next_table = configuration.first_table;
         self.by_name = self.compile(&settings, clock);
+        self.keep_up_as(settings.daemon.overload, settings.daemon.fail_mode);
         self.remember(configuration);
         Ok(settings)
     }
@@ -187,23 +188,34 @@ impl Policies {
     /// Begins a new generation: every socket is decided again at its next packet.
     pub(super) fn advance(&mut self, settings: &Settings, tables: &mut Tables) -> Result<(), TableError> {
         self.control.generation = self.control.generation.wrapping_add(1).max(1);
-        self.control.overload = match settings.daemon.overload {
-            Overload::Backpressure => OVERLOAD_BACKPRESSURE,
-            Overload::RecordLoss => OVERLOAD_RECORD_LOSS,
-        };
-        self.control.fail_open = u32::from(settings.daemon.fail_mode == FailMode::Open);
+        self.keep_up_as(settings.daemon.overload, settings.daemon.fail_mode);
         self.renew_lease(tables)
     }
 
-    /// Whether segments may pass that were not copied.
+    /// Sets what passes when the daemon does not keep up, or is not there.
+    pub(super) fn keep_up_as(&mut self, overload: Overload, fail_mode: FailMode) {
+        self.control.overload = match overload {
+            Overload::Backpressure => OVERLOAD_BACKPRESSURE,
+            Overload::RecordLoss => OVERLOAD_RECORD_LOSS,
+        };
+        self.control.fail_open = u32::from(fail_mode == FailMode::Open);
+    }
+
+    /// Whether segments may pass that were not copied: for want of room, or while there was no daemon.
     pub(super) fn lossy(&self) -> bool {
-        self.control.overload == OVERLOAD_RECORD_LOSS
+        self.control.overload == OVERLOAD_RECORD_LOSS || self.control.fail_open != 0
     }
 
     /// Says that the daemon is at work. To be called more often than every [`LEASE`].
     pub(super) fn renew_lease(&mut self, tables: &mut Tables) -> Result<(), TableError> {
         let until = Clock::now().0 + u64::try_from(LEASE.as_nanos()).unwrap_or(0);
         self.control.lease = until;
+        tables.set_control(self.control)
+    }
+
+    /// Says that the daemon has stopped in good order: nobody is to go on with anything.
+    pub(super) fn end_lease(&mut self, tables: &mut Tables) -> Result<(), TableError> {
+        self.control.lease = 0;
         tables.set_control(self.control)
     }
 

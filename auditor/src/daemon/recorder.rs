@@ -32,8 +32,8 @@ pub(super) struct Recorder {
 
 impl Recorder {
     /// Begins a capture of at most `limit` bytes in a new file.
-    pub(super) fn begin(path: &Path, limit: u64, boot_id: &str) -> io::Result<Self> {
-        let writer = Writer::begin(capture::create(path)?, &Header::now(boot_id), limit)?;
+    pub(super) fn begin(path: &Path, limit: u64, header: &Header) -> io::Result<Self> {
+        let writer = Writer::begin(capture::create(path)?, header, limit)?;
         let (sender, receiver) = sync_channel(WAITING_CHUNKS);
         let thread =
             thread::Builder::new().name("capture".to_owned()).spawn(move || write(writer, &receiver))?;

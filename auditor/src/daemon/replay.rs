@@ -59,15 +59,10 @@ pub fn replay<R: Read>(
         Ok(shares) => Arc::new(shares),
         Err(error) => return (Replayed::default(), Err(error.into())),
     };
-    let mut attribution = Attribution::new(
-        header.boot_id.clone(),
-        header.clock(),
-        Policies::new(RingSizes { payload: 0, lifecycle: 0 }),
-        processes,
-        shares,
-        Keyrings::default(),
-        limits,
-    );
+    let mut policies = Policies::new(RingSizes { payload: 0, lifecycle: 0 });
+    policies.keep_up_as(header.overload, header.fail_mode);
+    let (boot_id, clock, keyrings) = (header.boot_id.clone(), header.clock(), Keyrings::default());
+    let mut attribution = Attribution::new(boot_id, clock, policies, processes, shares, keyrings, limits);
     let mut replayed = Replayed::default();
     let mut last = Boottime::default();
     let end = loop {

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use super::attribution::{Attribution, Saved};
 use super::journal::{self, Configuration, Identity, Position, StateLost, Step};
-use super::pipeline::session_pins;
 use super::policies::Policies;
 use crate::config;
-use crate::kernel::object::{self, Object};
+use crate::kernel::object::{self, Attachment, KernelError, Object};
+use crate::kernel::orphan::session_pins;
 use crate::kernel::tables::{TableError, Tables};
 use crate::record::Event as Recorded;
 use crate::source::Event;
@@ -57,7 +57,7 @@ impl Told<'_> {
         for entry in self.attribution.take_entries() {
             sequence += 1;
             if sequence > self.last {
-                super::pipeline::append(self.trail, entry)
+                super::pipeline::append(entry, |entry| self.trail.append(entry))
                     .map_err(|error| StateLost::Damaged(format!("its records cannot be written: {error}")))?;
             }
         }
@@ -84,6 +84,7 @@ pub(super) fn recall(
     let Some(found) = journal::find::<Saved>(directory, identity, last)? else { return Ok(None) };
     let (state, position, generation, files) = found.split();
     let mut told = Told { attribution, position, trail, last };
+    told.attribution.happens_again(true);
     // What made the earlier daemon panic must not do the same to every one after it. What was told is dropped then.
     catch_unwind(AssertUnwindSafe(|| {
         told.attribution.restore(state).map_err(StateLost::Damaged)?;
@@ -100,6 +101,7 @@ pub(super) fn recall(
     if !rings.skip_to(told.position.rings) {
         return Err(StateLost::Other("other rings"));
     }
+    told.attribution.happens_again(false);
     Ok(Some(Recalled { attribution: told.attribution, generation }))
 }
 
@@ -122,21 +124,41 @@ pub(super) fn put_in_force(
     Ok(configuration)
 }
 
-/// Puts this daemon's programs on the cgroups of sessions that have their own.
-pub(super) fn attach_sessions(attribution: &mut Attribution, object: &mut Object, pins: &Path) {
+/// Puts this daemon's programs on the cgroups of sessions that have their own. Answers the findings that it led to, with the
+/// sessions' numbers.
+pub(super) fn attach_sessions(
+    attribution: &mut Attribution,
+    object: &mut Object,
+    pins: &Path,
+) -> Vec<(u64, Recorded)> {
+    let mut findings = Vec::new();
     for session in attribution.sessions.iter_mut().filter(|session| !session.owns_cgroup) {
-        let pins = session_pins(pins, session.number);
+        let pins = session_pins(pins, &session.record.id);
+        let cgroup = session.cgroup.name();
         match object.attach(&session.cgroup, &pins) {
             Ok(attachment) => session.attachment = Some(attachment),
-            Err(error) => {
-                // Gone with its last process, most likely: then the session is about to be ended.
-                tracing::warn!(%error, cgroup = session.cgroup.name(), "a session's cgroup cannot be taken over");
+            Err(KernelError::Cgroup(error)) if error.is_gone() => {
+                // Nobody lives in it any more: the session is about to be ended, as one whose cgroup has emptied.
+                tracing::info!(%error, cgroup, "a session's cgroup is gone");
                 if let Err(error) = object::remove_pins(&pins) {
                     tracing::warn!(%error, "links of a session stay pinned");
                 }
             }
+            Err(error) => {
+                tracing::error!(%error, cgroup, "a session's cgroup cannot be taken over");
+                let left = Attachment::left_in(&pins);
+                let message = format!(
+                    "this daemon's programs cannot be put on the session's cgroup {cgroup} ({error}): {} of the earlier \
+                     daemon's stay on it; untag the cgroup and tag it again",
+                    left.programs().count()
+                );
+                session.attachment = Some(left);
+                let kind = "session-not-taken-over";
+                findings.push((session.number, Recorded::Finding { kind, message, connection: None }));
+            }
         }
     }
+    findings
 }
 
 /// The record of a takeover.

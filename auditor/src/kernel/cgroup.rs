@@ -48,6 +48,17 @@ pub enum CgroupError {
     },
 }
 
+impl CgroupError {
+    /// Whether the cgroup is there no more, whatever is there now under its name.
+    pub fn is_gone(&self) -> bool {
+        match self {
+            Self::Gone(_) => true,
+            Self::Io { error, .. } => is_gone(error),
+            Self::NoHierarchy | Self::NotACgroup(_) | Self::Root(_) | Self::Threaded(_) => false,
+        }
+    }
+}
+
 fn failed(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     let path = path.to_owned();
     move |error| CgroupError::Io { call, path, error }

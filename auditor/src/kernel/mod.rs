@@ -9,6 +9,7 @@ pub mod cgroup;
 mod link;
 pub mod mappings;
 pub mod object;
+pub mod orphan;
 pub mod secrets;
 pub mod shares;
 pub mod tables;

@@ -19,13 +19,12 @@ use nix::mount::{MsFlags, mount};
 use sha2::{Digest as _, Sha256};
 
 use super::cgroup::{Cgroup, CgroupError};
-use super::link;
 use super::secrets::Secrets;
 use super::tables::{Members, TableError, Tables};
 use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
 use super::uprobe::Uprobes;
-use super::{bpf, btf, unix, unix_stream, uprobe};
+use super::{bpf, btf, link, orphan, unix, unix_stream, uprobe};
 
 /// The compiled kernel programs.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AUDITOR_BPF_OBJECT"));
@@ -139,7 +138,7 @@ pub enum KernelError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// A cgroup's directory could not be opened.
+    /// A cgroup is gone, or its directory could not be opened.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     /// A link could not be kept in bpffs.
@@ -204,12 +203,18 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// What of an earlier daemon's links is pinned in a directory, with that daemon's programs.
+    pub fn left_in(pins: &Path) -> Self {
+        let found = |name| Some((name, PinnedLink::from_pin(pins.join(name)).ok()?.into()));
+        Self { links: hook_names().filter_map(found).collect(), pins: pins.to_owned() }
+    }
+
     /// Detaches.
     ///
     /// # Errors
     /// A pin could not be removed.
     pub fn detach(self) -> io::Result<()> {
-        for name in HOOKS.iter().map(|hook| hook.name).chain(unix::programs()) {
+        for name in hook_names() {
             remove(&self.pins.join(name))?;
         }
         // The directory may hold more than these links.
@@ -221,6 +226,11 @@ impl Attachment {
     pub fn programs(&self) -> impl Iterator<Item = &'static str> {
         self.links.iter().map(|(name, _)| *name)
     }
+}
+
+/// Names of all programs on cgroups, and of their links' pins.
+pub(super) fn hook_names() -> impl Iterator<Item = &'static str> {
+    HOOKS.iter().map(|hook| hook.name).chain(unix::programs())
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -255,6 +265,12 @@ pub struct Object {
     ebpf: Ebpf,
     unix: Result<unix::Programs, unix::Unsupported>,
     pins: PathBuf,
+    /// Below it: the tables, and the links of programs on tracepoints and in libraries, which are bound to the tables.
+    layout: PathBuf,
+    /// Below that: the links of this object's programs on tracepoints.
+    tracepoint_pins: PathBuf,
+    /// The same of those in libraries.
+    uprobe_pins: PathBuf,
     tracepoints: Vec<FdLink>,
     /// On the tracepoints of [`unix_stream`], while they are attached.
     streams: Vec<FdLink>,
@@ -329,7 +345,9 @@ impl Object {
         }
         // Before the tables are taken out.
         let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
-        let uprobes = Uprobes::load(OBJECT, &ebpf, pins.join(uprobes_directory()));
+        let layout = pinned.to_owned();
+        let uprobe_pins = layout.join(uprobes_directory());
+        let uprobes = Uprobes::load(OBJECT, &ebpf, uprobe_pins.clone());
         for hook in &HOOKS {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
@@ -344,7 +362,9 @@ impl Object {
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
         let secrets = secrets(&mut ebpf)?;
         let members = Members::open(&pinned.join("MEMBERS"))?;
-        let object = Self { ebpf, unix, pins: pins.to_owned(), tracepoints: Vec::new(), streams: Vec::new() };
+        let tracepoint_pins = layout.join(tracepoints_directory());
+        let (pins, tracepoints, streams) = (pins.to_owned(), Vec::new(), Vec::new());
+        let object = Self { ebpf, unix, pins, layout, tracepoint_pins, uprobe_pins, tracepoints, streams };
         Ok(Loaded { object, tables, payload, lifecycle, secrets, members, uprobes, found })
     }
 
@@ -352,10 +372,10 @@ impl Object {
     /// programs take the place of its own, one by one, each in one step.
     ///
     /// # Errors
-    /// The kernel refused; what this call attached is detached again, and what was there before stays.
+    /// The cgroup is gone ([`CgroupError::is_gone`]), or the kernel refused; what this call attached is detached again, and what was there before stays.
     pub fn attach(&mut self, cgroup: &Cgroup, pins: &Path) -> Result<Attachment, KernelError> {
-        make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
         let directory = cgroup.open()?;
+        make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
         let mut links = Vec::with_capacity(HOOKS.len());
         let mut made = Vec::new();
         if let Err(error) = self.hold_all(&directory, pins, &mut links, &mut made) {
@@ -367,6 +387,31 @@ impl Object {
             return Err(error);
         }
         Ok(Attachment { links, pins: pins.to_owned() })
+    }
+
+    /// Puts this object's programs behind the links of a session that nobody knows any more: see [`orphan`]. `false`: the cgroup
+    /// is gone, and the links are too now.
+    ///
+    /// # Errors
+    /// The kernel refused. The old programs stay, and hold the cgroup by tables that nobody renews.
+    pub fn hold_closed(&mut self, pins: &Path) -> io::Result<bool> {
+        if orphan::cgroup_of(pins)?.is_none() {
+            remove_pins(pins)?;
+            return Ok(false);
+        }
+        for Hook { name, .. } in &HOOKS {
+            let Some(program) = self.ebpf.program(name) else { continue };
+            let program = program.fd().map_err(io::Error::other)?;
+            replace(&pins.join(name), program.as_fd())?;
+        }
+        let Ok(programs) = &self.unix else {
+            unix::programs().try_for_each(|name| remove(&pins.join(name)))?;
+            return Ok(true);
+        };
+        for program in programs.iter() {
+            replace(&pins.join(program.name()), program.as_fd())?;
+        }
+        Ok(true)
     }
 
     /// Why unix sockets are not decided on this host; `None` where they are.
@@ -433,12 +478,14 @@ impl Object {
     }
 
     /// Attaches the programs on tracepoints and pins their links. Where the very same programs are attached already, they stay: a
-    /// tracepoint's link cannot be given another program, and two at once would tell everything twice.
+    /// tracepoint's link cannot be given another program. Where an earlier version's are, each goes right after its successor has
+    /// come: what happens in between is told twice, and nothing is missed.
     ///
     /// # Errors
     /// The kernel refused.
     pub fn attach_tracepoints(&mut self) -> Result<(), KernelError> {
-        let directory = self.pins.join(tracepoints_directory());
+        let directory = self.tracepoint_pins.clone();
+        let earlier = self.other_tracepoints();
         make_pins(&directory).map_err(|error| KernelError::Pins { path: directory.clone(), error })?;
         for (group, name) in TRACEPOINTS {
             let path = directory.join(name);
@@ -456,6 +503,10 @@ impl Object {
                 }
             };
             self.tracepoints.push(link.into());
+            for earlier in &earlier {
+                let path = earlier.join(name);
+                remove(&path).map_err(|error| KernelError::Pin { name, path, error: error.to_string() })?;
+            }
         }
         Ok(())
     }
@@ -466,7 +517,7 @@ impl Object {
     /// # Errors
     /// The kernel refused.
     pub fn read_streams(&mut self, tables: &mut Tables, reads: bool) -> Result<(), KernelError> {
-        let directory = self.pins.join(tracepoints_directory());
+        let directory = self.tracepoint_pins.clone();
         if !reads {
             self.streams.clear();
             return unix_stream::TRACEPOINTS.into_iter().try_for_each(|name| {
@@ -521,24 +572,24 @@ impl Object {
             .map_err(|error| refused(ProgramError::IOError(error)))
     }
 
+    /// Directories with links of other versions' programs on tracepoints. Earlier versions kept them beside the tables.
+    fn other_tracepoints(&self) -> Vec<PathBuf> {
+        let mut others = directories(&self.layout, TRACEPOINTS_PREFIX);
+        others.extend(directories(&self.pins, TRACEPOINTS_PREFIX));
+        others.retain(|directory| *directory != self.tracepoint_pins);
+        others
+    }
+
     /// Takes down what daemons of other versions left pinned: their tables, their programs on tracepoints.
     ///
     /// # Errors
     /// A pin could not be removed.
-    pub fn remove_other_versions(&self, sizes: RingSizes) -> io::Result<()> {
-        let own = [layout(sizes), tracepoints_directory(), uprobes_directory()];
-        for entry in fs::read_dir(&self.pins)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some(name) = name.to_str() else { continue };
-            let versioned = name.starts_with(LAYOUT_PREFIX)
-                || name.starts_with(TRACEPOINTS_PREFIX)
-                || name.starts_with(UPROBES_PREFIX);
-            if versioned && !own.iter().any(|own| own == name) {
-                remove_pins(&entry.path())?;
-            }
-        }
-        Ok(())
+    pub fn remove_other_versions(&self) -> io::Result<()> {
+        let mut others = directories(&self.pins, LAYOUT_PREFIX);
+        others.retain(|directory| *directory != self.layout);
+        others.extend(directories(&self.layout, UPROBES_PREFIX));
+        others.retain(|directory| *directory != self.uprobe_pins);
+        others.into_iter().chain(self.other_tracepoints()).try_for_each(|other| remove_pins(&other))
     }
 
     /// For as long as the answer lives, asking for SO_INCOMING_CPU of a socket that was made in the cgroup, or below it, gives EPERM to
@@ -564,6 +615,14 @@ impl Object {
     }
 }
 
+/// Directories whose names begin with `prefix`; none where they cannot be listed.
+fn directories(within: &Path, prefix: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(within).into_iter().flatten().flatten();
+    let named =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(prefix)));
+    named.map(|entry| entry.path()).collect()
+}
+
 /// Puts a program behind the link that an earlier daemon left at `path`. `false`: there is none that could be used.
 fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
     match link::replace_program(path, program) {
@@ -576,7 +635,7 @@ fn replace(path: &Path, program: BorrowedFd<'_>) -> io::Result<bool> {
 }
 
 /// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
-fn layout(sizes: RingSizes) -> String {
+pub fn layout(sizes: RingSizes) -> String {
     use auditor_common::{LAYOUT, control, counter, event, rule, tls, unix};
     let types = [
         size_of::<control::Control>(),

@@ -113,6 +113,30 @@ impl Shares {
         between(load(offset_of!(Share, payload_written)), load(offset_of!(Share, payload_read)))
     }
 
+    /// What was written of each share on the payload ring.
+    pub fn payload_written(&self) -> Vec<u64> {
+        self.all(offset_of!(Share, payload_written))
+    }
+
+    /// The same for the lifecycle ring.
+    pub fn lifecycle_written(&self) -> Vec<u64> {
+        self.all(offset_of!(Share, lifecycle_written))
+    }
+
+    /// Says anew how much of a share was read from the payload ring.
+    pub fn set_payload_read(&self, share: u32, bytes: u64) {
+        set(self.field(share, offset_of!(Share, payload_read)), bytes);
+    }
+
+    /// The same for the lifecycle ring.
+    pub fn set_lifecycle_read(&self, share: u32, bytes: u64) {
+        set(self.field(share, offset_of!(Share, lifecycle_read)), bytes);
+    }
+
+    fn all(&self, offset: usize) -> Vec<u64> {
+        (0..SHARES).map(|share| self.field(share, offset).load(Ordering::Acquire)).collect()
+    }
+
     /// What could not be written of an entry's sessions.
     pub fn unwritten(&self, share: u32) -> Unwritten {
         let load = |offset| self.field(share, offset).load(Ordering::Relaxed);
@@ -134,6 +158,13 @@ impl Shares {
 /// Only the thread that reads the rings adds to these, so that a load and a store are enough.
 fn add(count: &AtomicU64, bytes: u64) {
     count.store(count.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Release);
+}
+
+/// Leaves the line alone where nothing changes: there are many.
+fn set(count: &AtomicU64, bytes: u64) {
+    if count.load(Ordering::Relaxed) != bytes {
+        count.store(bytes, Ordering::Release);
+    }
 }
 
 impl Drop for Shares {

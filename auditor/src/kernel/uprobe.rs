@@ -4,8 +4,8 @@
 //! probes of one program in one file (BPF_TRACE_UPROBE_MULTI, Linux 6.6). Links of the older kind (perf events) would ask for
 //! CAP_SYS_ADMIN, which the daemon gives up. aya has no word for the newer kind.
 //!
-//! Links are pinned, as those of tracepoints are, below the digest of the object that their programs are from: the next daemon of
-//! the same version finds them at work, and one of another version attaches its own before it removes these. So there is no moment
+//! Links are pinned, as those of tracepoints are, beside the tables that their programs write to and below the digest of the object
+//! that these are from: the next daemon of the same version and layout finds them at work, and one of another version attaches its own before it removes these. So there is no moment
 //! without. A pin's name says all that is to be known of it: the library's number, then the program's name.
 //!
 //! **Stack.** `auditor-ebpf/src/tls.rs` says why these programs must stay below 64 bytes. How much each of their functions needs is asked

@@ -8,12 +8,14 @@
 //! symbols gets a probe where it wants one, in code that only those run who map that file.
 
 mod elf;
+mod version;
 
 use std::fs::File;
 
 use serde::{Deserialize, Serialize};
 
 pub use elf::Unreadable;
+pub use version::name;
 
 /// A function that secrets pass through, and with it what its arguments are. Each has a kernel program of its own.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]

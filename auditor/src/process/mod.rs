@@ -97,6 +97,8 @@ pub struct Processes {
     looked: Vec<Process>,
     /// What procfs said when what is happening now happened for the first time, in order.
     said: VecDeque<Process>,
+    /// What happens now has happened before: procfs is of another time.
+    again: bool,
 }
 
 impl Processes {
@@ -113,6 +115,7 @@ impl Processes {
             users: Users::new(passwd),
             looked: Vec::new(),
             said: VecDeque::new(),
+            again: false,
         }
     }
 
@@ -136,7 +139,12 @@ impl Processes {
         self.said.push_back(said);
     }
 
-    /// Nothing more happens for a second time.
+    /// Whether what comes next happens for a second time: then what was not said of a process cannot be known any more.
+    pub fn happens_again(&mut self, again: bool) {
+        self.again = again;
+    }
+
+    /// Nothing more of what was said is about what comes next.
     pub fn forget_told(&mut self) {
         self.said.clear();
         self.looked.clear();
@@ -200,6 +208,12 @@ impl Processes {
     /// A process that is there, by what procfs says of it alone.
     pub fn living(&mut self, pid: u32) -> Option<Arc<Process>> {
         use std::os::unix::fs::MetadataExt as _;
+        if let Some(said) = self.said_of(pid) {
+            return Some(Arc::new(said));
+        }
+        if self.again {
+            return None;
+        }
         let directory = self.procfs.join(pid.to_string());
         let owner = fs::metadata(&directory).ok()?;
         let mut comm = [0; 16];
@@ -228,14 +242,18 @@ impl Processes {
 
     /// What the kernel told of a task, with what procfs shows of its process, if that is still the one that was there at `at`.
     fn look(&mut self, task: &Task, at: Boottime) -> Process {
-        if self.said.front().is_some_and(|said| said.pid == task.pid)
-            && let Some(said) = self.said.pop_front()
-        {
+        if let Some(said) = self.said_of(task.pid) {
             return said;
         }
         let process = self.ask_procfs(task, at);
         self.looked.push(process.clone());
         process
+    }
+
+    /// What was said of a process when what is happening now happened for the first time.
+    fn said_of(&mut self, pid: u32) -> Option<Process> {
+        let place = self.said.iter().position(|said| said.pid == pid)?;
+        self.said.remove(place)
     }
 
     fn ask_procfs(&mut self, task: &Task, at: Boottime) -> Process {
@@ -357,6 +375,30 @@ mod tests {
         let now = crate::clock::Clock::now().0;
         assert!(start <= now && now - start < 600 * SECOND, "{start}, now {now}");
         assert_eq!(stat.parent, std::os::unix::process::parent_id());
+    }
+
+    #[test]
+    fn what_was_said_once_is_said_again_whoever_is_there_now() {
+        let root = procfs(7, b"another\0", &stat("another", 1));
+        let mut processes = processes(&root);
+        let said = |pid, line: &str| Process {
+            pid,
+            name: "psql".to_owned(),
+            command_line: Some(line.to_owned()),
+            ..Process::default()
+        };
+        // One of which nothing comes again, and one that has gone.
+        for process in [said(9, "nobody asks"), said(7, "first"), said(7, "second"), said(8, "gone")] {
+            processes.tell(process);
+        }
+        let mut line = |process: Arc<Process>| process.command_line.clone().unwrap_or_default();
+        assert_eq!(line(processes.of(&task(7), NOW)), "first");
+        assert_eq!(processes.living(7).map(&mut line).as_deref(), Some("second"));
+        assert_eq!(processes.living(8).map(&mut line).as_deref(), Some("gone"));
+        assert!(processes.living(8).is_none());
+        assert_eq!(processes.take_looked().len(), 0);
+        processes.happens_again(true);
+        assert!(processes.living(7).is_none(), "it was not there then");
     }
 
     #[test]

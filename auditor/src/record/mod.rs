@@ -126,8 +126,10 @@ pub struct Application {
     /// Why the bytes could not be read, where they could not, e.g. `tls`.
     #[serde(with = "crate::interned::option")]
     pub opaque: Option<Name>,
-    /// What the TLS handshake said in the clear, where there was one.
+    /// What the TLS handshake said, where there was one.
     pub tls: Option<Tls>,
+    /// Name and version of the library that derived the keys of this end's TLS.
+    pub library: Option<String>,
 }
 
 /// What is known of a connection's TLS. Absent fields were not said, or not seen.
@@ -381,6 +383,19 @@ pub enum Event {
         losses: Vec<Loss>,
         /// Sessions that are open.
         sessions: u64,
+    },
+    /// A TLS library was found in a session and is probed from here on; or a file with code cannot be.
+    LibraryProbed {
+        /// Its name and version, e.g. `OpenSSL 3.0.19`; `None` where there is nothing to probe, or it cannot be told.
+        library: Option<String>,
+        /// The file, as the process sees it.
+        path: String,
+        /// The process that mapped it first, if there was one.
+        pid: Option<u32>,
+        /// For how long its session was held meanwhile, in microseconds.
+        pause_us: Option<u64>,
+        /// Why it is not probed: what is said under TLS with it will not be read.
+        error: Option<String>,
     },
     /// The trail was repaired at start: bytes of a line that was never completed were set aside.
     TrailRecovered {

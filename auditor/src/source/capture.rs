@@ -1,7 +1,8 @@
 //! Captures: what the rings gave, in a file, verbatim and in order; and such a file as a [`Source`].
 //!
 //! ```text
-//! header   magic, format version, layout of the records, boot time to UTC, boot id        64 bytes, little endian
+//! header   magic, format version, layout of the records, boot time to UTC, boot id, what passes unread
+//!                                                                                          64 bytes, little endian
 //! frame    length of the body, kind of the frame, body                                    8 bytes and the body
 //! frame    …
 //! ```
@@ -30,13 +31,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{Event, Malformed, Source};
 use crate::clock::{Boottime, Clock};
+use crate::config::{FailMode, Overload};
 use crate::record::{Agent, Session};
 
 /// PNG's trick: a byte that is no text, and a line ending that a transfer as text would change.
 const MAGIC: [u8; 8] = *b"\x89AUDCP\r\n";
 const VERSION: u32 = 1;
 const HEADER_BYTES: usize = 64;
-const BOOT_ID: std::ops::Range<usize> = 24..HEADER_BYTES;
+const BOOT_ID: std::ops::Range<usize> = 24..60;
+/// Where the bits stand of [`Header::overload`] and [`Header::fail_mode`]; zero in captures that are older than these.
+const PASSES: usize = 60;
+const RECORD_LOSS: u8 = 1;
+const FAIL_OPEN: u8 = 2;
 const FRAME_BYTES: usize = 8;
 const FRAME_EVENT: u32 = 1;
 const FRAME_SESSION: u32 = 2;
@@ -119,16 +125,25 @@ pub enum CaptureError {
 pub struct Header {
     /// Nanoseconds from boot time to UTC when it was begun.
     pub boottime_to_utc: i64,
-    /// `/proc/sys/kernel/random/boot_id` of the host, at most 40 bytes.
+    /// `/proc/sys/kernel/random/boot_id` of the host, at most 36 bytes.
     pub boot_id: String,
+    /// What became of segments without room when it was begun: a gap means another thing where they may pass.
+    pub overload: Overload,
+    /// The same for segments without a daemon.
+    pub fail_mode: FailMode,
 }
 
 impl Header {
     /// For a capture that begins now. A boot id that is too long is cut.
-    pub fn now(boot_id: &str) -> Self {
+    pub fn now(boot_id: &str, overload: Overload, fail_mode: FailMode) -> Self {
         let offset = Clock::read().utc(Boottime(0)).0;
         let end = boot_id.floor_char_boundary(BOOT_ID.len());
-        Self { boottime_to_utc: i64::try_from(offset).unwrap_or(0), boot_id: boot_id[..end].to_owned() }
+        Self {
+            boottime_to_utc: i64::try_from(offset).unwrap_or(0),
+            boot_id: boot_id[..end].to_owned(),
+            overload,
+            fail_mode,
+        }
     }
 
     /// The clock of its records.
@@ -146,6 +161,8 @@ impl Header {
         for (byte, given) in bytes[BOOT_ID].iter_mut().zip(self.boot_id.bytes()) {
             *byte = given;
         }
+        bytes[PASSES] |= if self.overload == Overload::RecordLoss { RECORD_LOSS } else { 0 };
+        bytes[PASSES] |= if self.fail_mode == FailMode::Open { FAIL_OPEN } else { 0 };
         bytes
     }
 
@@ -164,6 +181,11 @@ impl Header {
         Ok(Self {
             boottime_to_utc: i64::from_le_bytes(offset),
             boot_id: String::from_utf8_lossy(boot_id).into_owned(),
+            overload: match bytes[PASSES] & RECORD_LOSS {
+                0 => Overload::Backpressure,
+                _ => Overload::RecordLoss,
+            },
+            fail_mode: if bytes[PASSES] & FAIL_OPEN == 0 { FailMode::Closed } else { FailMode::Open },
         })
     }
 }
@@ -240,7 +262,12 @@ impl<R: Read> Capture<R> {
     /// # Errors
     /// It is not that of a capture, or of one that this version can read.
     pub fn open(input: R) -> Result<Self, CaptureError> {
-        let header = Header { boottime_to_utc: 0, boot_id: String::new() };
+        let header = Header {
+            boottime_to_utc: 0,
+            boot_id: String::new(),
+            overload: Overload::Backpressure,
+            fail_mode: FailMode::Closed,
+        };
         let buffer = vec![0; READ_BYTES];
         let mut capture = Self { input, header, buffer, unread: 0..0, at: 0, sessions: Vec::new() };
         if !capture.fill(HEADER_BYTES)? {

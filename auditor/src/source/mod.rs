@@ -117,6 +117,14 @@ impl<'a> Event<'a> {
         Boottime(self.header().time)
     }
 
+    /// Whether a process is named in it, of which more may be known.
+    pub fn tells_of_a_process(&self) -> bool {
+        matches!(
+            self,
+            Event::Exec(_) | Event::Fork(_) | Event::Exit(_) | Event::Decision(_) | Event::UnixDecision(_)
+        )
+    }
+
     /// What all records begin with.
     pub fn header(&self) -> &Header {
         match self {

@@ -142,6 +142,30 @@ impl Reader {
         }
     }
 
+    /// Shows all records that are not released, oldest first. `false`: one is being written, or was added meanwhile.
+    pub fn unreleased(&self, mut on: impl FnMut(&[u8])) -> bool {
+        let produced = self.produced();
+        let mut at = self.consumer.position().load(Ordering::Acquire);
+        while at < produced {
+            let length = self.header(at).load(Ordering::Acquire);
+            if length & BUSY != 0 {
+                return false;
+            }
+            if length & DISCARDED == 0 {
+                let start = self.page + ((at + HEADER) & (self.size - 1)) as usize;
+                // SAFETY: as in `peek`; nothing is released while this reader is borrowed.
+                on(unsafe {
+                    std::slice::from_raw_parts(
+                        self.producer.address.byte_add(start).cast().as_ptr(),
+                        length as usize,
+                    )
+                });
+            }
+            at += room(length);
+        }
+        self.produced() == produced
+    }
+
     /// Goes behind the record that [`Self::peek`] showed.
     pub fn pass(&mut self) {
         if self.next < self.produced() {

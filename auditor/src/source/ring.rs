@@ -4,6 +4,7 @@
 //! to a segment (the verdict, the handshake) was written before it, so the lifecycle ring is looked at again after a
 //! segment was found, and whatever is older goes first.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
@@ -44,6 +45,46 @@ impl Unreleased {
     }
 }
 
+impl Unreleased {
+    /// Passes what stands before a position. `false`: no record ends there.
+    fn pass_until(&mut self, reader: &mut Reader, position: u64) -> bool {
+        while reader.position() < position {
+            let shown = reader.peek().record().is_some();
+            // Only what was thrown away may have stood in between: looking for a record goes behind that.
+            if reader.position() >= position {
+                return true;
+            }
+            if !shown || !self.pass(reader) {
+                return false;
+            }
+        }
+        // What goes beyond it is no record that the journal knows.
+        reader.position() == position
+    }
+}
+
+/// How often counts and ring are looked at until nobody writes meanwhile.
+const LOOKS: usize = 64;
+
+/// Sets what was read of each share to what was written of it, less what is on the ring.
+fn settle(reader: &Reader, written: impl Fn() -> Vec<u64>, set: impl Fn(u32, u64)) {
+    for _ in 0..LOOKS {
+        let counts = written();
+        let mut waiting: HashMap<u32, u64> = HashMap::new();
+        let whole = reader.unreleased(|record| {
+            *waiting.entry(share_of(record)).or_default() += occupied_by(record.len() as u64);
+        });
+        // Counted before it is submitted: with the same counts and no record that is being written, both are of one moment.
+        if whole && counts == written() {
+            for (share, written) in (0..).zip(counts) {
+                set(share, written.wrapping_sub(waiting.get(&share).copied().unwrap_or(0)));
+            }
+            return;
+        }
+    }
+    tracing::debug!("agents write without a pause: what they occupy of a ring is as the last daemon left it");
+}
+
 impl Rings {
     /// Reads on where both readers are.
     pub fn new(payload: Reader, lifecycle: Reader, shares: Arc<Shares>) -> Self {
@@ -68,9 +109,19 @@ impl Rings {
     /// Passes everything before these positions. `false`: they are none of these rings'.
     pub fn skip_to(&mut self, (payload, lifecycle): (u64, u64)) -> bool {
         let Self { payload: segments, lifecycle: others, unreleased, .. } = self;
-        while segments.position() < payload && unreleased.0.pass(segments) {}
-        while others.position() < lifecycle && unreleased.1.pass(others) {}
-        self.positions() == (payload, lifecycle)
+        unreleased.0.pass_until(segments, payload) && unreleased.1.pass_until(others, lifecycle)
+    }
+
+    /// Has each session occupy what there is of it on the rings. Of a daemon that was killed after it had given room back, and
+    /// before it had said whose that was, somebody would be charged with it for ever. To be called before anything is passed.
+    pub fn settle_shares(&self) {
+        let Self { payload, lifecycle, shares, .. } = self;
+        settle(payload, || shares.payload_written(), |share, bytes| shares.set_payload_read(share, bytes));
+        settle(
+            lifecycle,
+            || shares.lifecycle_written(),
+            |share, bytes| shares.set_lifecycle_read(share, bytes),
+        );
     }
 
     /// Passes everything that is there. For whoever cannot make sense of it.

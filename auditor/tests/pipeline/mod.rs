@@ -79,7 +79,11 @@ impl Daemon {
         thread::spawn(move || answer(commands, &answering));
         std::fs::create_dir(directory.path().join("trail")).unwrap();
         let listener = Listener::bind(directory.path()).unwrap();
-        let options = ApiOptions { trail_dir: directory.path().join("trail"), proc_root };
+        let options = ApiOptions {
+            trail_dir: directory.path().join("trail"),
+            proc_root,
+            agents: "/auditor".to_owned(),
+        };
         let (shutdown, stopped) = oneshot::channel::<()>();
         let server = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -220,7 +224,7 @@ fn answer(mut commands: Commands, memory: &Mutex<Memory>) {
             Command::State(reply) => drop(reply.send(Ok(DaemonState::default()))),
             Command::Reload(reply) => drop(reply.send(Ok(()))),
             Command::Access(entry) => memory.accesses.push(entry),
-            Command::HandOver(reply) | Command::Stop(reply) => {
+            Command::HandOver(_, reply) | Command::Stop(reply) => {
                 let _ = reply.send(Ok(()));
                 return;
             }

@@ -190,7 +190,7 @@ pub fn check_opaque(log: &[Entry], records: &[Value], sni: Option<&str>) -> Resu
         }
         let violations = records.iter().filter(|record| {
             let own = &record["unmapped"]["auditor"];
-            own["connection"]["id"] == connection["id"] && own["finding"]["kind"] == "protocol-mismatch"
+            own["connection"]["id"] == connection["id"] && own["finding"]["kind"] == "opaque-connection"
         });
         if violations.count() != 1 {
             bail!("not one violation of {connection}");

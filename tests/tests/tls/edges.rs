@@ -97,7 +97,7 @@ fn what_cannot_be_read_says_why() {
         let sum = |kinds: [&str; 3]| kinds.iter().map(|kind| coverage[*kind].as_u64().unwrap()).sum::<u64>();
         assert_eq!(coverage["sent"], sum(["audited_sent", "opaque_sent", "skipped_sent"]), "{connection}");
     }
-    assert!(!findings(&records).contains("protocol-mismatch"), "{:?}", findings(&records));
+    assert!(!findings(&records).contains("opaque-connection"), "{:?}", findings(&records));
     daemon.stop().unwrap();
 }
 
@@ -115,7 +115,7 @@ fn a_rule_for_postgresql_is_violated_by_what_nobody_can_see() {
             let own = &record["unmapped"]["auditor"];
             record["class_uid"] == 2004
                 && own["connection"]["id"] == *id
-                && own["finding"]["kind"] == "protocol-mismatch"
+                && own["finding"]["kind"] == "opaque-connection"
         });
         assert_eq!(violations.count(), 1, "violations of {id}");
     }

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use crate::system_openssl;
 
 /// Whether the secrets of this library are taken.
-const GNUTLS: bool = false;
+const GNUTLS: bool = true;
+/// Go, in a program without its symbols.
 const GO: bool = false;
 
 /// Runs a client against a server of HTTPS, and checks each connection's record against the server's own account.

@@ -145,7 +145,7 @@ fn crash(pid: u32, wait: impl FnOnce() -> std::process::ExitStatus) -> std::proc
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
     }
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGSEGV).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGABRT).unwrap();
     wait()
 }
 
@@ -170,7 +170,7 @@ fn a_daemon_that_crashes_leaves_no_secret_in_a_core_dump() {
     let id = daemon.id();
     let folder = fs::read_link(format!("/proc/{id}/cwd")).unwrap();
     let status = crash(id, || daemon.wait(LIMIT).unwrap());
-    assert_eq!(status.signal(), Some(Signal::SIGSEGV as i32));
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
     worker.signal(Signal::SIGKILL).unwrap();
     let mut needles = Needles::default();
     needles.add_log(&client.log).unwrap();

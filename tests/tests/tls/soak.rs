@@ -21,6 +21,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// What the daemon's memory may grow by from the first quarter's peak to the last one's.
 const GROWTH_KIB: u64 = 24 << 10;
 
+/// As many secrets that are done with make the daemon begin its journal anew.
+const LOT: usize = 4096;
+
 fn length() -> Duration {
     if std::env::var_os("AUDITOR_TEST_LONG").is_none() {
         return Duration::from_secs(20);
@@ -143,9 +146,10 @@ fn handshakes_and_traffic_for_a_while() {
     let status = daemon.status().unwrap();
     assert_eq!(status["failures"].as_array().and_then(|failures| first(failures)), None, "{status}");
 
-    // The table of secrets: what is in it is of connections that live, and none does.
-    let left = auditor_tests::secrets::taken(daemon.home()).unwrap();
-    assert!(left.is_empty(), "{} secrets are still in the kernel's table", left.len());
+    // What connections are done with waits for the journal to begin anew, twice, in lots of this many.
+    let left = auditor_tests::secrets::taken(daemon.home()).unwrap().len();
+    eprintln!("soak: {left} secrets wait in the kernel's table");
+    assert!(left <= 3 * LOT, "{left} secrets are still in the kernel's table");
     let peak =
         |samples: &[(usize, u64)]| samples.iter().copied().fold((0, 0), |a, b| (a.0.max(b.0), a.1.max(b.1)));
     let quarter = samples.len() / 4;

@@ -113,6 +113,15 @@ fn what(record: &Value, own: &Value) -> Option<String> {
         "daemon-started" | "daemon-reloaded" => {
             text(&own["daemon"]["configuration"]).map(|digest| format!("configuration sha256 {digest}"))
         }
+        "library-probed" => {
+            let library = &own["library"];
+            let what = text(&library["name"]).unwrap_or_else(|| "code".to_owned());
+            let path = library["path"].as_str()?;
+            Some(match library["error"].as_str() {
+                Some(error) => format!("{what} in {path} is not probed: {error}"),
+                None => format!("{what} in {path}"),
+            })
+        }
         "trail-recovered" => {
             let bytes = own["recovery"]["bytes"].as_u64()?;
             Some(format!("{bytes} bytes of an unfinished line set aside"))
@@ -236,6 +245,13 @@ mod tests {
                     json!({ "daemon": { "losses": [{ "site": "ring", "error": "ENOSPC", "count": 3 }] } }),
                 ),
                 "- - - - - heartbeat - - lost 3 at ring (ENOSPC)",
+            ),
+            (
+                own(
+                    "library-probed",
+                    json!({ "library": { "name": "OpenSSL 3.0.19", "path": "/lib/c.so" } }),
+                ),
+                "- - - - - library-probed - - OpenSSL 3.0.19 in /lib/c.so",
             ),
             (own("something-new", json!({})), "- - - - - something-new - - -"),
             (json!({}), "- - - - - - - - -"),

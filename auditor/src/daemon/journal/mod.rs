@@ -23,7 +23,8 @@
 //! **Refused**: another version's journal, another boot's, one whose frames do not check, one that is behind the rings or ahead of
 //! the trail. The daemon then says so in the trail, and starts without.
 //!
-//! It holds what agents said: files are for their owner only, and are removed with the last session.
+//! It holds what agents said: files are for their owner only, and are removed when the daemon is stopped in good
+//! order.
 
 mod read;
 mod write;
@@ -44,6 +45,8 @@ pub(super) use write::Journal;
 
 /// First bytes of a file; the last four are the version of what is in it, to be raised with every change of a type that is.
 const MAGIC: [u8; 8] = *b"AUDJ\0\0\0\x05";
+/// The version, as a number.
+pub(super) const VERSION: u32 = u32::from_be_bytes([MAGIC[4], MAGIC[5], MAGIC[6], MAGIC[7]]);
 /// A frame's head: length of its body, and the CRC-32 of that length and the body.
 const FRAME_HEAD: usize = 12;
 /// An item that is an event as the kernel wrote it.
@@ -102,12 +105,25 @@ pub(super) enum Item {
     Violations(u64, u64),
     /// What was known of a process id is of another time.
     Forgotten(u32),
+    /// What the moves of processes up to here ask for was done.
+    Followed,
+    /// So many records of processes are known by now not to have been written, for a share of the rings.
+    Missed {
+        /// Its number.
+        share: u32,
+        /// Since the object was loaded.
+        count: u64,
+        /// When that was found.
+        at: Boottime,
+    },
     /// The wall clock's offset, see [`crate::clock::Clock::fixed`].
     Clock(i128),
     /// What procfs said of a process.
     Looked(Process),
     /// Failures of the kernel programs that were reported, by site and errno.
     Reported(Reported),
+    /// What a library is called, by the number that its probes tell.
+    Library(u64, String),
     /// Another configuration is in force.
     Reloaded(Configuration),
 }
@@ -173,3 +189,6 @@ fn checksum(length: u64, body: &[u8]) -> u32 {
     hasher.update(body);
     hasher.finalize()
 }
+
+#[cfg(test)]
+mod tests;

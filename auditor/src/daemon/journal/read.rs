@@ -20,6 +20,9 @@ pub(in crate::daemon) enum StateLost {
         /// What the kernel said.
         error: io::Error,
     },
+    /// A daemon was at work, and has left no journal.
+    #[error("there is no journal: it could not be written, or somebody removed it")]
+    Missing,
     /// Another version's.
     #[error("the journal was written by another version of the auditor")]
     Version,

@@ -31,6 +31,8 @@ pub(in crate::daemon) struct Journal {
     frame: Vec<u8>,
     /// Where items begin in it.
     items: usize,
+    /// The rings' positions of the last frame.
+    rings: (u64, u64),
 }
 
 impl Journal {
@@ -53,6 +55,7 @@ impl Journal {
             obsolete: Some(position.sequence),
             frame: Vec::with_capacity(2 * GATHERED),
             items: 0,
+            rings: position.rings,
         };
         journal.clear();
         Ok(journal)
@@ -84,9 +87,11 @@ impl Journal {
 
     /// Writes what was gathered. `position`: behind it.
     pub(in crate::daemon) fn commit(&mut self, position: Position) -> io::Result<()> {
-        if self.frame.len() == self.items {
+        // Without an item the rings move on over records that the kernel programs have thrown away; their room is given back too.
+        if self.frame.len() == self.items && self.rings == position.rings {
             return Ok(());
         }
+        self.rings = position.rings;
         let (payload, lifecycle) = position.rings;
         for (index, number) in [payload, lifecycle, position.sequence].into_iter().enumerate() {
             let place = FRAME_HEAD + 8 * index;
@@ -117,6 +122,7 @@ impl Journal {
         let generation = self.generation + 1;
         let (file, length) = write_state(&self.directory, &self.identity, generation, position, state)?;
         (self.file, self.length, self.generation) = (file, length, generation);
+        self.rings = position.rings;
         self.due = length.saturating_mul(STATE_SHARE).max(GENERATION);
         self.obsolete = Some(position.sequence);
         Ok(())
@@ -179,7 +185,13 @@ fn write_state(
     head[MAGIC.len()..MAGIC.len() + 8].copy_from_slice(&length.to_le_bytes());
     head[MAGIC.len() + 8..].copy_from_slice(&checksum(length, body).to_le_bytes());
     let new = directory.join(NEW);
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let mut file = options.open(&new)?;
     file.write_all(&bytes)?;
     fs::rename(&new, directory.join(file_name(generation)))?;
     Ok((file, bytes.len() as u64))

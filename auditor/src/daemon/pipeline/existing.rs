@@ -23,7 +23,7 @@ use crate::daemon::journal::{AdoptedSocket, Item};
 use crate::kernel::cgroup::Cgroup;
 use crate::process::held::{Held, Sort};
 use crate::process::sockets::{self, OpenSocket};
-use crate::record::{Adopted, Event as Recorded};
+use crate::record::{Adopted, Event as Recorded, Process};
 
 /// Sockets that are named one by one.
 const NAMED: u64 = 64;
@@ -139,9 +139,17 @@ impl Pipeline {
         }
     }
 
-    /// Does what the moves of processes ask for.
+    /// Does what the moves of processes ask for, as far as they are still true: a process may have moved on, and after a takeover
+    /// its id may be another one's.
     pub(super) fn follow_moves(&mut self) {
-        for Joined { session, pid } in self.parts.attribution.take_joined() {
+        let joined = self.parts.attribution.joined();
+        if joined.is_empty() {
+            return;
+        }
+        for Joined { session, pid } in joined {
+            if self.session_of(pid) != Some(session) {
+                continue;
+            }
             let Some(open) = self.parts.attribution.sessions.get_mut(session) else { continue };
             open.empty_since = None;
             let cgroup = open.cgroup.clone();
@@ -153,6 +161,18 @@ impl Pipeline {
                 wait: false,
             });
         }
+        // One that was followed and whose following is not in the journal yet is looked at again by the next daemon.
+        self.parts.record(Item::Followed);
+    }
+
+    /// The session that a process lives in, by its cgroup.
+    fn session_of(&self, pid: u32) -> Option<u64> {
+        let memberships = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+        let cgroup = self.parts.hierarchy.of_process(&memberships).ok()?;
+        let mut sessions = self.parts.attribution.sessions.iter();
+        sessions
+            .find(|session| cgroup.path().starts_with(session.cgroup.path()))
+            .map(|session| session.number)
     }
 
     /// `None`: it was made after the session began, closed meanwhile, or leads nowhere.
@@ -214,12 +234,19 @@ impl Pipeline {
                 Ok(cookie) => cookie,
                 Err(error) => return Some(Fate::Outside(error)),
             };
-            let process = self.parts.attribution.living(pid);
+            let process = self.living(pid);
             let socket =
                 Box::new(AdoptedSocket { process, local, remote, bytes: Adopted { sent, received } });
             self.parts.record(Item::Adopted { number: look.number, cookie, socket, at: Clock::now() });
         }
         Some(Fate::Adopted)
+    }
+
+    /// A process that is there. What procfs says of it goes into the item at hand, and not into the journal by itself.
+    fn living(&mut self, pid: u32) -> Option<Process> {
+        let process = self.parts.attribution.living(pid);
+        drop(self.parts.attribution.take_looked());
+        process
     }
 
     /// Tells of sockets that could not be looked for.

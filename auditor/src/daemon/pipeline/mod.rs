@@ -9,7 +9,6 @@ mod sessions;
 mod still;
 mod streams;
 
-pub(super) use sessions::session_pins;
 pub(super) use still::release_left;
 
 use std::mem;
@@ -169,16 +168,15 @@ impl Pipeline {
             let more = !self.trail_takes() || self.drain()?;
             self.parts.commands.clear_wake();
             while let Some(command) = self.parts.commands.take() {
-                if let Command::HandOver(reply) = command {
-                    match self.parts.hand_over() {
-                        Ok(()) if self.parts.journal.is_some() => {
+                if let Command::HandOver(next, reply) = command {
+                    match self.parts.hand_over(&next) {
+                        Ok(()) => {
                             self.parts.handed_over = true;
                             answer(reply, Ok(()));
                             self.parts.commands.close();
                             return Ok(self.parts);
                         }
-                        Ok(()) => answer(reply, Err(failed("its journal cannot be written; stop it first"))),
-                        Err(error) => answer(reply, Err(failed(error))),
+                        Err(error) => answer(reply, Err(error)),
                     }
                     continue;
                 }
@@ -344,7 +342,7 @@ impl Pipeline {
             }
             Command::Access(entry) => self.parts.record(Item::Made(entry)),
             // Handled by the loop.
-            Command::Stop(reply) | Command::HandOver(reply) => answer(reply, Ok(())),
+            Command::Stop(reply) | Command::HandOver(_, reply) => answer(reply, Ok(())),
         }
     }
 
@@ -408,13 +406,24 @@ impl Pipeline {
     /// What the thread that watches libraries has found.
     fn take_libraries(&mut self) {
         let Some(libraries) = &self.parts.libraries else { return };
-        for found in libraries.take_found() {
-            let Found { library, path, points, by, pause, error } = found;
-            let (path, pause) = (path.display(), pause.map(|pause| pause.as_micros()));
-            match error {
-                None => tracing::info!(library, %path, ?points, ?by, pause, "code of TLS is probed"),
-                Some(error) => tracing::warn!(error, %path, ?points, ?by, pause, "code is not probed"),
+        for found in libraries.take_found().collect::<Vec<_>>() {
+            let Found { library, path, name, by, pause, error } = found;
+            let (session, pid) = by.unwrap_or((0, 0));
+            if let Some(name) = &name {
+                self.parts.record(Item::Library(library, name.clone()));
             }
+            // The host's own at the start are no event of anybody's.
+            if by.is_none() && error.is_none() {
+                continue;
+            }
+            let probed = Recorded::LibraryProbed {
+                library: name,
+                path: path.display().to_string(),
+                pid: (pid != 0).then_some(pid),
+                pause_us: pause.map(|pause| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX)),
+                error,
+            };
+            self.parts.enter_now(session, probed);
         }
     }
 
@@ -424,6 +433,7 @@ impl Pipeline {
             return;
         }
         self.heartbeat = now;
+        self.parts.attribution.keyrings.sweep(now);
         self.parts.record(Item::Clock(Clock::read().offset()));
         self.heartbeat_record();
     }
@@ -473,12 +483,15 @@ impl Pipeline {
         }
         self.heartbeat_record();
         self.parts.enter_now(0, Recorded::DaemonStopped);
+        // Else a daemon that is killed from here on would be followed by one that does not know that these sessions have ended.
+        self.parts.commit_journal();
         // The disk may take nothing: the end comes all the same, and what is lost by it is told.
         let began = Clock::now();
         for entry in self.parts.attribution.take_entries() {
             let left = LAST_RECORDS.saturating_sub(Clock::now().since(began));
-            self.parts.trail.append_within(&entry, left)?;
+            append(entry, |entry| self.parts.trail.append_within(entry, left))?;
         }
+        self.parts.rings.release();
         self.parts.trail.flush(LAST_RECORDS)?;
         Ok(())
     }
@@ -487,15 +500,18 @@ impl Pipeline {
 /// Appends the entries that wait.
 fn write(attribution: &mut Attribution, trail: &Trail) -> Result<(), PipelineError> {
     for entry in attribution.take_entries() {
-        append(trail, entry)?;
+        append(entry, |entry| trail.append(entry))?;
     }
     Ok(())
 }
 
-/// Appends an entry, or what can be said of it.
-pub(super) fn append(trail: &Trail, entry: Entry) -> Result<u64, trail::Error> {
-    match trail.append(&entry) {
-        Err(trail::Error::TooLong { bytes }) => trail.append(&shortened(entry, bytes)),
+/// Appends an entry with `to`, or what can be said of it.
+pub(super) fn append(
+    entry: Entry,
+    to: impl Fn(&Entry) -> Result<u64, trail::Error>,
+) -> Result<u64, trail::Error> {
+    match to(&entry) {
+        Err(trail::Error::TooLong { bytes }) => to(&shortened(entry, bytes)),
         result => result,
     }
 }

@@ -1,17 +1,18 @@
 //! The order in which what is known, the journal, the trail and the rings move: see [`crate::daemon::journal`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::time::Duration;
 
-use super::{Parts, PipelineError, write};
+use super::{Parts, PipelineError, RENEW_LEASE, failed, write};
 use crate::clock::Clock;
-use crate::daemon::journal::{Item, Position};
+use crate::daemon::command::{CommandError, HandOver};
+use crate::daemon::journal::{self, Item, Position};
+use crate::kernel::object;
 use crate::record::Event as Recorded;
 use crate::source::Event;
 use crate::source::ring::Next;
 
-/// How long a generation's end may wait for the disk when the daemon hands over.
-const HAND_OVER: Duration = Duration::from_secs(5);
+/// How often a generation's end may wait for the disk, for [`RENEW_LEASE`] each, when the daemon hands over: five seconds.
+const HAND_OVER_SLICES: u32 = 25;
 
 impl Parts {
     /// Something that is not an event of the kernel's: into the journal, and into what is known.
@@ -44,6 +45,16 @@ impl Parts {
             if let Some(recorder) = recorder {
                 recorder.event(&event, &attribution.sessions);
             }
+            if let Some(missed) = attribution.missed(&event) {
+                if let Some(journal) = journal
+                    && let Err(error) = journal.item(&missed)
+                {
+                    failed = Some(error);
+                }
+                if let Err(error) = attribution.apply(missed) {
+                    tracing::error!(%error, "what was missed could not be taken in");
+                }
+            }
             attribution.on(event);
             if let Some(journal) = journal {
                 journal.event(bytes);
@@ -75,17 +86,22 @@ impl Parts {
 
     /// Makes what was gathered safe: in the journal, then in the trail; then its room in the rings is given back.
     pub(in crate::daemon) fn commit(&mut self) -> Result<(), PipelineError> {
+        self.commit_journal();
+        write(&mut self.attribution, &self.trail)?;
+        self.rings.release();
+        self.count_rows();
+        self.turn_journal();
+        Ok(())
+    }
+
+    /// The first half of [`Self::commit`].
+    pub(super) fn commit_journal(&mut self) {
         let position = self.position();
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.commit(position)
         {
             self.give_up_journal(&error);
         }
-        write(&mut self.attribution, &self.trail)?;
-        self.rings.release();
-        self.count_rows();
-        self.turn_journal();
-        Ok(())
     }
 
     /// Tells the kernel programs whose rows to count. Where that fails they are copied, which is no loss.
@@ -125,10 +141,53 @@ impl Parts {
         }
     }
 
-    /// Writes down everything for the next daemon.
-    pub(super) fn hand_over(&mut self) -> Result<(), PipelineError> {
+    /// Writes down everything for the next daemon, if that can go on with it.
+    pub(super) fn hand_over(&mut self, next: &HandOver) -> Result<(), CommandError> {
+        let layout = object::layout(self.sizes);
+        if (next.journal, &next.layout) != (journal::VERSION, &layout) {
+            return Err(CommandError::Invalid(format!(
+                "the next daemon could not go on with the sessions: it reads journals of version {} and uses tables of {}, these are \
+                 of version {} and {layout}; another version of the auditor, or another ring_bytes, begins when this daemon was \
+                 stopped, which ends its sessions",
+                next.journal,
+                next.layout,
+                journal::VERSION
+            )));
+        }
+        if self.journal.is_some() {
+            // Nobody can enter it afterwards.
+            self.enter_now(
+                0,
+                Recorded::ApiAccess {
+                    by: next.caller.clone(),
+                    method: "POST".to_owned(),
+                    path: "/v1/hand-over".to_owned(),
+                    status: 204,
+                },
+            );
+            self.write_down().map_err(failed)?;
+        }
+        if self.journal.is_none() {
+            return Err(failed("its journal cannot be written; stop it first"));
+        }
+        Ok(())
+    }
+
+    fn write_down(&mut self) -> Result<(), PipelineError> {
         self.commit()?;
-        self.trail.flush(HAND_OVER)?;
+        // In slices: the disk may take longer than the lease lasts, and nobody else renews it.
+        let mut slices = HAND_OVER_SLICES;
+        loop {
+            match self.trail.flush(RENEW_LEASE) {
+                Err(_) if slices > 0 => {
+                    slices -= 1;
+                    if let Err(error) = self.attribution.policies.renew_lease(&mut self.tables) {
+                        tracing::error!(%error, "the lease is not renewed: what agents send is held");
+                    }
+                }
+                flushed => break flushed?,
+            }
+        }
         let position = self.position();
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let turned = journal
@@ -153,9 +212,8 @@ impl Parts {
             connection: None,
         };
         // An incomplete journal must not be taken for a whole one.
-        if let Some(journal) = self.journal.take()
-            && let Err(error) = journal.remove()
-        {
+        self.journal = None;
+        if let Err(error) = journal::discard(&self.runtime_dir) {
             tracing::error!(%error, directory, "remove the journal");
         }
         self.attribution.enter_now(0, finding);

@@ -1,7 +1,7 @@
 //! Sessions as the pipeline opens and ends them: the cgroup, the kernel's tables, the programs, the record; in the order in
 //! which each step can be taken back.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::daemon::command::{CommandError, OpenSession, SessionState, Target};
 use crate::daemon::journal::Item;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::{Attachment, KernelError};
+use crate::kernel::orphan::{self, session_pins};
 use crate::kernel::shares::Unwritten;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
@@ -193,12 +194,14 @@ impl Pipeline {
                 Ok(None)
             }
             Target::Cgroup(_) => {
-                let pins = session_pins(&self.parts.pins, entry.id);
+                let id = session::id(entry.id);
+                let pins = session_pins(&self.parts.pins, &id);
+                let inherited = orphan::inherit(&self.parts.pins, cgroup, &id).map_err(failed)?;
                 let attachment =
                     self.parts.object.attach(cgroup, &pins).map_err(|error| cannot_attach(cgroup, &error))?;
                 if let Err(error) = self.add_members(entry.id, cgroup) {
-                    // They would refuse what no session allows.
-                    if let Err(error) = attachment.detach() {
+                    // They would refuse what no session allows. A cgroup that was held closed before goes on being so.
+                    if !inherited && let Err(error) = attachment.detach() {
                         tracing::error!(%error, cgroup = cgroup.name(), "programs stay on a cgroup");
                     }
                     return Err(error);
@@ -389,11 +392,6 @@ fn overrun(more: Unwritten, overload: Overload) -> String {
     let told: Vec<String> =
         parts.into_iter().filter(|(count, _)| *count != 0).map(|(_, text)| text).collect();
     format!("the session did more than its share of the rings holds: {}", told.join(", "))
-}
-
-/// Where the links of a session's own programs are pinned.
-pub(in crate::daemon) fn session_pins(pins: &Path, number: u64) -> PathBuf {
-    pins.join(format!("session-{}", session::id(number)))
 }
 
 /// Removes a session's cgroup, if it was made for it. The kernel refuses while processes live in it.

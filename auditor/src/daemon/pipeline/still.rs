@@ -103,9 +103,9 @@ pub(in crate::daemon) fn release_left(runtime_dir: &Path) {
 
 fn go_on(cgroup: &Cgroup, mark: &Path) {
     match cgroup.freeze(false) {
-        // Gone, with all who lived in it.
-        Ok(()) | Err(CgroupError::Gone(_)) => remove(mark),
-        Err(CgroupError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => remove(mark),
+        Ok(()) => remove(mark),
+        // With all who lived in it.
+        Err(error) if error.is_gone() => remove(mark),
         Err(error) => tracing::error!(%error, "processes stand still: write 0 to cgroup.freeze"),
     }
 }

@@ -156,6 +156,10 @@ impl<'a> Record<'a> {
                 record.lifecycle(renderer, OTHER, Some("Heartbeat"));
                 record.severity_id = if losses.is_empty() { INFORMATIONAL } else { MEDIUM };
             }
+            Event::LibraryProbed { error, .. } => {
+                record.lifecycle(renderer, OTHER, Some("Probe Library"));
+                record.severity_id = if error.is_none() { INFORMATIONAL } else { MEDIUM };
+            }
             Event::TrailRecovered { .. } => {
                 record.lifecycle(renderer, OTHER, Some("Recover Trail"));
                 record.severity_id = MEDIUM;

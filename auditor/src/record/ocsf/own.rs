@@ -29,6 +29,8 @@ pub(super) struct Own<'a> {
     daemon: Option<DaemonFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     recovery: Option<RecoveryFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    library: Option<LibraryFields<'a>>,
 }
 
 impl<'a> Own<'a> {
@@ -120,6 +122,15 @@ impl<'a> Own<'a> {
                     ..DaemonFields::default()
                 });
             }
+            Event::LibraryProbed { library, path, pid, pause_us, error } => {
+                own.library = Some(LibraryFields {
+                    name: library.as_deref(),
+                    path,
+                    pid: *pid,
+                    pause_us: *pause_us,
+                    error: error.as_deref(),
+                });
+            }
             Event::TrailRecovered { segment, bytes } => {
                 own.recovery = Some(RecoveryFields { segment, bytes: *bytes });
             }
@@ -152,6 +163,7 @@ fn kind(event: &Event) -> &'static str {
         Event::DaemonReloaded { .. } => "daemon-reloaded",
         Event::DaemonTookOver { .. } => "daemon-took-over",
         Event::Heartbeat { .. } => "heartbeat",
+        Event::LibraryProbed { .. } => "library-probed",
         Event::TrailRecovered { .. } => "trail-recovered",
         Event::ApiAccess { .. } => "api-access",
     }
@@ -267,7 +279,10 @@ impl<'a> ConnectionFields<'a> {
             database: login.and_then(|login| login.database.as_deref()),
             application: login.and_then(|login| login.application.as_deref()),
             opaque,
-            tls: (tls.is_some() || opaque == Some("tls")).then(|| TlsFields::new(tls)),
+            tls: (tls.is_some() || opaque == Some("tls")).then(|| TlsFields {
+                library: application.and_then(|application| application.library.as_deref()),
+                ..TlsFields::new(tls)
+            }),
             verdict: if connection.verdict.allowed { "allow" } else { "deny" },
             rule: connection.verdict.rule.as_deref(),
             reason: connection.verdict.reason,
@@ -310,6 +325,8 @@ struct TlsFields<'a> {
     client_alert: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_alert: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    library: Option<&'a str>,
     decrypted: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
@@ -332,6 +349,7 @@ impl<'a> TlsFields<'a> {
             early_data: tls.early_data,
             client_alert: tls.client_alert,
             server_alert: tls.server_alert,
+            library: None,
             decrypted: tls.decrypted,
             reason: tls.reason,
         })
@@ -462,6 +480,19 @@ impl<'a> LossFields<'a> {
     fn new(loss: &'a Loss) -> Self {
         Self { site: &loss.site, error: &loss.error, count: loss.count }
     }
+}
+
+#[derive(Serialize)]
+struct LibraryFields<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    path: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pid: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
 }
 
 #[derive(Serialize)]

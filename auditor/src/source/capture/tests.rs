@@ -30,7 +30,12 @@ fn session() -> Session {
 
 /// A session, a packet and an exit, and the offset of each frame's end.
 fn sample() -> (Vec<u8>, Vec<usize>) {
-    let header = Header { boottime_to_utc: 42, boot_id: "4f2b8c1a-93d7-4e5f-a1b6-0c8d7e9f1a2b".to_owned() };
+    let header = Header {
+        boottime_to_utc: 42,
+        boot_id: "4f2b8c1a-93d7-4e5f-a1b6-0c8d7e9f1a2b".to_owned(),
+        overload: Overload::RecordLoss,
+        fail_mode: FailMode::Open,
+    };
     let mut bytes = header.encode().to_vec();
     let mut ends = vec![bytes.len()];
     write_session(7, &session(), &mut bytes);
@@ -69,6 +74,15 @@ fn read(bytes: &[u8]) -> (Vec<String>, Result<(), CaptureError>) {
             Ok(0) if seen.len() == before => return (seen, Ok(())),
             Ok(_) => {}
         }
+    }
+}
+
+fn plain_header() -> Header {
+    Header {
+        boottime_to_utc: 0,
+        boot_id: String::new(),
+        overload: Overload::Backpressure,
+        fail_mode: FailMode::Closed,
     }
 }
 
@@ -151,7 +165,7 @@ fn read_leniently(bytes: &[u8]) -> (usize, Result<(), CaptureError>) {
 #[test]
 fn a_capture_ends_with_the_last_whole_frame_before_its_limit() {
     let (bytes, ends) = sample();
-    let header = Header { boottime_to_utc: 0, boot_id: String::new() };
+    let header = plain_header();
     for limit in 0..=bytes.len() {
         let mut file = Vec::new();
         let mut writer = Writer::begin(&mut file, &header, limit as u64).unwrap();
@@ -177,7 +191,7 @@ fn long_bodies_and_short_reads_make_no_difference() {
         }
     }
     let payload = vec![b'x'; 32 << 10];
-    let mut bytes = Header { boottime_to_utc: 0, boot_id: String::new() }.encode().to_vec();
+    let mut bytes = plain_header().encode().to_vec();
     for time in 0..100 {
         write_event(&Event::Packet(packet(time, &payload), &payload), &mut bytes);
     }

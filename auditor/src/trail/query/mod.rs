@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use memchr::memmem::Finder;
 use regex::Regex;
 
-pub use self::scan::{Cursor, Scanned, find, scan};
+pub use self::scan::{Cursor, Scanned, find, scan, sessions};
 pub use self::view::{
     Actor, Agent, Connection, Coverage, Endpoint, Finding, Metadata, Own, Process, QueryInfo, Session,
     Statement, Text, User, View,

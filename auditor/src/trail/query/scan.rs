@@ -86,6 +86,21 @@ pub fn find(
     })
 }
 
+/// Gives all records that tell of a session as a whole to `visitor`: its beginning, its end, findings about it.
+pub fn sessions(
+    directory: &Path,
+    mut visitor: impl FnMut(&View<'_>) -> ControlFlow<()>,
+) -> Result<Scanned, Error> {
+    let query = Query::default();
+    // Their kinds begin with it.
+    let filter = Filter { needles: vec![Finder::new(b"\"session-")], query: &query };
+    walk(directory, &mut Cursor::default(), &filter, |_, view| {
+        let matched = view.own().session.is_some();
+        let flow = if matched { visitor(view) } else { ControlFlow::Continue(()) };
+        Visit { matched, flow }
+    })
+}
+
 /// The record's number, where `id` is a record's uid or a bare number. Session ids have 16 digits and can look like a
 /// number too.
 fn sequence_of(id: &str) -> Option<u64> {

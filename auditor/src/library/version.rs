@@ -1,0 +1,89 @@
+//! Which version of a library is in a file, by the words that it carries about itself.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use memchr::memmem;
+
+use super::Point;
+
+/// A file is looked through in pieces of this size, up to so many bytes.
+const PIECE: usize = 1 << 20;
+const MOST_BYTES: u64 = 256 << 20;
+/// The longest version that is believed.
+const LONGEST: usize = 24;
+
+/// The library's name and, where the file says it, its version, e.g. `OpenSSL 3.0.19`. The file's word: what is in it may have been
+/// changed, and say the same. `None`: it has no such function.
+pub fn name(file: &File, points: &[Point]) -> Option<String> {
+    let point = points.first()?;
+    let (before, major): (&[u8], _) = match point {
+        // "OpenSSL 3.0.19 27 Jan 2026", OPENSSL_VERSION_TEXT.
+        Point::OpensslDerives => (b"OpenSSL ", ""),
+        // "Enabled GnuTLS 3.7.9 logging...", which it logs when it begins.
+        Point::GnutlsExpands | Point::GnutlsPrf => (b"GnuTLS ", ""),
+        // "go1.22.1", runtime.buildVersion and the build information.
+        Point::GoTrafficKey | Point::GoMasterSecret => (b"go1.", "go1."),
+    };
+    let library = point.library();
+    Some(
+        find(file, before)
+            .map_or_else(|| library.to_owned(), |version| format!("{library} {major}{version}")),
+    )
+}
+
+/// The first version behind `before`: numbers with points between them.
+fn find(file: &File, before: &[u8]) -> Option<String> {
+    let mut piece = vec![0; PIECE];
+    let mut offset = 0;
+    while offset < MOST_BYTES {
+        let length = file.read_at(&mut piece, offset).ok()?;
+        let bytes = &piece[..length];
+        for place in memmem::find_iter(bytes, before) {
+            let behind = &bytes[place + before.len()..];
+            let digits =
+                behind.iter().take(LONGEST).take_while(|byte| byte.is_ascii_digit() || **byte == b'.');
+            let version: String = digits.map(|byte| char::from(*byte)).collect();
+            let version = version.trim_end_matches('.');
+            if version.contains('.') && !version.starts_with('.') {
+                return Some(version.to_owned());
+            }
+        }
+        // What lies across the end of a piece is found in the next one.
+        let kept = (before.len() + LONGEST) as u64;
+        if length as u64 <= kept {
+            return None;
+        }
+        offset += length as u64 - kept;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn told(content: &[u8], point: Point) -> Option<String> {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        name(&file, &[point])
+    }
+
+    #[test]
+    fn a_version_is_found_wherever_it_stands() {
+        let text = b"OpenSSL %s OpenSSL 3.0.19 27 Jan 2026";
+        for before in [0, 17, PIECE - 20, PIECE - 8, PIECE, 2 * PIECE - 45] {
+            let content = [&vec![b' '; before][..], text].concat();
+            assert_eq!(told(&content, Point::OpensslDerives).as_deref(), Some("OpenSSL 3.0.19"), "{before}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_one_has_a_name() {
+        assert_eq!(told(b"OpenSSL", Point::OpensslDerives).as_deref(), Some("OpenSSL"));
+        assert_eq!(told(b"", Point::GnutlsExpands).as_deref(), Some("GnuTLS"));
+        assert_eq!(told(b"go1.22.1", Point::GoTrafficKey).as_deref(), Some("Go crypto/tls go1.22.1"));
+    }
+}
