@@ -9,7 +9,6 @@ mod certificate;
 mod connection;
 mod direction;
 mod handshake;
-pub mod hello;
 mod ja4;
 mod message;
 mod protection;
@@ -22,7 +21,6 @@ mod suite;
 use crate::protocol::Detection;
 
 pub use self::connection::{Connection, Counted, Event, LONGEST_WAIT, Output};
-pub use self::hello::Hello;
 pub use self::secret::{Hash, Keyring, LONGEST_SECRET, Secret, SecretKind, Wanted};
 
 /// Whether these are the first bytes of a TLS client: the header of a record with a handshake, and a ClientHello's type in it
