@@ -247,7 +247,9 @@ fn keep(context: &ProbeContext, secret: u64, length: u64, client_random: u64, se
         return;
     }
     let id = emit::now();
-    if let Err(error) = SECRETS.insert(id, &BLANK, BPF_NOEXIST) {
+    #[expect(clippy::needless_borrows_for_generic_args, reason = "by value it would stand on the stack")]
+    let inserted = SECRETS.insert(id, &BLANK, BPF_NOEXIST);
+    if let Err(error) = inserted {
         emit::count(SITE_SECRET, error.unsigned_abs());
         return;
     }

@@ -538,7 +538,7 @@ fn payload_bytes(counted: u64, stream: &HalfStream) -> u64 {
 pub(super) struct Findings {
     pub(super) observations: Vec<Observation>,
     pub(super) notices: Vec<Notice>,
-    /// Numbers of secrets that the connection has claimed (`true`), and of those that it does not need any more.
+    /// Places of secrets that the connection has claimed (`true`), and of those that it does not need any more.
     pub(super) secrets: Vec<(u64, bool)>,
     /// Whether the connection waits for a secret, if that has changed.
     pub(super) waits: Option<bool>,

@@ -3,6 +3,9 @@
 //! The kernel's table owns them; what is here is a copy of what connections may still need. A connection looks for its secrets
 //! among those of its session, and claims what has proven to be its own. What is written down of all this is numbers.
 //!
+//! A secret has two: its key in the kernel's table, and its place in the order in which secrets were told of. A connection does not
+//! look at a place twice, and two processors may tell of theirs in another order than that of the keys.
+//!
 //! An entry of the kernel's table may go when neither a connection nor the journal speaks of it any more, because the next
 //! daemon reads the journal again and needs the same secrets for the same words. So what is done with waits until the journal has
 //! begun anew ([`Keyrings::turned`]), and what was before is gone ([`Keyrings::settled`]).
@@ -23,7 +26,7 @@ use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
 
 /// Secrets of a session that wait for their connections. Four belong to each that is being opened.
 const UNCLAIMED: usize = 4096;
-/// Numbers that are done with and wait for the journal.
+/// Keys that are done with and wait for the journal.
 const RETIRED: usize = 4096;
 /// Age from which on a secret that nobody knows of is nobody's.
 const OLD: Duration = Duration::from_secs(60);
@@ -34,13 +37,15 @@ pub(super) struct Keyrings {
     /// `None` where events come from a capture: there are no secrets in it.
     table: Option<Arc<Secrets>>,
     sessions: HashMap<u64, Ring>,
-    /// Numbers that are done with, and that the journal speaks of.
+    /// Secrets that were told of.
+    told: u64,
+    /// Keys that are done with, and that the journal speaks of.
     retired: Vec<u64>,
     /// The same, of which only the journal's last generation speaks.
     obsolete: Vec<u64>,
 }
 
-/// One session's.
+/// One session's, by their places.
 #[derive(Default)]
 pub(super) struct Ring {
     unclaimed: BTreeMap<u64, Held>,
@@ -49,14 +54,17 @@ pub(super) struct Ring {
 
 struct Held {
     secret: Secret,
+    /// Its key in the kernel's table.
+    key: u64,
     /// Number of the file whose code derived it.
     library: u64,
     /// Directions of a connection that have claimed it: a master secret is both's.
     claims: u32,
 }
 
-/// What is written down of a secret: its session, its number, the number of its library, how often it is claimed.
-pub(super) type Saved = Vec<(u64, u64, u64, u32)>;
+/// What is written down: how many were told of; of each its session, its place, its key, the number of its library, how often it is
+/// claimed.
+pub(super) type Saved = (u64, Vec<(u64, u64, u64, u64, u32)>);
 
 static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
 
@@ -72,24 +80,28 @@ impl Keyrings {
 
     /// A library has derived keys. `false`: the secret is not there, or is none.
     pub(super) fn taken(&mut self, event: &SecretTaken) -> bool {
-        let secret = self.read(event.id).unwrap_or_else(|error| {
+        // Counted also where the table has nothing: the next daemon counts the same.
+        self.told += 1;
+        let place = self.told;
+        let secret = self.read(place, event.id).unwrap_or_else(|error| {
             tracing::error!(%error, "read a TLS secret");
             None
         });
         let Some(secret) = secret else { return false };
         let ring = self.sessions.entry(event.header.session).or_default();
-        ring.unclaimed.insert(event.id, Held { secret, library: event.library, claims: 0 });
+        let held = Held { secret, key: event.id, library: event.library, claims: 0 };
+        ring.unclaimed.insert(place, held);
         if ring.unclaimed.len() > UNCLAIMED
-            && let Some((id, _)) = ring.unclaimed.pop_first()
+            && let Some((_, held)) = ring.unclaimed.pop_first()
         {
-            self.retired.push(id);
+            self.retired.push(held.key);
         }
         true
     }
 
-    fn read(&self, id: u64) -> io::Result<Option<Secret>> {
+    fn read(&self, place: u64, key: u64) -> io::Result<Option<Secret>> {
         let Some(table) = &self.table else { return Ok(None) };
-        let Some(entry) = table.get(id)? else { return Ok(None) };
+        let Some(entry) = table.get(key)? else { return Ok(None) };
         let kind = if entry.kind() == MASTER_SECRET {
             let (client, server) = entry.randoms();
             SecretKind::Master { client_random: Some(*client), server_random: Some(*server) }
@@ -97,36 +109,36 @@ impl Keyrings {
             let hash = if entry.bytes().len() == Hash::Sha256.length() { Hash::Sha256 } else { Hash::Sha384 };
             SecretKind::Traffic { hash }
         };
-        Ok(Secret::new(id, kind, entry.bytes()))
+        Ok(Secret::new(place, kind, entry.bytes()))
     }
 
     /// A connection has claimed a secret. Answers the number of its library.
-    pub(super) fn claim(&mut self, session: u64, id: u64) -> Option<u64> {
+    pub(super) fn claim(&mut self, session: u64, place: u64) -> Option<u64> {
         let ring = self.sessions.get_mut(&session)?;
-        if let Some(held) = ring.unclaimed.remove(&id) {
-            ring.claimed.insert(id, held);
+        if let Some(held) = ring.unclaimed.remove(&place) {
+            ring.claimed.insert(place, held);
         }
-        let held = ring.claimed.get_mut(&id)?;
+        let held = ring.claimed.get_mut(&place)?;
         held.claims += 1;
         Some(held.library)
     }
 
     /// A direction of a connection does not need its secret any more.
-    pub(super) fn release(&mut self, session: u64, id: u64) {
+    pub(super) fn release(&mut self, session: u64, place: u64) {
         let Some(ring) = self.sessions.get_mut(&session) else { return };
-        let Some(held) = ring.claimed.get_mut(&id) else { return };
+        let Some(held) = ring.claimed.get_mut(&place) else { return };
         held.claims = held.claims.saturating_sub(1);
         if held.claims == 0 {
-            ring.claimed.remove(&id);
-            self.retired.push(id);
+            self.retired.push(held.key);
+            ring.claimed.remove(&place);
         }
     }
 
     /// A session has ended, and its connections before it.
     pub(super) fn end(&mut self, session: u64) {
         let Some(ring) = self.sessions.remove(&session) else { return };
-        self.retired.extend(ring.unclaimed.into_keys());
-        self.retired.extend(ring.claimed.into_keys());
+        self.retired
+            .extend(ring.unclaimed.into_values().chain(ring.claimed.into_values()).map(|held| held.key));
     }
 
     /// Whether so much is done with that the journal should begin anew, however short it is.
@@ -145,12 +157,12 @@ impl Keyrings {
         self.remove(obsolete);
     }
 
-    fn remove(&self, ids: Vec<u64>) {
-        if ids.is_empty() {
+    fn remove(&self, keys: Vec<u64>) {
+        if keys.is_empty() {
             return;
         }
         if let Some(table) = &self.table
-            && let Err(error) = table.remove(ids)
+            && let Err(error) = table.remove(keys)
         {
             tracing::error!(%error, "remove TLS secrets");
         }
@@ -158,11 +170,12 @@ impl Keyrings {
 
     /// What the next daemon has to know.
     pub(super) fn saved(&self) -> Saved {
-        let of = |(session, ring): (&u64, &Ring)| {
+        let mut secrets = Vec::new();
+        for (session, ring) in &self.sessions {
             let held = ring.unclaimed.iter().chain(&ring.claimed);
-            held.map(|(id, held)| (*session, *id, held.library, held.claims)).collect::<Saved>()
-        };
-        self.sessions.iter().flat_map(of).collect()
+            secrets.extend(held.map(|(place, held)| (*session, *place, held.key, held.library, held.claims)));
+        }
+        (self.told, secrets)
     }
 
     /// Goes on with what an earlier daemon had.
@@ -171,29 +184,34 @@ impl Keyrings {
     /// The kernel's table cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         self.sessions.clear();
-        for (session, id, library, claims) in saved {
-            let secret = self.read(id).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
+        let (told, secrets) = saved;
+        self.told = told;
+        for (session, place, key, library, claims) in secrets {
+            let secret =
+                self.read(place, key).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
             let Some(secret) = secret else { continue };
             let ring = self.sessions.entry(session).or_default();
             let held = if claims == 0 { &mut ring.unclaimed } else { &mut ring.claimed };
-            held.insert(id, Held { secret, library, claims });
+            held.insert(place, Held { secret, key, library, claims });
         }
         Ok(())
     }
 
     /// Removes from the kernel's table what nothing here knows of: what earlier daemons left behind, and what the ring had no room to
-    /// tell of. Only what is so old that the word of it cannot be on the ring any more; numbers are times.
+    /// tell of. Only what is so old that the word of it cannot be on the ring any more; keys are times.
     pub(super) fn sweep(&self, now: Boottime) {
         let Some(table) = &self.table else { return };
-        let is_old = |id: &u64| now.since(Boottime(*id)) > OLD;
+        let is_old = |key: &u64| now.since(Boottime(*key)) > OLD;
         let rings = self.sessions.values();
         let known: BTreeSet<u64> = rings
-            .flat_map(|ring| ring.unclaimed.keys().chain(ring.claimed.keys()))
-            .chain(self.retired.iter().chain(&self.obsolete))
-            .copied()
+            .flat_map(|ring| ring.unclaimed.values().chain(ring.claimed.values()))
+            .map(|held| held.key)
+            .chain(self.retired.iter().chain(&self.obsolete).copied())
             .collect();
         match table.ids() {
-            Ok(ids) => self.remove(ids.into_iter().filter(|id| is_old(id) && !known.contains(id)).collect()),
+            Ok(keys) => {
+                self.remove(keys.into_iter().filter(|key| is_old(key) && !known.contains(key)).collect())
+            }
             Err(error) => tracing::error!(%error, "read the table of TLS secrets"),
         }
     }
