@@ -145,11 +145,14 @@ fn copy(file: &Path, name: &str) -> PathBuf {
     copied
 }
 
-/// Pauses that the daemon has told, in microseconds.
+/// Pauses that the records of probed libraries tell, in microseconds.
 fn pauses(daemon: &Daemon) -> Vec<u64> {
-    let said = daemon.said();
-    let pause = |line: &str| line.split("pause=").nth(1)?.split(' ').next()?.trim().parse().ok();
-    said.lines().filter(|line| line.contains("is probed")).filter_map(pause).collect()
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    let own = records.iter().map(|record| &record["unmapped"]["auditor"]);
+    own.filter(|own| own["kind"] == "library-probed")
+        .filter_map(|own| own["library"]["pause_us"].as_u64())
+        .collect()
 }
 
 fn median(values: &mut [u64]) -> u64 {
@@ -321,7 +324,11 @@ fn files_that_lie_about_themselves_do_no_harm() {
         line.push(path.into());
     }
     scene.run(&line);
-    assert!(scene.daemon.said().contains("code is not probed"), "{}", scene.daemon.said());
+    scene.daemon.settle().unwrap();
+    let records = scene.daemon.records().unwrap();
+    let not_probed =
+        records.iter().filter(|record| record["unmapped"]["auditor"]["library"]["error"].is_string());
+    assert!(not_probed.count() > 0, "{}", scene.daemon.said());
     // It goes on.
     scene.run(&scene.python(1));
     assert!(scene.told().is_subset(&scene.taken()));

@@ -16,10 +16,12 @@ use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Pr
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
 use crate::tls::Keyring;
 
-/// Bytes of history and early segments that a direction may keep. Loopback and a healthy network need next to none.
+/// Bytes of history and early segments that a direction may keep. Loopback and a healthy network need next to none. But where a segment
+/// found no room in the ring, all that is in flight behind it may come before it does again: a receive window, which is 6 MiB at most if
+/// nobody has changed tcp_rmem (tcp(7)). What all connections keep together has a bound of its own (`memory`).
 const STREAM_LIMITS: stream::Limits = stream::Limits {
-    early_bytes: 1 << 20,
-    early_segments: 1024,
+    early_bytes: 8 << 20,
+    early_segments: 8192,
     history_bytes: 32 << 10,
     window_bytes: 1 << 30,
 };

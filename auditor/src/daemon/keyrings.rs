@@ -58,13 +58,11 @@ struct Held {
     key: u64,
     /// Number of the file whose code derived it.
     library: u64,
-    /// Directions of a connection that have claimed it: a master secret is both's.
-    claims: u32,
 }
 
-/// What is written down: how many were told of; of each its session, its place, its key, the number of its library, how often it is
+/// What is written down: how many were told of; of each its session, its place, its key, the number of its library, whether it is
 /// claimed.
-pub(super) type Saved = (u64, Vec<(u64, u64, u64, u64, u32)>);
+pub(super) type Saved = (u64, Vec<(u64, u64, u64, u64, bool)>);
 
 static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
 
@@ -89,7 +87,7 @@ impl Keyrings {
         });
         let Some(secret) = secret else { return false };
         let ring = self.sessions.entry(event.header.session).or_default();
-        let held = Held { secret, key: event.id, library: event.library, claims: 0 };
+        let held = Held { secret, key: event.id, library: event.library };
         ring.unclaimed.insert(place, held);
         if ring.unclaimed.len() > UNCLAIMED
             && let Some((_, held)) = ring.unclaimed.pop_first()
@@ -118,19 +116,15 @@ impl Keyrings {
         if let Some(held) = ring.unclaimed.remove(&place) {
             ring.claimed.insert(place, held);
         }
-        let held = ring.claimed.get_mut(&place)?;
-        held.claims += 1;
-        Some(held.library)
+        // By the other direction, of a master secret.
+        Some(ring.claimed.get(&place)?.library)
     }
 
-    /// A direction of a connection does not need its secret any more.
+    /// A connection does not need its secret any more, in neither direction.
     pub(super) fn release(&mut self, session: u64, place: u64) {
         let Some(ring) = self.sessions.get_mut(&session) else { return };
-        let Some(held) = ring.claimed.get_mut(&place) else { return };
-        held.claims = held.claims.saturating_sub(1);
-        if held.claims == 0 {
+        if let Some(held) = ring.claimed.remove(&place) {
             self.retired.push(held.key);
-            ring.claimed.remove(&place);
         }
     }
 
@@ -172,8 +166,10 @@ impl Keyrings {
     pub(super) fn saved(&self) -> Saved {
         let mut secrets = Vec::new();
         for (session, ring) in &self.sessions {
-            let held = ring.unclaimed.iter().chain(&ring.claimed);
-            secrets.extend(held.map(|(place, held)| (*session, *place, held.key, held.library, held.claims)));
+            for (held, claimed) in [(&ring.unclaimed, false), (&ring.claimed, true)] {
+                let row = |(place, held): (&u64, &Held)| (*session, *place, held.key, held.library, claimed);
+                secrets.extend(held.iter().map(row));
+            }
         }
         (self.told, secrets)
     }
@@ -186,13 +182,13 @@ impl Keyrings {
         self.sessions.clear();
         let (told, secrets) = saved;
         self.told = told;
-        for (session, place, key, library, claims) in secrets {
+        for (session, place, key, library, claimed) in secrets {
             let secret =
                 self.read(place, key).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
             let Some(secret) = secret else { continue };
             let ring = self.sessions.entry(session).or_default();
-            let held = if claims == 0 { &mut ring.unclaimed } else { &mut ring.claimed };
-            held.insert(place, Held { secret, key, library, claims });
+            let held = if claimed { &mut ring.claimed } else { &mut ring.unclaimed };
+            held.insert(place, Held { secret, key, library });
         }
         Ok(())
     }

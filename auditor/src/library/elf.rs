@@ -96,7 +96,8 @@ impl<'a> Elf<'a> {
         mut on: impl FnMut(usize, u64),
     ) -> Result<(), Unreadable> {
         for kind in [SHT_DYNSYM, SHT_SYMTAB] {
-            for section in self.sections.iter().filter(|section| section.sh_type.get(LE) == kind) {
+            // A file has one of each at most (System V ABI, "Sections"); what lies about that is not to be read again and again.
+            if let Some(section) = self.sections.iter().find(|section| section.sh_type.get(LE) == kind) {
                 let link = section.sh_link.get(LE) as usize;
                 let Some(names) = self.sections.get(link) else {
                     return Err(Unreadable::Malformed("symbols without names"));

@@ -217,11 +217,14 @@ impl Connection {
         self.waits_for(Side::Client) || self.waits_for(Side::Server)
     }
 
-    /// The same for one direction.
+    /// The same for one direction. Early data waits for the server's word on it, not for a secret.
     pub fn waits_for(&self, side: Side) -> bool {
         let direction = self.direction_ref(side);
-        matches!(&direction.epoch, Epoch::Protected(keys) if keys.secret.is_none())
-            && matches!(direction.buffer.record(), Ok(Some(_)))
+        let undecided = self.handshake.early == Early::Offered;
+        matches!(
+            &direction.epoch,
+            Epoch::Protected(keys) if keys.secret.is_none() && !(undecided && keys.stage == Stage::Early)
+        ) && matches!(direction.buffer.record(), Ok(Some(_)))
     }
 
     /// What is known so far.

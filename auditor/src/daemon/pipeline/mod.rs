@@ -405,6 +405,9 @@ impl Pipeline {
 
     /// What the thread that watches libraries has found.
     fn take_libraries(&mut self) {
+        if !self.trail_takes() {
+            return;
+        }
         let Some(libraries) = &self.parts.libraries else { return };
         for found in libraries.take_found().collect::<Vec<_>>() {
             let Found { library, path, name, by, pause, error } = found;
@@ -433,7 +436,10 @@ impl Pipeline {
             return;
         }
         self.heartbeat = now;
-        self.parts.attribution.keyrings.sweep(now);
+        // While the trail takes nothing, words of secrets wait on the ring, however old.
+        if self.trail_takes() {
+            self.parts.attribution.keyrings.sweep(now);
+        }
         self.parts.record(Item::Clock(Clock::read().offset()));
         self.heartbeat_record();
     }
