@@ -80,7 +80,7 @@ impl Server {
 
 /// The longest alert. The last word of one end may arrive when the other has closed already: then it was seen, and the kernel,
 /// which counts what was taken in and what was acknowledged, does not count it.
-const CLOSE_NOTIFY: u64 = 5 + 16 + 2 + 48 + 16;
+pub const CLOSE_NOTIFY: u64 = 5 + 16 + 2 + 48 + 16;
 
 /// What must be said of every connection of a test.
 #[derive(Clone, Copy, Debug)]
