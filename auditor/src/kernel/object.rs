@@ -352,11 +352,6 @@ impl Object {
             load_program(&mut ebpf, hook.name, hook.kernel)?;
         }
         load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
-        if unix.is_ok() {
-            for name in unix_stream::TRACEPOINTS.into_iter().chain([unix_stream::LOOK]) {
-                load_program(&mut ebpf, name, unix_stream::KERNEL)?;
-            }
-        }
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
@@ -543,6 +538,12 @@ impl Object {
         }
         if !self.streams.is_empty() || self.unix.is_err() {
             return Ok(());
+        }
+        // Not before they are needed: the kernel takes a quarter of a second to check them.
+        for name in unix_stream::TRACEPOINTS.into_iter().chain([unix_stream::LOOK]) {
+            if self.ebpf.program(name).is_some_and(|program| program.fd().is_err()) {
+                load_program(&mut self.ebpf, name, unix_stream::KERNEL)?;
+            }
         }
         make_pins(&directory).map_err(|error| KernelError::Pins { path: directory.clone(), error })?;
         let mut links = Vec::with_capacity(unix_stream::TRACEPOINTS.len());
