@@ -124,8 +124,18 @@ fn servers() -> Result<()> {
     if find("ip").is_none() {
         missing.push("iproute2");
     }
-    for (program, package) in [("openssl", "openssl"), ("curl", "curl"), ("gnutls-cli", "gnutls-bin")] {
+    for (program, package) in
+        [("openssl", "openssl"), ("curl", "curl"), ("wget", "wget"), ("gnutls-cli", "gnutls-bin")]
+    {
         if find(program).is_none() {
+            missing.push(package);
+        }
+    }
+    // A client that is linked statically, and what its libraries ask for.
+    for (header, package) in
+        [("openssl/ssl.h", "libssl-dev"), ("zlib.h", "zlib1g-dev"), ("zstd.h", "libzstd-dev")]
+    {
+        if !Path::new("/usr/include").join(header).is_file() {
             missing.push(package);
         }
     }
