@@ -14,6 +14,9 @@
 //! is lost, and the rest of the connection is copied whole. Two processors may have a segment each in hand; the later one then waits
 //! for its turn ([`await_turn`]), which it knows by the sequence number, because that is written last. It waits in vain once in a
 //! connection at most, so that no peer can make a processor wait.
+//!
+//! A segment that becomes several records may find room for the first ones only. It is refused and comes again, and what comes again
+//! is copied, not counted: rows that are counted must begin where the daemon's reading has come to ([`Frames::partly_told`]).
 
 use core::ffi::c_void;
 use core::ptr;
@@ -72,6 +75,8 @@ static WALK_STEPS: Array<u32> = Array::with_max_entries(STEPS, 0);
 pub(crate) struct Frames {
     /// Sequence number of the next byte.
     next: u32,
+    /// Sequence number behind the last byte that was copied of a segment that was then refused; never behind `next`.
+    told: u32,
     /// Body bytes of the message under way that come from there on.
     remaining: u32,
     /// The first bytes of a header that came in two segments.
@@ -193,8 +198,16 @@ const fn is_message(kind: u8, length: u32) -> bool {
 
 impl Frames {
     /// Of a socket of which nothing is known.
-    pub(crate) const UNKNOWN: Self =
-        Self { next: 0, remaining: 0, header: [0; 4], filled: 0, kind: 0, phase: UNKNOWN, refused: 0 };
+    pub(crate) const UNKNOWN: Self = Self {
+        next: 0,
+        told: 0,
+        remaining: 0,
+        header: [0; 4],
+        filled: 0,
+        kind: 0,
+        phase: UNKNOWN,
+        refused: 0,
+    };
 
     /// Takes over where it has come to, the sequence number last.
     #[inline(always)]
@@ -202,6 +215,9 @@ impl Frames {
         if self.phase == UNKNOWN && after.phase != FIRST {
             // Lost meanwhile by another processor, whose segment did not wait for this one.
             return;
+        }
+        if after.phase == FIRST || self.told.wrapping_sub(after.next).cast_signed() < 0 {
+            self.told = after.next;
         }
         self.remaining = after.remaining;
         self.header = after.header;
@@ -234,6 +250,14 @@ impl Frames {
             self.phase = UNKNOWN;
         }
         self.refused = 1;
+    }
+
+    /// A segment was copied up to `end` when the ring was full.
+    #[inline(always)]
+    pub(crate) fn partly_told(&mut self, end: u32) {
+        if end.wrapping_sub(self.told).cast_signed() > 0 {
+            self.told = end;
+        }
     }
 
     /// Goes over a segment. `None`: it has no payload. (An array's entries exist from the beginning.)
@@ -275,7 +299,7 @@ impl Frames {
                 (*walk).offset = offset.wrapping_add(repeated);
                 (*walk).length = length.wrapping_sub(repeated);
                 segment(context.skb.skb);
-                if repeated != 0 {
+                if repeated != 0 || self.told.wrapping_sub(sequence).cast_signed() > 0 {
                     // Copied whole, so that what came twice can be compared.
                     (*walk).rows.clear();
                 }

@@ -273,7 +273,7 @@ fn parse<const DIRECTION: u8>(context: &SkBuffContext) -> Option<Parsed> {
 #[inline(always)]
 fn copy<const DIRECTION: u8>(
     context: &SkBuffContext,
-    state: &SocketState,
+    state: &mut SocketState,
     now: u64,
     parsed: &Parsed,
     walk: Option<&Walk>,
@@ -287,7 +287,7 @@ fn copy<const DIRECTION: u8>(
             && (state.received as u32).wrapping_sub(state.asked) >= frames::ANSWER_BEGINS
             && frames::are_released(cookie)
     }) else {
-        return copy_whole::<DIRECTION>(context, stamp, cookie, parsed, control);
+        return copy_whole::<DIRECTION>(context, state, stamp, cookie, parsed, control);
     };
     if rows.end == parsed.length && parsed.flags & FIN == 0 {
         return skip(stamp, cookie, parsed, rows, control);
@@ -295,7 +295,7 @@ fn copy<const DIRECTION: u8>(
     let rest = parsed.length - rows.end;
     if rest > LARGEST as u32 {
         // Not in the middle of rows, where all that costs time is: simple rather than quick.
-        return copy_whole::<DIRECTION>(context, stamp, cookie, parsed, control);
+        return copy_whole::<DIRECTION>(context, state, stamp, cookie, parsed, control);
     }
     // The rows last: if they find no room, all of it comes again, and what was copied twice is told apart by its place.
     record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, rows.end, rest, control)
@@ -331,6 +331,7 @@ fn skip(stamp: Stamp, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Contr
 #[inline(always)]
 fn copy_whole<const DIRECTION: u8>(
     context: &SkBuffContext,
+    state: &mut SocketState,
     stamp: Stamp,
     cookie: u64,
     parsed: &Parsed,
@@ -342,12 +343,15 @@ fn copy_whole<const DIRECTION: u8>(
             break;
         }
         if !record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, LARGEST as u32, control) {
+            if DIRECTION == INGRESS && done != 0 {
+                state.frames.partly_told(parsed.sequence.wrapping_add(done));
+            }
             return false;
         }
         done += LARGEST as u32;
     }
     let rest = parsed.length - done;
-    match rest {
+    let told = match rest {
         0..=256 => record::<DIRECTION, 256>(context, stamp, cookie, parsed, done, rest, control),
         257..=1024 => record::<DIRECTION, 1024>(context, stamp, cookie, parsed, done, rest, control),
         1025..=2048 => record::<DIRECTION, 2048>(context, stamp, cookie, parsed, done, rest, control),
@@ -358,7 +362,11 @@ fn copy_whole<const DIRECTION: u8>(
             emit::count(SITE_PACKET_LENGTH, errno::EMSGSIZE);
             false
         }
+    };
+    if DIRECTION == INGRESS && !told && done != 0 {
+        state.frames.partly_told(parsed.sequence.wrapping_add(done));
     }
+    told
 }
 
 #[inline(always)]

@@ -85,8 +85,9 @@ pub(crate) struct SocketState {
     pub(crate) asked: u32,
     /// Where the other end's messages begin.
     pub(crate) frames: Frames,
+    _padding: u32,
 }
-const _: () = assert!(size_of::<SocketState>() == 176);
+const _: () = assert!(size_of::<SocketState>() == 184);
 
 /// UDP destinations that a socket remembers.
 pub(crate) const DESTINATIONS: usize = 4;
@@ -109,6 +110,7 @@ impl SocketState {
             share: session.share,
             asked: 0,
             frames: Frames::UNKNOWN,
+            _padding: 0,
         }
     }
 
