@@ -55,7 +55,7 @@ const KINDS: &[&str] = &[
     "api-access",
 ];
 /// What connections can be recognised as.
-const PROTOCOLS: &[&str] = &[Protocol::Postgres.name()];
+const PROTOCOLS: &[&str] = &Protocol::NAMES;
 /// What can be decided, of statements and of connections; the trail takes both forms for the same.
 const DECISIONS: &[&str] = &["allowed", "denied", "allow", "deny"];
 
