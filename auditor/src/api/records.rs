@@ -321,8 +321,8 @@ mod tests {
                 "decision: \"refused\" is not known; known are allowed, denied, allow, deny",
             ),
             (
-                RecordFilter { protocol: some("mysql"), ..RecordFilter::default() },
-                "protocol: \"mysql\" is not known; known are postgres",
+                RecordFilter { protocol: some("smtp"), ..RecordFilter::default() },
+                "protocol: \"smtp\" is not known; known are postgres, mysql",
             ),
             (
                 RecordFilter { to: some("db.internal:5432"), ..RecordFilter::default() },

@@ -62,8 +62,8 @@ enum Became {
     Read,
     /// Nor were so many before them.
     Unread(Opaque),
-    /// They were read, and what follows is TLS.
-    Agreed,
+    /// They were read, and what follows is TLS; so many of them at the end are already.
+    Agreed(usize),
     /// They, and these before them, are TLS.
     Tls(Vec<u8>),
 }
@@ -149,7 +149,14 @@ impl Reader {
                 self.opaque.add(before);
                 self.opaque.count(side, bytes.len() as u64);
             }
-            Became::Agreed => self.tls = Some(Box::default()),
+            Became::Agreed(rest) => {
+                self.tls = Some(Box::default());
+                if let Some(rest) = bytes.len().checked_sub(rest).and_then(|read| bytes.get(read..))
+                    && !rest.is_empty()
+                {
+                    self.bytes(side, at, rest, context);
+                }
+            }
             Became::Tls(before) => {
                 self.tls = Some(Box::default());
                 self.bytes(side, at, &before, context);
@@ -290,7 +297,7 @@ fn inside(
                 opaque.count(side, bytes.len() as u64);
             }
             // TLS within TLS is nobody's protocol here.
-            Became::Agreed | Became::Tls(_) => {
+            Became::Agreed(_) | Became::Tls(_) => {
                 opaque.add(clear.unrecognised(context));
                 opaque.count(side, bytes.len() as u64);
             }
@@ -378,7 +385,7 @@ impl Clear {
         step(&mut **dissector, observations);
         for observation in &observations[before..] {
             match observation {
-                Observation::Encrypted => return Became::Agreed,
+                Observation::Encrypted { rest } => return Became::Agreed(*rest),
                 Observation::Opaque(_) | Observation::Violation(_) => {
                     *self = Self::Blind;
                     break;

@@ -4,6 +4,7 @@
 //! network: reassembly ([`crate::stream`]) happened before, and a hole is announced with [`Dissector::gap`], never papered
 //! over. Everything it is given is hostile.
 
+pub mod mysql;
 pub mod postgres;
 
 use bytes::Bytes;
@@ -33,6 +34,8 @@ pub enum Detection<T = ()> {
 pub enum Protocol {
     /// PostgreSQL frontend/backend protocol 3.
     Postgres,
+    /// MySQL's and MariaDB's client/server protocol, version 10.
+    Mysql,
 }
 
 /// What has to be known of a protocol before there is a connection that speaks it.
@@ -40,8 +43,11 @@ struct Row {
     name: &'static str,
     told: Told,
     begin: fn(Limits) -> Box<dyn Dissector>,
-    restore: fn(&[u8]) -> Result<Box<dyn Dissector>, postcard::Error>,
+    restore: Restore,
 }
+
+/// Makes a state machine of what [`Dissector::save`] wrote.
+type Restore = fn(&[u8]) -> Result<Box<dyn Dissector>, postcard::Error>;
 
 /// By whose first bytes a protocol is told.
 #[derive(Clone, Copy)]
@@ -49,7 +55,6 @@ enum Told {
     /// The client's, which speaks first.
     ByClient(fn(&[u8]) -> Detection),
     /// Both ends': the server speaks first.
-    #[expect(dead_code, reason = "no such protocol is known yet")]
     ByBoth(fn(First<'_>) -> Detection),
 }
 
@@ -64,7 +69,7 @@ pub struct First<'a> {
 
 impl Protocol {
     /// All of them, in the order in which detection asks for them.
-    pub const ALL: [Self; 1] = [Self::Postgres];
+    pub const ALL: [Self; 2] = [Self::Postgres, Self::Mysql];
 
     /// Their names.
     pub const NAMES: [&str; Self::ALL.len()] = {
@@ -84,6 +89,9 @@ impl Protocol {
                     Box::new(postgres::Postgres::new(limits))
                 })
             }
+            Self::Mysql => Row::new::<mysql::Mysql>("mysql", Told::ByBoth(mysql::detect), |limits| {
+                Box::new(mysql::Mysql::new(limits))
+            }),
         }
     }
 
@@ -262,7 +270,10 @@ pub enum Observation {
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
     /// Both ends have agreed on TLS and go on in it: the dissector is given what is inside next, from its first byte.
-    Encrypted,
+    Encrypted {
+        /// Of the bytes that it was given last, so many at the end are TLS already.
+        rest: usize,
+    },
     /// From here on the bytes of this connection cannot be read.
     Opaque(Opaque),
     /// The bytes do not follow the protocol; the dissector has given up on this connection.
@@ -278,6 +289,8 @@ pub enum Opaque {
     GssEncryption,
     /// A hole in the stream, behind which it cannot be proven where a message begins.
     Hole,
+    /// The server sends its log, or a copy of itself, to another server.
+    Replication,
 }
 
 /// Who the client said it is.
