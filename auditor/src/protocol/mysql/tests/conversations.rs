@@ -391,8 +391,8 @@ fn frames_of_both_methods_are_unpacked() {
     let long = format!("select '{}'", "x".repeat(40_000));
     let commands = [query("select 1"), query(&long)].concat();
     let answers = [packet(1, &ok(1)), result(0, &[b"\x01x"], 2)].concat();
-    let packers: [(u64, &dyn Fn(&[u8]) -> Vec<u8>); 2] = [(COMPRESS, &zlib), (ZSTD | MYSQL, &zstd)];
-    for (flags, pack) in packers {
+    type Pack<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+    for (flags, pack) in [(COMPRESS, &zlib as Pack<'_>), (ZSTD | MYSQL, &zstd)] {
         let frame = |sequence: u8, bytes: &[u8], packed: bool| {
             let (content, whole) = if packed { (pack(bytes), bytes.len()) } else { (bytes.to_vec(), 0) };
             let three = |length: usize| u32::try_from(length).unwrap().to_le_bytes()[..3].to_vec();
