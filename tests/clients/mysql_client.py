@@ -57,8 +57,9 @@ def with_pymysql():
     for number in range(200):
         attempt(cursor, f"insert into lines_ values ({number}, 'number {number}')")
         attempt(cursor, f"select * from lines_ where a = {number} limit 1")
-    # Longer than one packet holds.
-    attempt(cursor, "select length('" + "y" * (17 << 20) + "')")
+    if not target.startswith("/"):
+        # Longer than one packet holds. Between unix sockets there is no holding back what is said in one call.
+        attempt(cursor, "select length('" + "y" * (17 << 20) + "')")
     connection.close()
 
 

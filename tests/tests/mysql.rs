@@ -344,5 +344,5 @@ fn clients_under_tls() {
     scene.run_python("pymysql", "tls", &target);
     scene.run_python("connector", "tls", &target);
     scene.run_node("tls", "127.0.0.1");
-    scene.compare("TLS", true, 900);
+    scene.compare("TLS", true, 800);
 }
