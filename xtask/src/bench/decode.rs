@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use auditor_tests::daemon::{Daemon, Home};
+use auditor_tests::mariadb::{self, MariaDb};
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::{UNPRIVILEGED, child, place, require_root};
 use serde::Serialize;
@@ -82,12 +83,21 @@ pub(crate) fn decode(options: &Decode) -> Result<()> {
     let postgres = Postgres::start(&Options { log_statements: false, settings: Vec::new() })?;
     fill(&postgres)?;
     let mut captures = Vec::new();
-    for (name, words) in loads(options, &postgres) {
+    let mut capture = |name, configuration: &str, words: &[OsString]| -> Result<()> {
         eprintln!("bench: recording {name}");
         let folder = place::scratch()?;
         let capture = folder.path().join("capture");
-        record(&program, &postgres, &words, &capture)?;
+        record(&program, configuration, words, &capture)?;
         captures.push(measure(name, options, &program, &capture)?);
+        Ok(())
+    };
+    for (name, words) in loads(options, &postgres) {
+        capture(name, &configuration(&postgres), &words)?;
+    }
+    drop(postgres);
+    let mariadb = MariaDb::start(false)?;
+    for (name, words) in mysql_loads(options, &mariadb) {
+        capture(name, &mysql_configuration(&mariadb), &words)?;
     }
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
     let report = Report { kernel, passes: options.passes, trail: options.trail.clone(), captures };
@@ -126,9 +136,43 @@ fn loads(options: &Decode, postgres: &Postgres) -> [(&'static str, Vec<OsString>
     ]
 }
 
+/// The same for MariaDB.
+fn mysql_loads(options: &Decode, mariadb: &MariaDb) -> [(&'static str, Vec<OsString>); 1] {
+    let (port, queries) = (format!("--port={}", mariadb.port()), options.statements.to_string());
+    let slap = |name, concurrency: &str, query: &str| {
+        let password = format!("MYSQL_PWD={}", mariadb::PASSWORD);
+        let user = format!("--user={}", mariadb::USER);
+        let words =
+            ["/usr/bin/env", &password, "mariadb-slap", "--no-defaults", "--host=127.0.0.1", &port, &user];
+        let more = [
+            "--skip-ssl",
+            "--create-schema=slap",
+            concurrency,
+            "--number-of-queries",
+            &queries,
+            "--query",
+            query,
+        ];
+        (name, words.iter().chain(&more).map(OsString::from).collect())
+    };
+    [slap(
+        "mysql, short",
+        "--concurrency=4",
+        "select abalance, 'x' from (select 17 as abalance) a where abalance = 17",
+    )]
+}
+
+fn mysql_configuration(mariadb: &MariaDb) -> String {
+    let port = mariadb.port();
+    format!(
+        "[[agent]]\nname = \"{AGENT}\"\npolicy = \"mysql\"\n\n[[policy]]\nname = \"mysql\"\ndefault = \"deny\"\n\
+         [[policy.rule]]\nto = [\"127.0.0.1:{port}\"]\naction = \"allow\"\nprotocol = \"mysql\"\n"
+    )
+}
+
 /// Has a client at work in an agent's session, and a daemon that records it.
-fn record(program: &Path, postgres: &Postgres, words: &[OsString], capture: &Path) -> Result<()> {
-    let mut home = Home::new(program.to_path_buf(), &configuration(postgres))?;
+fn record(program: &Path, configuration: &str, words: &[OsString], capture: &Path) -> Result<()> {
+    let mut home = Home::new(program.to_path_buf(), configuration)?;
     home.daemon_arguments =
         vec!["--record-capture".into(), capture.into(), "--capture-limit".into(), CAPTURE_LIMIT.into()];
     let daemon = Daemon::start_in(home)?;

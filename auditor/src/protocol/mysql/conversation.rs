@@ -14,10 +14,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::STATEMENT_IN_NEED;
 use super::answer::{self, Answer, Done};
 use super::body::ExecuteBody;
-use super::capability::{Capabilities, status};
+use super::capability::Capabilities;
 use super::field;
 use super::packet::Head;
 use super::record::{Subject, Unit};
@@ -31,7 +30,7 @@ const MAX_QUEUED: usize = 1 << 16;
 /// Bytes that they may take.
 const MAX_QUEUED_BYTES: usize = 16 << 20;
 /// Columns kept of one result.
-const MAX_COLUMNS: usize = 128;
+pub(super) const MAX_COLUMNS: usize = 128;
 /// Bytes kept of OK, which may list what has changed in the session.
 const OK_BYTES: usize = 4 << 10;
 const ERROR_BYTES: usize = 2 << 10;
@@ -42,15 +41,15 @@ pub(super) type Violation = String;
 
 /// A command that waits for its answer.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Pending {
-    request: Request,
+pub(super) struct Pending {
+    pub(super) request: Request,
     started: Boottime,
     size: u64,
 }
 
 /// What the next packet of the answer is.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
-enum Expect {
+pub(super) enum Expect {
     /// The first of a result.
     #[default]
     First,
@@ -71,25 +70,25 @@ enum Expect {
 /// The state of one session.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
-    limits: Limits,
-    capabilities: Capabilities,
+    pub(super) limits: Limits,
+    pub(super) capabilities: Capabilities,
     login: Login,
     /// Bytes that it takes, here and in what is kept of the connection for its records.
     login_bytes: usize,
-    queue: VecDeque<Pending>,
+    pub(super) queue: VecDeque<Pending>,
     queued_bytes: usize,
-    statements: Statements,
+    pub(super) statements: Statements,
     /// What the number of the command that is answered now stands for.
     #[serde(with = "crate::shared::option")]
-    current: Option<Arc<Prepared>>,
-    expect: Expect,
-    unit: Unit,
+    pub(super) current: Option<Arc<Prepared>>,
+    pub(super) expect: Expect,
+    pub(super) unit: Unit,
     /// The server reads a file, up to an empty packet.
-    file: bool,
+    pub(super) file: bool,
     /// The server has asked for a proof of identity.
-    asked: bool,
+    pub(super) asked: bool,
     /// The server's side cannot be read any more.
-    deaf: bool,
+    pub(super) deaf: bool,
     sequence: u64,
 }
 
@@ -171,7 +170,7 @@ impl Conversation {
     }
 
     /// Takes the head of the queue, and begins with the next.
-    fn pop(&mut self) -> Option<Pending> {
+    pub(super) fn pop(&mut self) -> Option<Pending> {
         let pending = self.queue.pop_front()?;
         self.queued_bytes = self.queued_bytes.saturating_sub(pending.request.cost());
         // What is charged for it is its length.
@@ -182,7 +181,7 @@ impl Conversation {
     }
 
     /// The head of the queue is answered next; those that are not answered are over at once.
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.expect = Expect::First;
         while let Some(Pending { request, .. }) = self.queue.front() {
             match request {
@@ -205,7 +204,7 @@ impl Conversation {
     }
 
     /// A command that the server does not answer.
-    fn silent(&mut self, pending: &Pending) {
+    pub(super) fn silent(&mut self, pending: &Pending) {
         match &pending.request {
             Request::LongData(data) => {
                 let (number, place, limits) = (data.number, data.place, self.limits);
@@ -217,7 +216,7 @@ impl Conversation {
     }
 
     /// What the execution at the queue's head executes, now that everything before it is answered.
-    fn resolve(&mut self) {
+    pub(super) fn resolve(&mut self) {
         let (limits, capabilities) = (self.limits, self.capabilities);
         let Some(Pending { request, size, .. }) = self.queue.front_mut() else { return };
         let before = request.cost();
@@ -321,75 +320,8 @@ impl Conversation {
         Ok(None)
     }
 
-    /// A result with rows.
-    fn begin_result(&mut self, answer: Answer<'_>) {
-        let (count, follow) = answer::column_count(answer.body, self.capabilities);
-        self.unit.begin_columns();
-        self.expect = if follow && count > 0 { Expect::Columns(count) } else { self.after_columns() };
-    }
-
-    fn after_columns(&self) -> Expect {
-        if self.capabilities.has(Capabilities::DEPRECATE_EOF) { Expect::Rows } else { Expect::ColumnsEnd }
-    }
-
-    /// The next definition, or the end of them.
-    fn definition(
-        &mut self,
-        answer: Answer<'_>,
-        at: Boottime,
-        out: &mut Vec<Observation>,
-    ) -> Result<(), Violation> {
-        let new_style = self.capabilities.has(Capabilities::DEPRECATE_EOF);
-        self.expect = match self.expect {
-            Expect::Columns(left) => {
-                self.column(answer);
-                if left > 1 { Expect::Columns(left - 1) } else { self.after_columns() }
-            }
-            Expect::Fields if answer.is_end(self.capabilities) => {
-                self.end_of_result(answer, None, at, out);
-                return Ok(());
-            }
-            Expect::Fields => Expect::Fields,
-            Expect::Parameters(left @ 2.., columns) => Expect::Parameters(left - 1, columns),
-            Expect::Parameters(_, columns) if new_style => return self.definitions_of(columns),
-            Expect::Parameters(_, columns) => Expect::ParametersEnd(columns),
-            Expect::PreparedColumns(left) => {
-                self.column(answer);
-                match left {
-                    2.. => Expect::PreparedColumns(left - 1),
-                    _ if new_style => return self.end_of_prepare(),
-                    _ => Expect::PreparedColumnsEnd,
-                }
-            }
-            _ if !answer.is_end(self.capabilities) => return Err("no end of definitions".into()),
-            Expect::ParametersEnd(columns) => return self.definitions_of(columns),
-            Expect::PreparedColumnsEnd => return self.end_of_prepare(),
-            _ if answer.hole => {
-                self.deafen(at, out);
-                return Ok(());
-            }
-            // The rows wait to be fetched.
-            _ if Done::read(answer, self.capabilities).status & status::CURSOR_EXISTS != 0 => {
-                self.end_of_result(answer, Some(0), at, out);
-                return Ok(());
-            }
-            _ => Expect::Rows,
-        };
-        Ok(())
-    }
-
-    fn column(&mut self, answer: Answer<'_>) {
-        if !self.limits.columns || self.unit.columns.len() >= MAX_COLUMNS {
-            return;
-        }
-        match answer::column(answer.body, self.capabilities) {
-            Some(column) if !answer.hole => self.unit.column(column),
-            _ => self.unit.incomplete = true,
-        }
-    }
-
     /// The end of one result, of so many rows or with what it affected; and of the command, unless another follows.
-    fn end_of_result(
+    pub(super) fn end_of_result(
         &mut self,
         answer: Answer<'_>,
         rows: Option<u64>,
@@ -418,47 +350,6 @@ impl Conversation {
             return Err("a command where the server waits for a proof of identity".into());
         }
         self.asked = !super::is_accepted_already(answer.body);
-        Ok(())
-    }
-
-    /// A statement is prepared.
-    fn prepared(&mut self, answer: Answer<'_>) -> Result<(), Violation> {
-        let Some((number, columns, parameters, _warnings, follow)) =
-            answer::prepared(answer.body, self.capabilities)
-        else {
-            return Err("a prepared statement without a number".into());
-        };
-        let Some(Pending { request: Request::Prepare(query), .. }) = self.queue.front() else {
-            return Ok(());
-        };
-        self.statements.insert(Prepared::new(number, query, parameters));
-        self.current = self.statements.get(number).cloned();
-        match (parameters, follow) {
-            (_, false) => self.end_of_prepare(),
-            (0, true) => self.definitions_of(columns),
-            (_, true) => {
-                self.expect = Expect::Parameters(parameters, columns);
-                Ok(())
-            }
-        }
-    }
-
-    fn definitions_of(&mut self, columns: u16) -> Result<(), Violation> {
-        if columns == 0 {
-            return self.end_of_prepare();
-        }
-        self.expect = Expect::PreparedColumns(columns);
-        Ok(())
-    }
-
-    /// What was prepared is told with its executions.
-    fn end_of_prepare(&mut self) -> Result<(), Violation> {
-        let unit = std::mem::take(&mut self.unit);
-        if let Some(prepared) = self.current.take() {
-            self.statements.describe(prepared.number, &unit.columns);
-        }
-        self.pop();
-        self.begin();
         Ok(())
     }
 
@@ -498,7 +389,7 @@ impl Conversation {
         self.begin();
     }
 
-    fn record(
+    pub(super) fn record(
         &mut self,
         pending: Pending,
         current: Option<Arc<Prepared>>,
@@ -529,29 +420,9 @@ impl Conversation {
         out.push(Observation::Login(self.login.clone()));
     }
 
-    /// Gives out everything that is under way: no more answers will be seen. `hole` tells that there may have been some.
-    pub(super) fn give_up(&mut self, hole: bool, at: Boottime, out: &mut Vec<Observation>) {
-        self.unit.incomplete |= hole;
-        self.without_answers(hole, at, out);
-        (self.file, self.asked) = (false, false);
-    }
-
-    /// The server's side was lost: from here on commands are told as they come.
-    pub(super) fn deafen(&mut self, at: Boottime, out: &mut Vec<Observation>) {
-        self.deaf = true;
-        self.give_up(true, at, out);
-    }
-
     /// Whether the server's side was lost.
     pub(super) fn is_deaf(&self) -> bool {
         self.deaf
-    }
-
-    /// Memory is short: everything that waits for an answer is told without, and so is what comes. What was prepared is forgotten.
-    pub(super) fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
-        self.deafen(at, out);
-        self.statements = Statements::in_need();
-        self.limits.max_statement_bytes = self.limits.max_statement_bytes.min(STATEMENT_IN_NEED);
     }
 
     /// Bytes that it keeps, roughly.
@@ -561,35 +432,6 @@ impl Conversation {
             + self.statements.memory()
             + self.unit.memory()
             + self.login_bytes
-    }
-
-    /// Tells what is in the queue. Where no answer settles what it did, it is supposed to have been done.
-    fn without_answers(&mut self, hole: bool, at: Boottime, out: &mut Vec<Observation>) {
-        while let Some(front) = self.queue.front() {
-            if matches!(front.request, Request::Execute(_)) && self.current.is_none() {
-                self.resolve();
-            }
-            let Some(pending) = self.pop() else { return };
-            match &pending.request {
-                Request::LongData(_) | Request::Statement(request::STMT_CLOSE, _) | Request::Quit => {
-                    self.silent(&pending);
-                    continue;
-                }
-                Request::Prepare(query) => self.statements.suppose(query),
-                Request::ChangeUser(_) | Request::Other(request::RESET_CONNECTION, _) => {
-                    self.statements.clear()
-                }
-                Request::Statement(request::STMT_RESET, number) => {
-                    self.statements.forget_sent(*number);
-                }
-                _ => {}
-            }
-            let mut unit = std::mem::take(&mut self.unit);
-            unit.incomplete |= hole;
-            let current = self.current.take();
-            self.record(pending, current, unit, Outcome::Unknown, at, out);
-        }
-        self.expect = Expect::First;
     }
 }
 

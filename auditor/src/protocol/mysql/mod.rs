@@ -6,8 +6,9 @@
 //!
 //! What happens to bytes, in order: `greeting` tells the protocol and reads the server's first packet, `login` the client's;
 //! `compress` unpacks frames where both ends agreed on them; `packet` finds messages; `body` and `answer` read the payloads that matter
-//! (`request`, `values` and `value` are what comes of them); `conversation` brings commands and answers together, with `statements` for what
-//! was prepared; `record` makes the record.
+//! (`request`, `values` and `value` are what comes of them); `conversation` brings commands and answers together, with `definitions` for
+//! what stands between them, `statements` for what was prepared and `unanswered` for commands without an answer; `record` makes the
+//! record.
 //!
 //! Where the client asks for TLS ([`Observation::Encrypted`]), what is inside is read from its login on. A client does not wait for
 //! the server to agree, so TLS may begin within the bytes that hold the request.
@@ -26,6 +27,7 @@ mod body;
 mod capability;
 mod compress;
 mod conversation;
+mod definitions;
 mod field;
 mod greeting;
 mod login;
@@ -36,6 +38,7 @@ mod session;
 mod statements;
 #[cfg(test)]
 mod tests;
+mod unanswered;
 mod value;
 mod values;
 

@@ -2,5 +2,6 @@
 
 mod captures;
 mod conversations;
+mod holes;
 mod properties;
 mod script;

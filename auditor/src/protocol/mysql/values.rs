@@ -281,6 +281,9 @@ impl ValuesReader {
     fn name(&mut self, place: usize) -> Field {
         let name = super::field::text(&std::mem::take(&mut self.head));
         if self.keep {
+            // Without room for it, the value is told without its name.
+            let name = if name.len() <= self.budget { name } else { String::new() };
+            self.budget -= name.len();
             self.names.push(name);
         }
         self.after_type(place)
