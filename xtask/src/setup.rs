@@ -26,6 +26,8 @@ const DRIVERS: [&str; 5] = [
     "SQLAlchemy==2.1.9",
     "tlslite-ng==0.8.2",
 ];
+/// Clients and servers of HTTP.
+const HTTP_PACKAGES: [&str; 2] = ["httpx[http2]==0.28.1", "grpcio==1.85.1"];
 /// Companions of cargo, with the version that is built where the host has none.
 const CARGO_TOOLS: [(&str, &str); 3] =
     [("cargo-nextest", "0.9.143"), ("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
@@ -36,6 +38,7 @@ pub(crate) fn setup() -> Result<()> {
     servers()?;
     python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
     python_packages(&python::drivers()?, &DRIVERS)?;
+    python_packages(&python::http()?, &HTTP_PACKAGES)?;
     runtimes::install()?;
     test_tools()
 }
@@ -120,6 +123,9 @@ fn servers() -> Result<()> {
     }
     if !Path::new("/usr/sbin/pgbouncer").is_file() {
         missing.push("pgbouncer");
+    }
+    if !Path::new("/usr/sbin/nginx").is_file() {
+        missing.push("nginx");
     }
     if find("ip").is_none() {
         missing.push("iproute2");

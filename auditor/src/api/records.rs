@@ -36,6 +36,7 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 /// What records can be about, in the order of [`crate::record::Event`].
 const KINDS: &[&str] = &[
     "statement",
+    "request",
     "connection-opened",
     "connection-closed",
     "connection-refused",
@@ -55,7 +56,7 @@ const KINDS: &[&str] = &[
     "api-access",
 ];
 /// What connections can be recognised as.
-const PROTOCOLS: &[&str] = &[Protocol::Postgres.name()];
+const PROTOCOLS: &[&str] = &[Protocol::Postgres.name(), Protocol::Http.name()];
 /// What can be decided, of statements and of connections; the trail takes both forms for the same.
 const DECISIONS: &[&str] = &["allowed", "denied", "allow", "deny"];
 

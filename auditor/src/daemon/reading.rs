@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::clock::Boottime;
-use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
+use crate::protocol::{self, Detection, Dissector, Limits, Observation, Protocol, Side};
 use crate::record::Application;
 use crate::stream::Skip;
 use crate::tls::{self, Keyring};
@@ -56,6 +56,11 @@ enum Became {
     Agreed,
     /// They, and these before them, are TLS.
     Tls(Vec<u8>),
+    /// They were read, up to these: something else begins with them, and it is to be told what.
+    Switched {
+        client: (Vec<u8>, Boottime),
+        server: Vec<u8>,
+    },
 }
 
 impl Opaque {
@@ -90,6 +95,10 @@ impl Reader {
                 self.tls = Some(Box::default());
                 self.bytes(side, at, &before, context);
                 self.bytes(side, at, bytes, context);
+            }
+            Became::Switched { client: (client, since), server } => {
+                self.bytes(Side::Client, since, &client, context);
+                self.bytes(Side::Server, at, &server, context);
             }
         }
     }
@@ -225,6 +234,12 @@ fn inside(
                 clear.unrecognised(context);
                 opaque.count(side, bytes.len() as u64);
             }
+            Became::Switched { client: (client, since), server } => {
+                for (side, at, bytes) in [(Side::Client, since, client), (Side::Server, at, server)] {
+                    let event = tls::Event::Plaintext { side, at, bytes: &bytes };
+                    inside(clear, opaque, now, event, context);
+                }
+            }
         },
         tls::Event::Gap { side, at, most } => clear.gap(side, at, most, context),
         tls::Event::Facts(facts) => Arc::make_mut(context.application).tls = Some(facts.clone()),
@@ -245,10 +260,16 @@ fn inside(
 impl Clear {
     fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], context: &mut Context<'_>) -> Became {
         match self {
+            _ if bytes.is_empty() => Became::Read,
             Self::Reading(_) => self.step(context, |dissector, out| dissector.bytes(side, at, bytes, out)),
             Self::Blind => Became::Unread,
-            // The server speaks first: of the protocols that are known, none does.
-            Self::Detecting(_) if side == Side::Server => {
+            // The server speaks first: of the protocols that are known, HTTP/2 may.
+            Self::Detecting(seen) if side == Side::Server => {
+                let seen = std::mem::take(seen);
+                if let Detection::Yes(found) = protocol::detect_server(bytes) {
+                    self.read(found, &seen, at, context);
+                    return self.bytes(side, at, bytes, context);
+                }
                 self.unrecognised(context);
                 Became::Unread
             }
@@ -267,16 +288,24 @@ impl Clear {
                         Became::Unread
                     }
                     Detection::Yes(found) => {
-                        let mut dissector = found.dissector(context.limits);
-                        Arc::make_mut(context.application).protocol = Some(dissector.name());
                         // What was seen before these bytes; they themselves follow whole.
-                        dissector.bytes(side, at, &seen[..before], &mut context.out.observations);
-                        *self = Self::Reading(dissector);
+                        let mut seen = std::mem::take(seen);
+                        seen.truncate(before);
+                        self.read(found, &seen, at, context);
                         self.bytes(side, at, bytes, context)
                     }
                 }
             }
         }
+    }
+
+    /// The protocol is told: goes on with its dissector, which is given what the client has said so far.
+    fn read(&mut self, found: Protocol, seen: &[u8], at: Boottime, context: &mut Context<'_>) {
+        let mut dissector = found.dissector(context.limits);
+        Arc::make_mut(context.application).protocol = Some(dissector.name());
+        context.out.notices.push(Notice::Recognised(dissector.name()));
+        dissector.bytes(Side::Client, at, seen, &mut context.out.observations);
+        *self = Self::Reading(dissector);
     }
 
     fn gap(&mut self, side: Side, at: Boottime, length: u64, context: &mut Context<'_>) {
@@ -299,9 +328,14 @@ impl Clear {
         let observations = &mut context.out.observations;
         let before = observations.len();
         step(&mut **dissector, observations);
-        for observation in &observations[before..] {
+        for observation in &mut observations[before..] {
             match observation {
                 Observation::Encrypted => return Became::Agreed,
+                Observation::Switched { client: (client, since), server } => {
+                    let (client, server) = ((std::mem::take(client), *since), std::mem::take(server));
+                    *self = Self::Detecting(Vec::new());
+                    return Became::Switched { client, server };
+                }
                 Observation::Opaque(_) | Observation::Violation(_) => {
                     *self = Self::Blind;
                     break;

@@ -4,6 +4,7 @@
 //! network: reassembly ([`crate::stream`]) happened before, and a hole is announced with [`Dissector::gap`], never papered
 //! over. Everything it is given is hostile.
 
+pub mod http;
 pub mod postgres;
 
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub enum Detection<T = ()> {
 pub enum Protocol {
     /// PostgreSQL frontend/backend protocol 3.
     Postgres,
+    /// HTTP/1.0, HTTP/1.1 and HTTP/2.
+    Http,
 }
 
 impl Protocol {
@@ -38,6 +41,7 @@ impl Protocol {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Http => "http",
         }
     }
 
@@ -45,6 +49,7 @@ impl Protocol {
     pub fn dissector(self, limits: Limits) -> Box<dyn Dissector> {
         match self {
             Self::Postgres => Box::new(postgres::Postgres::new(limits)),
+            Self::Http => Box::new(http::Http::new(limits)),
         }
     }
 
@@ -54,6 +59,7 @@ impl Protocol {
             Self::Postgres => {
                 Ok(Box::new(shared::scope(|| postcard::from_bytes::<postgres::Postgres>(state))?))
             }
+            Self::Http => Ok(Box::new(postcard::from_bytes::<http::Http>(state)?)),
         }
     }
 }
@@ -65,10 +71,25 @@ impl Protocol {
 /// byte on is `No` here, and what it carries is detected again once it is decrypted.
 pub fn detect(first: &[u8]) -> Detection<Protocol> {
     let first = &first[..first.len().min(DETECTION_BYTES)];
-    match postgres::detect(first) {
-        Detection::Yes(()) => Detection::Yes(Protocol::Postgres),
-        Detection::Incomplete if first.len() < DETECTION_BYTES => Detection::Incomplete,
-        Detection::Incomplete | Detection::No => Detection::No,
+    let mut answer = Detection::No;
+    for (found, protocol) in
+        [(postgres::detect(first), Protocol::Postgres), (http::detect(first), Protocol::Http)]
+    {
+        match found {
+            Detection::Yes(()) => return Detection::Yes(protocol),
+            Detection::Incomplete if first.len() < DETECTION_BYTES => answer = Detection::Incomplete,
+            Detection::Incomplete | Detection::No => {}
+        }
+    }
+    answer
+}
+
+/// The same from the first bytes of the server, where it spoke before the client did.
+pub fn detect_server(first: &[u8]) -> Detection<Protocol> {
+    match http::detect_server(first) {
+        Detection::Yes(()) => Detection::Yes(Protocol::Http),
+        Detection::Incomplete => Detection::Incomplete,
+        Detection::No => Detection::No,
     }
 }
 
@@ -171,7 +192,7 @@ pub(crate) mod saved {
         deserializer: D,
     ) -> Result<Box<dyn Dissector>, D::Error> {
         let (name, state) = <(String, Vec<u8>)>::deserialize(deserializer)?;
-        let protocol = [Protocol::Postgres].into_iter().find(|protocol| protocol.name() == name);
+        let protocol = [Protocol::Postgres, Protocol::Http].into_iter().find(|protocol| protocol.name() == name);
         let protocol = protocol.ok_or_else(|| de::Error::custom("a protocol that is not known"))?;
         protocol.restore(&state).map_err(de::Error::custom)
     }
@@ -188,6 +209,15 @@ pub enum Observation {
     Refused(ServerError),
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
+    /// The same of a request of HTTP.
+    Request(Box<http::Request>),
+    /// From here on both ends speak something else, which is told anew from its first byte. What they have said of it already.
+    Switched {
+        /// The client, and when it said the first of it.
+        client: (Vec<u8>, Boottime),
+        /// The server.
+        server: Vec<u8>,
+    },
     /// Both ends have agreed on TLS and go on in it: the dissector is given what is inside next, from its first byte.
     Encrypted,
     /// From here on the bytes of this connection cannot be read.
@@ -203,6 +233,8 @@ pub enum Opaque {
     Tls,
     /// Both ends agreed on GSSAPI encryption.
     GssEncryption,
+    /// Both ends agreed on a protocol that is not known, e.g. WebSocket.
+    Upgraded,
     /// A hole in the stream, behind which it cannot be proven where a message begins.
     Hole,
 }
