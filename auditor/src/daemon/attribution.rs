@@ -1193,7 +1193,10 @@ fn notice_event(
         ),
         Notice::Recognised(found) => {
             let expected = expected.filter(|expected| *expected != found)?;
-            ("protocol-mismatch", format!("the rule allows {expected} only, and the connection speaks {found}"))
+            (
+                "protocol-mismatch",
+                format!("the rule allows {expected} only, and the connection speaks {found}"),
+            )
         }
         Notice::Unrecognised => (
             "protocol-mismatch",

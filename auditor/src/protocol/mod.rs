@@ -192,7 +192,8 @@ pub(crate) mod saved {
         deserializer: D,
     ) -> Result<Box<dyn Dissector>, D::Error> {
         let (name, state) = <(String, Vec<u8>)>::deserialize(deserializer)?;
-        let protocol = [Protocol::Postgres, Protocol::Http].into_iter().find(|protocol| protocol.name() == name);
+        let protocol =
+            [Protocol::Postgres, Protocol::Http].into_iter().find(|protocol| protocol.name() == name);
         let protocol = protocol.ok_or_else(|| de::Error::custom("a protocol that is not known"))?;
         protocol.restore(&state).map_err(de::Error::custom)
     }

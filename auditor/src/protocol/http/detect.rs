@@ -24,12 +24,15 @@ pub fn detect(first: &[u8]) -> Detection {
         return if line.len() < PREFACE.len() { Detection::Incomplete } else { Detection::Yes(()) };
     }
     let word = line.iter().position(|byte| *byte == b' ').unwrap_or(line.len());
-    let token = line[..word].iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_!#$%&'*+.^`|~".contains(byte));
+    let token =
+        line[..word].iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_!#$%&'*+.^`|~".contains(byte));
     if !token || word == 0 || word > 32 {
         return Detection::No;
     }
     match memchr::memchr(b'\n', line) {
-        Some(end) if is_request_line(line[..end].strip_suffix(b"\r").unwrap_or(&line[..end])) => Detection::Yes(()),
+        Some(end) if is_request_line(line[..end].strip_suffix(b"\r").unwrap_or(&line[..end])) => {
+            Detection::Yes(())
+        }
         Some(_) => Detection::No,
         None if line.iter().any(|byte| *byte < 0x20 && *byte != b'\r' || *byte == 0x7f) => Detection::No,
         None if first.len() < DETECTION_BYTES => Detection::Incomplete,

@@ -155,7 +155,8 @@ mod tests {
 
     #[test]
     fn credentials_are_told_in_any_case_and_nothing_of_them_is_kept() {
-        for name in ["Authorization", "COOKIE", "x-Api-Key", "X-My-Company-Token", "X-Client-Secret", "DPoP"] {
+        for name in ["Authorization", "COOKIE", "x-Api-Key", "X-My-Company-Token", "X-Client-Secret", "DPoP"]
+        {
             let field = Field::of(name.as_bytes());
             assert!(matches!(field, Field::Secret(_)), "{name}");
             assert_eq!(field.keeps(1 << 20), 0);

@@ -147,7 +147,9 @@ fn number<T: std::str::FromStr>(value: &[u8]) -> Option<T> {
 /// `application/grpc`, with a suffix or without, and gRPC-Web.
 fn is_grpc(content_type: Option<&[u8]>) -> bool {
     let prefix = b"application/grpc";
-    content_type.and_then(|kind| kind.get(..prefix.len())).is_some_and(|head| head.eq_ignore_ascii_case(prefix))
+    content_type
+        .and_then(|kind| kind.get(..prefix.len()))
+        .is_some_and(|head| head.eq_ignore_ascii_case(prefix))
 }
 
 /// `/package.Service/Method`

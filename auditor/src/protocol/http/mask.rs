@@ -15,18 +15,72 @@ const LONGEST_TOLD: usize = 32;
 
 /// Parameters with these names, letters and digits only.
 const NAMES: [&str; 23] = [
-    "key", "sig", "code", "auth", "authorization", "pass", "passphrase", "pwd", "pw", "jwt", "sid", "session", "sessionid",
-    "otp", "pin", "ticket", "assertion", "samlresponse", "samlrequest", "clientassertion", "hmac", "credentials", "creds",
+    "key",
+    "sig",
+    "code",
+    "auth",
+    "authorization",
+    "pass",
+    "passphrase",
+    "pwd",
+    "pw",
+    "jwt",
+    "sid",
+    "session",
+    "sessionid",
+    "otp",
+    "pin",
+    "ticket",
+    "assertion",
+    "samlresponse",
+    "samlrequest",
+    "clientassertion",
+    "hmac",
+    "credentials",
+    "creds",
 ];
 /// And those whose names end so.
 const NAME_ENDS: [&str; 16] = [
-    "token", "secret", "password", "passwd", "signature", "apikey", "accesskey", "secretkey", "privatekey", "subscriptionkey",
-    "accesskeyid", "credential", "authkey", "sharedkey", "authcode", "keyid",
+    "token",
+    "secret",
+    "password",
+    "passwd",
+    "signature",
+    "apikey",
+    "accesskey",
+    "secretkey",
+    "privatekey",
+    "subscriptionkey",
+    "accesskeyid",
+    "credential",
+    "authkey",
+    "sharedkey",
+    "authcode",
+    "keyid",
 ];
 /// How keys of well-known vendors begin.
 const PREFIXES: [&str; 21] = [
-    "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "xoxa-", "xoxe-", "xapp-", "sk-", "sk_live_",
-    "rk_live_", "pypi-", "npm_", "AKIA", "ASIA", "AIza", "hvs.",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xoxb-",
+    "xoxp-",
+    "xoxa-",
+    "xoxe-",
+    "xapp-",
+    "sk-",
+    "sk_live_",
+    "rk_live_",
+    "pypi-",
+    "npm_",
+    "AKIA",
+    "ASIA",
+    "AIza",
+    "hvs.",
 ];
 
 /// What was masked.
@@ -96,8 +150,9 @@ fn secret_segment(segments: &[&[u8]], index: usize) -> Option<usize> {
     let before = |back: usize| index.checked_sub(back).map(|index| segments[index]);
     let numbers = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
     // Telegram: /bot<number>:<secret>/method
-    if let Some((number, secret)) =
-        segment.strip_prefix(b"bot").and_then(|rest| rest.split_at_checked(rest.iter().position(|b| *b == b':')?))
+    if let Some((number, secret)) = segment
+        .strip_prefix(b"bot")
+        .and_then(|rest| rest.split_at_checked(rest.iter().position(|b| *b == b':')?))
         && numbers(number)
         && secret.len() > 1
     {
@@ -114,7 +169,8 @@ fn secret_segment(segments: &[&[u8]], index: usize) -> Option<usize> {
 
 fn parameter_into(parameter: &[u8], masked: &mut Vec<String>, out: &mut Vec<u8>) {
     let equals = parameter.iter().position(|byte| *byte == b'=');
-    let (name, value) = equals.map_or((&[][..], parameter), |place| (&parameter[..place], &parameter[place + 1..]));
+    let (name, value) =
+        equals.map_or((&[][..], parameter), |place| (&parameter[..place], &parameter[place + 1..]));
     let name_text = decoded(name);
     let kind = if value.is_empty() {
         None
@@ -143,8 +199,11 @@ fn parameter_into(parameter: &[u8], masked: &mut Vec<String>, out: &mut Vec<u8>)
 }
 
 fn names_secret(name: &[u8]) -> bool {
-    let plain: String =
-        name.iter().filter(|byte| byte.is_ascii_alphanumeric()).map(|byte| char::from(byte.to_ascii_lowercase())).collect();
+    let plain: String = name
+        .iter()
+        .filter(|byte| byte.is_ascii_alphanumeric())
+        .map(|byte| char::from(byte.to_ascii_lowercase()))
+        .collect();
     // `filter[key]` and `x.y.key`: the last word by itself, too.
     let last: String = name
         .rsplit(|byte| matches!(byte, b'[' | b']' | b'.'))
@@ -166,7 +225,8 @@ fn looks_secret(value: &[u8]) -> bool {
 fn holds_userinfo(value: &[u8]) -> bool {
     memchr::memmem::find_iter(value, b"://").any(|place| {
         let rest = &value[place + 3..];
-        let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b' ')).unwrap_or(rest.len());
+        let end =
+            rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#' | b' ')).unwrap_or(rest.len());
         rest[..end].contains(&b'@')
     })
 }
@@ -191,7 +251,11 @@ mod tests {
     fn secrets_in_queries_are_masked_by_name_and_by_look() {
         for (text, expected, told) in [
             ("/a?x=1&token=abc&y=2", "/a?x=1&token=***&y=2", "query:token"),
-            ("/a?X-Amz-Signature=00ff&X-Amz-Date=1", "/a?X-Amz-Signature=***&X-Amz-Date=1", "query:X-Amz-Signature"),
+            (
+                "/a?X-Amz-Signature=00ff&X-Amz-Date=1",
+                "/a?X-Amz-Signature=***&X-Amz-Date=1",
+                "query:X-Amz-Signature",
+            ),
             ("/a?accessToken=abc", "/a?accessToken=***", "query:accessToken"),
             ("/a?%74oken=abc", "/a?%74oken=***", "query:token"),
             ("/a;password=x;b=1", "/a;password=***;b=1", "query:password"),
@@ -217,8 +281,16 @@ mod tests {
     #[test]
     fn what_is_no_secret_stays_byte_for_byte() {
         for text in [
-            "/", "*", "/a/b?x=1&y=%20&&=&z", "/a?monkey=1&keyword=k&sort_key=2&decode=1&tokens=5", "/v1/containers/json?all=1",
-            "/a?token=&key=", "/botany/x:y", "/mail@example.com/x", "", "/a?b?c#d",
+            "/",
+            "*",
+            "/a/b?x=1&y=%20&&=&z",
+            "/a?monkey=1&keyword=k&sort_key=2&decode=1&tokens=5",
+            "/v1/containers/json?all=1",
+            "/a?token=&key=",
+            "/botany/x:y",
+            "/mail@example.com/x",
+            "",
+            "/a?b?c#d",
         ] {
             assert_eq!(masked(text), (text.to_owned(), Vec::new()), "{text}");
         }

@@ -181,8 +181,9 @@ impl Http {
             Phase::Two(mut session) => session.give_up(at, out),
             Phase::Beginning(seen, since) => {
                 let mut session = one::Session::new(self.long);
-                if session.client(&seen, since, out).is_ok() {
-                    session.give_up(ended, at, out);
+                match session.client(&seen, since, out) {
+                    Err(reason) if ended => out.push(Observation::Violation(reason)),
+                    _ => session.give_up(ended, at, out),
                 }
             }
             Phase::Over => {}

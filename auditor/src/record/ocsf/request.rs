@@ -2,16 +2,21 @@
 
 use serde::Serialize;
 
+use super::Renderer;
 use super::class::{FAILURE, Record, SUCCESS, known_method};
 use super::object::{Api, HttpRequest, HttpResponse, Named, Resource, UNKNOWN, Url};
 use super::text::Verbatim;
-use super::Renderer;
 use crate::protocol::Side;
 use crate::protocol::http::{Call, Outcome, Request};
 use crate::record::Connection;
 
 impl<'a> Record<'a> {
-    pub(super) fn request(&mut self, renderer: &'a Renderer, connection: &'a Connection, request: &'a Request) {
+    pub(super) fn request(
+        &mut self,
+        renderer: &'a Renderer,
+        connection: &'a Connection,
+        request: &'a Request,
+    ) {
         match request.method.as_deref() {
             Some(method) => self.method(method),
             None => self.class(6003, 0),
@@ -58,14 +63,16 @@ impl<'a> Record<'a> {
 
     fn outcome(&mut self, request: &'a Request) {
         let grpc = request.grpc.as_ref().and_then(|grpc| grpc.status);
-        let failed = request.status.is_some_and(|status| status >= 400) || grpc.is_some_and(|status| status != 0);
+        let failed =
+            request.status.is_some_and(|status| status >= 400) || grpc.is_some_and(|status| status != 0);
         self.status_id = Some(match (request.outcome, request.status) {
             (Outcome::Reset { .. }, _) => FAILURE,
             _ if failed => FAILURE,
             (Outcome::Answered, Some(_)) => SUCCESS,
             _ => 0,
         });
-        self.status_code = grpc.filter(|status| *status != 0).or(request.status.map(u32::from)).map(|code| code.to_string());
+        self.status_code =
+            grpc.filter(|status| *status != 0).or(request.status.map(u32::from)).map(|code| code.to_string());
         self.status_detail = match (&request.grpc, request.outcome) {
             (Some(grpc), _) if grpc.message.is_some() => grpc.message.as_deref(),
             (_, Outcome::Reset { by: Side::Client, .. }) => Some("reset by the client"),

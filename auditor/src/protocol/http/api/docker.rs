@@ -9,7 +9,9 @@ use super::{Asked, kept};
 /// Whether a client of this name speaks to Docker.
 pub(super) fn is_client(agent: &str) -> bool {
     let agent = agent.to_ascii_lowercase();
-    ["docker-client/", "docker-sdk", "go-dockerclient", "docker/", "libpod/"].iter().any(|name| agent.starts_with(name))
+    ["docker-client/", "docker-sdk", "go-dockerclient", "docker/", "libpod/"]
+        .iter()
+        .any(|name| agent.starts_with(name))
 }
 
 pub(super) fn call(asked: &Asked<'_>, named: bool) -> Option<Call> {
@@ -48,8 +50,8 @@ pub(super) fn call(asked: &Asked<'_>, named: bool) -> Option<Call> {
         (
             _,
             [
-                resource @ ("containers" | "images" | "networks" | "volumes" | "services" | "tasks" | "nodes" | "secrets"
-                | "configs" | "plugins" | "swarm" | "distribution" | "pods"),
+                resource @ ("containers" | "images" | "networks" | "volumes" | "services" | "tasks" | "nodes"
+                | "secrets" | "configs" | "plugins" | "swarm" | "distribution" | "pods"),
                 rest @ ..,
             ],
         ) => {
@@ -63,7 +65,8 @@ pub(super) fn call(asked: &Asked<'_>, named: bool) -> Option<Call> {
 /// `v1.43` or `v4.0.0`.
 fn is_version(segment: &str) -> bool {
     segment.strip_prefix('v').is_some_and(|number| {
-        number.contains('.') && number.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+        number.contains('.')
+            && number.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
     })
 }
 
@@ -77,8 +80,12 @@ fn thing<'a>(asked: &Asked<'a>, resource: &str, rest: &[&'a str]) -> Option<(&'a
             Some(("pull", asked.parameter("fromImage").or_else(|| asked.parameter("fromSrc"))))
         }
         ("POST", ["create"]) => Some(("create", asked.parameter("name"))),
-        ("POST", [verb @ ("prune" | "load" | "pull" | "import")]) => Some((verb, asked.parameter("reference"))),
-        ("POST", [verb @ ("init" | "join" | "leave" | "update" | "unlock")]) if resource == "swarm" => Some((verb, None)),
+        ("POST", [verb @ ("prune" | "load" | "pull" | "import")]) => {
+            Some((verb, asked.parameter("reference")))
+        }
+        ("POST", [verb @ ("init" | "join" | "leave" | "update" | "unlock")]) if resource == "swarm" => {
+            Some((verb, None))
+        }
         ("GET", []) => Some(("inspect", None)),
         ("DELETE", [name @ ..]) if !name.is_empty() => named("remove", name),
         ("GET", [name @ .., "json"]) => named("inspect", name),

@@ -9,9 +9,23 @@ use super::{Asked, kept};
 
 /// Resources of the core group.
 const CORE: [&str; 17] = [
-    "bindings", "componentstatuses", "configmaps", "endpoints", "events", "limitranges", "namespaces", "nodes",
-    "persistentvolumeclaims", "persistentvolumes", "pods", "podtemplates", "replicationcontrollers", "resourcequotas", "secrets",
-    "serviceaccounts", "services",
+    "bindings",
+    "componentstatuses",
+    "configmaps",
+    "endpoints",
+    "events",
+    "limitranges",
+    "namespaces",
+    "nodes",
+    "persistentvolumeclaims",
+    "persistentvolumes",
+    "pods",
+    "podtemplates",
+    "replicationcontrollers",
+    "resourcequotas",
+    "secrets",
+    "serviceaccounts",
+    "services",
 ];
 /// Groups without a domain.
 const GROUPS: [&str; 5] = ["apps", "autoscaling", "batch", "extensions", "policy"];
@@ -46,7 +60,8 @@ pub(super) fn call(asked: &Asked<'_>) -> Option<Call> {
         [] => (None, None),
         [name, rest @ ..] => (Some(*name), (!rest.is_empty()).then(|| rest.join("/"))),
     };
-    let watched = old_watch || asked.parameter("watch").is_some_and(|value| matches!(&*value, "1" | "true" | "True"));
+    let watched =
+        old_watch || asked.parameter("watch").is_some_and(|value| matches!(&*value, "1" | "true" | "True"));
     let verb = match (asked.method, name) {
         ("GET" | "HEAD", _) if watched => "watch",
         ("GET" | "HEAD", None) => "list",
@@ -83,7 +98,13 @@ mod tests {
         call(&Asked { method, segments, query }).map_or("-".to_owned(), |call| {
             let part = call.subresource.map_or(String::new(), |part| format!("/{part}"));
             let or_dash = |text: Option<String>| text.unwrap_or("-".to_owned());
-            format!("{} {}{part} {} {}", call.verb, call.resource, or_dash(call.namespace), or_dash(call.name))
+            format!(
+                "{} {}{part} {} {}",
+                call.verb,
+                call.resource,
+                or_dash(call.namespace),
+                or_dash(call.name)
+            )
         })
     }
 
@@ -98,8 +119,16 @@ mod tests {
             ("GET", "/api/v1/namespaces/shop", "get namespaces shop shop"),
             ("PUT", "/api/v1/namespaces/shop/finalize", "update namespaces/finalize shop shop"),
             ("GET", "/api/v1/nodes/n1/proxy/metrics/cadvisor", "get nodes/proxy/metrics/cadvisor - n1"),
-            ("PATCH", "/apis/apps/v1/namespaces/shop/deployments/web/scale", "patch deployments.apps/scale shop web"),
-            ("DELETE", "/apis/example.com/v1beta1/namespaces/shop/widgets", "deletecollection widgets.example.com shop -"),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/shop/deployments/web/scale",
+                "patch deployments.apps/scale shop web",
+            ),
+            (
+                "DELETE",
+                "/apis/example.com/v1beta1/namespaces/shop/widgets",
+                "deletecollection widgets.example.com shop -",
+            ),
             ("DELETE", "/api/v1/namespaces/shop", "delete namespaces shop shop"),
             ("GET", "/api/v1/users/7", "-"),
             ("GET", "/apis/users/v1/x", "-"),

@@ -37,18 +37,27 @@ impl Fields {
             Field::ContentLength => value.split(|byte| *byte == b',').try_for_each(|one| {
                 let one = one.trim_ascii();
                 let digits = !one.is_empty() && one.iter().all(u8::is_ascii_digit);
-                let length = std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
+                let length =
+                    std::str::from_utf8(one).ok().filter(|_| digits).and_then(|one| one.parse().ok());
                 let Some(length) = length else {
-                    return Err("a Content-Length that is no number: receivers may disagree where the body ends".into());
+                    return Err(
+                        "a Content-Length that is no number: receivers may disagree where the body ends"
+                            .into(),
+                    );
                 };
                 if self.length.replace(length).is_some_and(|before| before != length) {
-                    return Err("Content-Length twice, and not the same: receivers may disagree where the body ends".into());
+                    return Err(
+                        "Content-Length twice, and not the same: receivers may disagree where the body ends"
+                            .into(),
+                    );
                 }
                 Ok(())
             }),
             Field::TransferEncoding => {
                 self.encoded = true;
-                for coding in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|one| !one.is_empty()) {
+                for coding in
+                    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|one| !one.is_empty())
+                {
                     if self.chunked {
                         return Err("something after chunked in Transfer-Encoding".into());
                     }
@@ -62,7 +71,10 @@ impl Fields {
 
     fn check(&self, old: bool) -> Result<(), Violation> {
         if self.encoded && self.length.is_some() {
-            return Err("both Content-Length and Transfer-Encoding: receivers may disagree where the body ends".into());
+            return Err(
+                "both Content-Length and Transfer-Encoding: receivers may disagree where the body ends"
+                    .into(),
+            );
         }
         if self.encoded && old {
             return Err("Transfer-Encoding in HTTP/1.0: receivers may disagree where the body ends".into());

@@ -17,17 +17,13 @@ impl Line {
     /// Takes bytes up to the line's end, and gives the line without it. The end is LF, with CR before it or without, as every server
     /// reads it. `None`: the end is still to come, and all of `bytes` was taken.
     pub(super) fn read<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Cow<'a, [u8]>>, TooLong> {
-        let Some(end) = memchr::memchr(b'\n', bytes) else {
-            if self.0.len() + bytes.len() > LONGEST {
-                return Err(TooLong);
-            }
-            self.0.extend_from_slice(bytes);
-            *bytes = &[];
-            return Ok(None);
+        let room = LONGEST - self.0.len();
+        let Some(end) = memchr::memchr(b'\n', bytes).filter(|end| *end <= room) else {
+            let (taken, rest) = bytes.split_at(bytes.len().min(room));
+            self.0.extend_from_slice(taken);
+            *bytes = rest;
+            return if rest.is_empty() { Ok(None) } else { Err(TooLong) };
         };
-        if self.0.len() + end > LONGEST {
-            return Err(TooLong);
-        }
         let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
         *bytes = rest;
         if self.0.is_empty() {

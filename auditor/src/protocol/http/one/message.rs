@@ -161,7 +161,8 @@ impl Reader {
 
     /// Whether something of a head is there, and not the whole.
     pub(super) fn in_head(&self) -> bool {
-        matches!(self.state, State::Head) || matches!(self.state, State::Start) && !self.line.so_far().is_empty()
+        matches!(self.state, State::Head)
+            || matches!(self.state, State::Start) && !self.line.so_far().is_empty()
     }
 
     /// What can be said of a head whose end will not come.

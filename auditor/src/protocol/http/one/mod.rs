@@ -157,7 +157,12 @@ impl Session {
         self.sequence
     }
 
-    pub(super) fn client_gap(&mut self, length: u64, at: Boottime, out: &mut Vec<Observation>) -> Option<Switch> {
+    pub(super) fn client_gap(
+        &mut self,
+        length: u64,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Option<Switch> {
         if self.waits() {
             return Some(Switch::Hole);
         }
@@ -319,8 +324,13 @@ impl Session {
             }
             self.sequence += 1;
             let started = self.server.since.unwrap_or(at);
-            let request =
-                Request { sequence: self.sequence, started, finished: started, incomplete: true, ..Request::default() };
+            let request = Request {
+                sequence: self.sequence,
+                started,
+                finished: started,
+                incomplete: true,
+                ..Request::default()
+            };
             let pending = Pending {
                 cost: request.memory(),
                 request,
@@ -362,7 +372,9 @@ impl Session {
 
     /// Both ends go on in another protocol.
     fn switch(&mut self, message: &Message, at: Boottime, out: &mut Vec<Observation>) -> Switch {
-        let Some(Pending { mut request, connect, .. }) = self.pending.pop_front() else { return Switch::Hole };
+        let Some(Pending { mut request, connect, .. }) = self.pending.pop_front() else {
+            return Switch::Hole;
+        };
         request.response_bytes += self.server.size;
         request.finished = at;
         request.outcome = Outcome::Answered;
@@ -403,7 +415,8 @@ impl Session {
         if self.waits() {
             return Some(Switch::Hole);
         }
-        if let Some(front) = self.pending.front_mut().filter(|front| !front.answered && self.server.size > 0) {
+        if let Some(front) = self.pending.front_mut().filter(|front| !front.answered && self.server.size > 0)
+        {
             front.request.response_bytes += self.server.size;
             front.request.response_body = self.server.body;
             front.request.finished = at;

@@ -34,7 +34,8 @@ impl Decoder {
             match first {
                 0x80.. => {
                     let index = integer(&mut block, 7)?;
-                    let known = self.table.get(index).ok_or("a place in the field table that holds nothing")?;
+                    let known =
+                        self.table.get(index).ok_or("a place in the field table that holds nothing")?;
                     each(known.field, known.value, known.length);
                 }
                 0x20..0x40 => {
@@ -55,7 +56,8 @@ impl Decoder {
                         let name = string(&mut block)?;
                         (Field::of_two(&name), name.len())
                     } else {
-                        let known = self.table.get(index).ok_or("a place in the field table that holds nothing")?;
+                        let known =
+                            self.table.get(index).ok_or("a place in the field table that holds nothing")?;
                         (known.field, known.name_length)
                     };
                     let value = string(&mut block)?;

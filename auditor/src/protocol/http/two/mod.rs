@@ -12,8 +12,8 @@ mod table;
 use std::collections::BTreeMap;
 
 use self::frame::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Framer, GOAWAY, HEADERS, LONGEST_BLOCK, PADDED, PRIORITY,
-    PUSH_PROMISE, RST_STREAM, SETTINGS, Whole,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, Frame, Framer, GOAWAY, HEADERS, LONGEST_BLOCK, PADDED,
+    PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, Whole,
 };
 use self::hpack::Decoder;
 use super::Violation;
@@ -139,7 +139,12 @@ impl Session {
     }
 
     /// Whether it can be read on.
-    pub(super) fn client_gap(&mut self, length: u64, at: Boottime, out: &mut Vec<Observation>) -> Result<bool, Violation> {
+    pub(super) fn client_gap(
+        &mut self,
+        length: u64,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<bool, Violation> {
         match self.client.framer.gap(length) {
             Ok(Some(whole)) => self.frame(Side::Client, whole, at, out).map(|()| true),
             Ok(None) => Ok(true),
@@ -147,7 +152,12 @@ impl Session {
         }
     }
 
-    pub(super) fn server_gap(&mut self, length: u64, at: Boottime, out: &mut Vec<Observation>) -> Result<(), Violation> {
+    pub(super) fn server_gap(
+        &mut self,
+        length: u64,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
         if self.deaf {
             return Ok(());
         }
@@ -169,7 +179,9 @@ impl Session {
 
     pub(super) fn memory(&self) -> usize {
         let half = |half: &Half| {
-            half.framer.memory() + half.decoder.memory() + half.block.as_ref().map_or(0, |block| block.fragments.len())
+            half.framer.memory()
+                + half.decoder.memory()
+                + half.block.as_ref().map_or(0, |block| block.fragments.len())
         };
         half(&self.client) + half(&self.server) + self.kept
     }
@@ -228,11 +240,18 @@ impl Session {
         }
     }
 
-    fn frame(&mut self, side: Side, whole: Whole, at: Boottime, out: &mut Vec<Observation>) -> Result<(), Violation> {
+    fn frame(
+        &mut self,
+        side: Side,
+        whole: Whole,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
         let Whole { frame, body, hole } = whole;
         let half = self.half(side);
         if !half.begun {
-            let settings = frame.kind == SETTINGS && !frame.has(ACK) && frame.stream == 0 && frame.length % 6 == 0;
+            let settings =
+                frame.kind == SETTINGS && !frame.has(ACK) && frame.stream == 0 && frame.length % 6 == 0;
             half.begun = settings;
             return if settings { Ok(()) } else { Err("something else than SETTINGS begins HTTP/2".into()) };
         }
@@ -257,17 +276,23 @@ impl Session {
                 if frame.has(END_HEADERS) { self.block(side, at, out) } else { Ok(()) }
             }
             RST_STREAM => {
-                let code = body.first_chunk().map(|code| u32::from_be_bytes(*code)).ok_or("a short RST_STREAM")?;
+                let code =
+                    body.first_chunk().map(|code| u32::from_be_bytes(*code)).ok_or("a short RST_STREAM")?;
                 self.reset(side, frame.stream, code, at, out);
                 Ok(())
             }
             GOAWAY if side == Side::Server => {
                 let (last, rest) = body.split_first_chunk().ok_or("a short GOAWAY")?;
-                let code = rest.first_chunk().map(|code| u32::from_be_bytes(*code)).ok_or("a short GOAWAY")?;
+                let code =
+                    rest.first_chunk().map(|code| u32::from_be_bytes(*code)).ok_or("a short GOAWAY")?;
                 let last = u32::from_be_bytes(*last) & 0x7fff_ffff;
                 // Those after it were not and will not be looked at.
-                let refused: Vec<u32> = self.streams.range(last.saturating_add(1)..).map(|(id, _)| *id).collect();
-                refused.into_iter().filter(|id| id % 2 == 1).for_each(|id| self.reset(side, id, code, at, out));
+                let refused: Vec<u32> =
+                    self.streams.range(last.saturating_add(1)..).map(|(id, _)| *id).collect();
+                refused
+                    .into_iter()
+                    .filter(|id| id % 2 == 1)
+                    .for_each(|id| self.reset(side, id, code, at, out));
                 Ok(())
             }
             _ => Ok(()),
@@ -368,7 +393,9 @@ impl Session {
                 self.open(frame.stream, request, false);
             }
             (_, None) => {
-                let Some(stream) = self.streams.get_mut(&frame.stream) else { return self.known(frame.stream) };
+                let Some(stream) = self.streams.get_mut(&frame.stream) else {
+                    return self.known(frame.stream);
+                };
                 stream.more(side, &head, size, at);
             }
         }
@@ -385,7 +412,7 @@ impl Session {
             stream: Some(id),
             started: frame.since,
             finished: at,
-            upgrade: head.upgrade.as_deref().map(text),
+            upgrade: head.upgrade.as_deref().filter(|_| head.method.as_deref() == Some(b"CONNECT")).map(text),
             ..head.request(self.sequence)
         }
     }
@@ -436,7 +463,8 @@ impl Session {
             self.kept -= stream.cost;
             let mut request = stream.request;
             // What is reset after its answer was answered: the client need not say the rest.
-            request.outcome = if stream.answered { Outcome::Answered } else { reset.unwrap_or(Outcome::Unknown) };
+            request.outcome =
+                if stream.answered { Outcome::Answered } else { reset.unwrap_or(Outcome::Unknown) };
             out.push(Observation::Request(request));
         }
     }
@@ -477,8 +505,10 @@ impl Stream {
         }
         self.headed = true;
         head.answer(request);
-        let agreed = request.method.as_deref() == Some("CONNECT") && (200..300).contains(&status);
-        // A tunnel without a name, where the client named nothing else.
-        request.upgrade = agreed.then(|| request.upgrade.take().unwrap_or_else(|| "tunnel".to_owned()));
+        let agreed = (200..300).contains(&status);
+        if request.method.as_deref() == Some("CONNECT") {
+            // A tunnel without a name, where the client named nothing else.
+            request.upgrade = agreed.then(|| request.upgrade.take().unwrap_or_else(|| "tunnel".to_owned()));
+        }
     }
 }
