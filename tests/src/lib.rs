@@ -14,6 +14,7 @@ pub mod clients;
 pub mod daemon;
 pub mod namespace;
 pub mod network;
+pub mod nginx;
 pub mod oracle;
 pub mod pgbouncer;
 pub mod place;

@@ -85,7 +85,7 @@ fn outcome(record: &Value, own: &Value) -> Cell {
     let text = statement["error_code"]
         .as_str()
         .or_else(|| statement["outcome"].as_str())
-        .or_else(|| answered.as_deref())
+        .or(answered.as_deref())
         .or_else(|| request["outcome"].as_str())
         .or_else(|| own["finding"]["kind"].as_str())
         .or_else(|| own["connection"]["verdict"].as_str())

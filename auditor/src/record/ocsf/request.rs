@@ -118,6 +118,8 @@ pub(super) struct RequestFields<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pushed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    verb: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     authority: Option<&'a str>,
@@ -197,6 +199,10 @@ impl<'a> RequestFields<'a> {
             version: request.version.map(crate::protocol::http::Version::name),
             stream: request.stream,
             pushed: request.pushed,
+            verb: match (&request.api, &request.method) {
+                (Some(call), _) => Some(call.verb.to_ascii_lowercase()),
+                (None, method) => method.as_ref().map(|method| method.to_ascii_lowercase()),
+            },
             method: request.method.as_deref(),
             authority: request.authority.as_deref(),
             path,

@@ -87,7 +87,7 @@ fn thing<'a>(asked: &Asked<'a>, resource: &str, rest: &[&'a str]) -> Option<(&'a
             Some((verb, None))
         }
         ("GET", []) => Some(("inspect", None)),
-        ("DELETE", [name @ ..]) if !name.is_empty() => named("remove", name),
+        ("DELETE", name) if !name.is_empty() => named("remove", name),
         ("GET", [name @ .., "json"]) => named("inspect", name),
         ("HEAD" | "GET", [name, "archive"]) => named("copy-from", &[name]),
         ("PUT", [name, "archive"]) => named("copy-to", &[name]),

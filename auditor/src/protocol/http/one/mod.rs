@@ -192,7 +192,7 @@ impl Session {
 
     /// Does without answers.
     pub(super) fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) -> Option<Switch> {
-        self.client.long = PATH_IN_NEED;
+        self.client.long = self.client.long.min(PATH_IN_NEED);
         self.go_deaf(at, out)
     }
 

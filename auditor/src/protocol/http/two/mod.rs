@@ -173,7 +173,7 @@ impl Session {
 
     /// Does without answers.
     pub(super) fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
-        self.long = PATH_IN_NEED;
+        self.long = self.long.min(PATH_IN_NEED);
         self.go_deaf(at, out);
     }
 
