@@ -206,17 +206,20 @@ fn compare(name: &str, rows: &[Value], records: &[Value], least: usize) {
     assert!(matched >= least, "{name}: only {matched} requests: the test did not do its work");
 }
 
-fn curl(nginx: &Nginx, base: &str, more: &[&str]) -> Vec<OsString> {
-    let mut words = words("curl", &["--silent", "--show-error", "--noproxy", "*", "--cacert"]);
-    words.push(nginx.certificates().authority().into());
-    for word in more {
-        words.push(word.into());
+/// Runs curl with arguments in a file: what stands on a command line is in the trail as the process's. `together`: all URLs on one
+/// connection. Answers how many there were.
+fn curl(nginx: &Nginx, daemon: &Daemon, together: bool, options: &[&str], urls: &[String]) -> usize {
+    let authority = format!("cacert = \"{}\"", nginx.certificates().authority().display());
+    let options =
+        ["silent", "show-error", "noproxy = \"*\"", &authority].into_iter().chain(options.iter().copied());
+    let options = options.collect::<Vec<_>>().join("\n");
+    for urls in urls.chunks(if together { urls.len() } else { 1 }) {
+        let urls: String =
+            urls.iter().map(|url| format!("url = \"{url}\"\noutput = \"/dev/null\"\n")).collect();
+        let file = clients::write(daemon.home().folder(), "curlrc", &format!("{options}\n{urls}")).unwrap();
+        run(daemon, &words("curl", &["--config", file.to_str().unwrap()]));
     }
-    // Several on one connection.
-    for path in ["short.txt?x=1&sig=s3cret", "long.txt", "gone", "nothing", "away"] {
-        words.extend(["--output".into(), "/dev/null".into(), format!("{base}/{path}").into()]);
-    }
-    words
+    urls.len()
 }
 
 #[test]
@@ -227,28 +230,26 @@ fn curl_with_both_versions_in_the_clear_and_under_tls() {
     let two = format!("http://127.0.0.1:{}", ports.two);
     let tls = format!("https://{SERVER}:{}", ports.tls);
     let long = clients::write(daemon.home().folder(), "body.bin", &"b".repeat(200_000)).unwrap();
-    let body = format!("@{}", long.display());
-    let secret = ["--header", "Authorization: Bearer s3cret", "--header", "X-Api-Key: s3cret"];
-    let known = "--http2-prior-knowledge";
+    let body = format!("data-binary = \"@{}\"", long.display());
+    let secrets =
+        ["header = \"Authorization: Bearer s3cret\"", "header = \"X-Api-Key: s3cret\"", "compressed"];
+    let chunked = "header = \"Transfer-Encoding: chunked\"";
     let mut made = 0;
-    for (base, version) in [(&plain, "--http1.1"), (&two, known), (&tls, "--http1.1"), (&tls, "--http2")] {
-        run(&daemon, &curl(&nginx, base, &[&secret[..], &[version, "--compressed"]].concat()));
-        run(&daemon, &curl(&nginx, base, &[version, "--head"]));
-        let posted = ["--silent", "--show-error", version, "--cacert"];
-        let mut words = words("curl", &posted);
-        words.push(nginx.certificates().authority().into());
-        words.extend(["--data-binary", &body, &format!("{base}/take")].map(OsString::from));
-        run(&daemon, &words);
-        words.extend(["--header", "Transfer-Encoding: chunked"].map(OsString::from));
-        run(&daemon, &words);
-        made += 12;
+    for (base, version) in
+        [(&plain, "http1.1"), (&two, "http2-prior-knowledge"), (&tls, "http1.1"), (&tls, "http2")]
+    {
+        let urls = ["short.txt?x=1&sig=s3cret", "long.txt", "gone", "nothing", "away"];
+        let urls = urls.map(|path| format!("{base}/{path}"));
+        let take = [format!("{base}/take"), format!("{base}/take?again=1")];
+        // curl 7.88 cannot use a connection again for which it had prior knowledge.
+        let together = version != "http2-prior-knowledge";
+        made += curl(&nginx, &daemon, together, &[&secrets[..], &[version]].concat(), &urls);
+        made += curl(&nginx, &daemon, together, &[version, "head"], &urls);
+        made += curl(&nginx, &daemon, together, &[version, &body], &take);
+        made += curl(&nginx, &daemon, together, &[version, &body, chunked], &take);
     }
     // An upgrade that nobody takes up.
-    run(
-        &daemon,
-        &words("curl", &["--silent", "--http2", &format!("{plain}/gone"), &format!("{plain}/short.txt")]),
-    );
-    made += 2;
+    made += curl(&nginx, &daemon, true, &["http2"], &[format!("{plain}/gone"), format!("{plain}/short.txt")]);
     let rows = nginx.log(made).unwrap();
     compare("curl", &rows, &settled(daemon), made);
 }
@@ -372,7 +373,7 @@ fn what_is_in_a_tunnel_is_read_and_so_is_what_is_under_tls_in_it() {
     let ports = nginx.ports();
     let through = |target: &str| {
         let mut words = words("curl", &["--silent", "--show-error", "--proxytunnel", "--noproxy", ""]);
-        words.extend(["--proxy".into(), format!("http://me:s3cret@127.0.0.1:{port}").into()]);
+        words.extend(["--proxy".into(), format!("http://127.0.0.1:{port}").into()]);
         words.extend(["--cacert".into(), nginx.certificates().authority().into(), target.into()]);
         run(&daemon, &words);
     };
@@ -428,7 +429,7 @@ fn docker_s_api_on_a_unix_socket() {
 fn the_log_shows_requests_and_finds_them() {
     let (nginx, daemon) = nginx();
     let base = format!("http://127.0.0.1:{}", nginx.ports().plain);
-    run(&daemon, &words("curl", &["--silent", &format!("{base}/gone?token=s3cret")]));
+    curl(&nginx, &daemon, true, &[], &[format!("{base}/gone?token=s3cret")]);
     daemon.settle().unwrap();
     let shown = daemon.ask(&["log", "--kind", "request", "--protocol", "http"]).unwrap();
     let host = base.strip_prefix("http://").unwrap();
@@ -438,6 +439,6 @@ fn the_log_shows_requests_and_finds_them() {
     let one = daemon.ask(&["show", id]).unwrap();
     assert!(one.contains("/gone") && !one.contains("s3cret"), "{one}");
     let sessions: Value = serde_json::from_str(&daemon.ask(&["sessions", "--json"]).unwrap()).unwrap();
-    assert_eq!(sessions[0]["statements"], 1, "{sessions}");
+    assert_eq!(sessions["statements"], 1, "{sessions}");
     daemon.stop().unwrap();
 }

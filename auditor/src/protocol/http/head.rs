@@ -120,7 +120,7 @@ impl Head {
         self.tell_secrets(&mut request.masked);
         if let Some(grpc) = &mut request.grpc {
             grpc.status = self.grpc_status.or(grpc.status);
-            if let Some(message) = &self.grpc_message {
+            if let Some(message) = self.grpc_message.as_ref().filter(|message| !message.is_empty()) {
                 grpc.message = Some(text(&percent_encoding::percent_decode(message).collect::<Vec<u8>>()));
             }
         }
