@@ -323,7 +323,7 @@ mod tests {
             ),
             (
                 RecordFilter { protocol: some("mysql"), ..RecordFilter::default() },
-                "protocol: \"mysql\" is not known; known are postgres",
+                "protocol: \"mysql\" is not known; known are postgres, http",
             ),
             (
                 RecordFilter { to: some("db.internal:5432"), ..RecordFilter::default() },
