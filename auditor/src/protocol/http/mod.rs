@@ -94,10 +94,7 @@ impl Http {
                 let done = session.client(bytes, at, out);
                 self.settle(done, &[], at, out);
             }
-            Phase::Two(session) => {
-                let done = session.client(bytes, at, out).map(|()| None);
-                self.settle(done, &[], at, out);
-            }
+            Phase::Two(_) => self.two(Side::Client, bytes, at, out),
             Phase::Over => {}
         }
     }
@@ -121,12 +118,18 @@ impl Http {
                 let done = session.server(&mut bytes, at, out);
                 self.settle(done, bytes, at, out);
             }
-            Phase::Two(session) => {
-                let done = session.server(bytes, at, out).map(|()| None);
-                self.settle(done, &[], at, out);
-            }
+            Phase::Two(_) => self.two(Side::Server, bytes, at, out),
             Phase::Over => {}
         }
+    }
+
+    fn two(&mut self, side: Side, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
+        let (Phase::Two(session), Some(first)) = (&mut self.phase, bytes.first()) else { return };
+        let done = match session.role(side, *first, out) {
+            Side::Client => session.client(bytes, at, out),
+            Side::Server => session.server(bytes, at, out),
+        };
+        self.settle(done.map(|()| None), &[], at, out);
     }
 
     /// Goes on as a step demands. `rest`: what the server has said since.
@@ -219,10 +222,10 @@ impl Dissector for Http {
             (Phase::One(_) | Phase::Two(_), _) if length == u64::MAX => Ok(Some(Switch::Hole)),
             (Phase::One(session), Side::Client) => Ok(session.client_gap(length, at, out)),
             (Phase::One(session), Side::Server) => session.server_gap(length, at, out),
-            (Phase::Two(session), Side::Client) => {
+            (Phase::Two(session), side) if session.asks(side) => {
                 session.client_gap(length, at, out).map(|read_on| (!read_on).then_some(Switch::Hole))
             }
-            (Phase::Two(session), Side::Server) => session.server_gap(length, at, out).map(|()| None),
+            (Phase::Two(session), _) => session.server_gap(length, at, out).map(|()| None),
             (Phase::Beginning(..), _) => Ok(Some(Switch::Hole)),
             (Phase::Over, _) => Ok(None),
         };

@@ -14,6 +14,8 @@ pub struct Request {
     pub stream: Option<u32>,
     /// HTTP/2: the server has asked in the client's place.
     pub pushed: bool,
+    /// HTTP/2 after an upgrade: it is the server who asks, and the client who answers.
+    pub reversed: bool,
     /// As sent; `None` where it was not seen.
     pub method: Option<String>,
     /// As the client said it: `http`, `https`.

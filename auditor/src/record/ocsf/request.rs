@@ -117,6 +117,8 @@ pub(super) struct RequestFields<'a> {
     stream: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pushed: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    reversed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     verb: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,6 +201,7 @@ impl<'a> RequestFields<'a> {
             version: request.version.map(crate::protocol::http::Version::name),
             stream: request.stream,
             pushed: request.pushed,
+            reversed: request.reversed,
             verb: match (&request.api, &request.method) {
                 (Some(call), _) => Some(call.verb.to_ascii_lowercase()),
                 (None, method) => method.as_ref().map(|method| method.to_ascii_lowercase()),

@@ -183,6 +183,43 @@ fn h2c_goes_on_with_the_answer_to_the_first_request() {
     assert_eq!(told, ["1 GET h/a 200 0/105 5/86 | upgrade h2c", "2 GET http://h/b 200 0/60 0/10"]);
 }
 
+/// What Docker does to builds: the connection is taken over, and the first stream is anybody's.
+#[test]
+fn an_upgrade_may_be_a_new_connection_of_either_end() {
+    let asked =
+        |path: &str| client(format!("POST {path} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"));
+    let agreed = server("HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
+    let [Event::Bytes(_, first), Event::Bytes(_, second)] = hello() else { unreachable!() };
+    let call = ask(1, "POST", "/s/M", &[], 1);
+    let answer = frame(1, 5, 1, &[0x88]);
+    let forth = told(&[
+        asked("/v1.43/grpc"),
+        agreed.clone(),
+        client(&first),
+        server(&second),
+        client(&call),
+        server(&answer),
+    ]);
+    assert!(
+        forth[0].starts_with("1 POST -/v1.43/grpc 101 ") && forth[0].contains("upgrade h2c"),
+        "{forth:?}"
+    );
+    assert!(forth[1].starts_with("2 POST http://h/s/M 200 ") && forth.len() == 2, "{forth:?}");
+    for server_first in [true, false] {
+        let hello = [server(&first), client(&second)];
+        let hello = if server_first { hello.to_vec() } else { hello.into_iter().rev().collect() };
+        let events =
+            [vec![asked("/v1.43/session"), agreed.clone()], hello, vec![server(&call), client(&answer)]];
+        let back = told(&events.concat());
+        assert!(back[0].starts_with("1 POST -/v1.43/session 101 "), "{back:?}");
+        assert!(
+            back[1].starts_with("2 POST http://h/s/M 200 ") && back[1].ends_with("| reversed"),
+            "{back:?}"
+        );
+        assert_eq!(back.len(), 2);
+    }
+}
+
 #[test]
 fn apis_are_told_by_their_paths() {
     let told = talk(

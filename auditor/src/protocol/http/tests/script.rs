@@ -123,6 +123,9 @@ fn request_line(request: &Request) -> String {
     if request.pushed {
         line.push_str(" | pushed");
     }
+    if request.reversed {
+        line.push_str(" | reversed");
+    }
     if request.incomplete {
         line.push_str(" | incomplete");
     }

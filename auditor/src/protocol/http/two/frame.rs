@@ -112,6 +112,11 @@ impl Framer {
         Ok(if self.left == 0 { self.end() } else { None })
     }
 
+    /// Whether nothing of a frame is there.
+    pub(super) fn is_at_start(&self) -> bool {
+        self.frame.is_none() && self.head.is_empty()
+    }
+
     /// A frame whose end has not come, and how many bytes of its payload have.
     pub(super) fn unfinished(&self) -> Option<(Frame, u32)> {
         self.frame.map(|frame| (frame, frame.length - self.left))

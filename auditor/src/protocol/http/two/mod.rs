@@ -7,6 +7,7 @@
 mod frame;
 mod hpack;
 mod huffman;
+mod stream;
 mod table;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use self::frame::{
     PRIORITY, PUSH_PROMISE, RST_STREAM, SETTINGS, Whole,
 };
 use self::hpack::Decoder;
+use self::stream::Stream;
 use super::Violation;
 use super::head::{Head, text};
 use super::request::{Outcome, Request, Version};
@@ -44,6 +46,10 @@ pub(super) struct Session {
     long: usize,
     /// The server's bytes are not followed any more.
     deaf: bool,
+    /// It began with a request in HTTP/1, and it is not known yet what becomes of that.
+    upgraded: bool,
+    /// It is the server who asks.
+    reversed: bool,
 }
 
 /// One direction.
@@ -69,19 +75,6 @@ struct Block {
     size: u64,
 }
 
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-struct Stream {
-    request: Box<Request>,
-    /// The client has said all that it will.
-    sent: bool,
-    /// The head of the final answer was there.
-    headed: bool,
-    /// The server has said all that it will.
-    answered: bool,
-    /// Bytes that it was counted with.
-    cost: usize,
-}
-
 impl Session {
     pub(super) fn new(long: usize) -> Self {
         Self {
@@ -93,15 +86,48 @@ impl Session {
             kept: 0,
             long,
             deaf: false,
+            upgraded: false,
+            reversed: false,
         }
     }
 
     /// After a request in HTTP/1 whose answer comes in HTTP/2, on the first stream (RFC 7540, section 3.2).
     pub(super) fn upgraded(long: usize, sequence: u64, request: Box<Request>) -> Self {
-        let mut session = Self { sequence, ..Self::new(long) };
+        let mut session = Self { sequence, upgraded: true, ..Self::new(long) };
         session.client.last = 1;
         session.open(1, Request { outcome: Outcome::Unknown, stream: Some(1), ..*request }, true);
         session
+    }
+
+    /// Who says this, as HTTP/2 has it. After an upgrade it may be the server who asks, as Docker's does in the sessions of a build: whoever
+    /// begins with the preface is the client, and the other one begins with SETTINGS.
+    pub(super) fn role(&mut self, side: Side, first: u8, out: &mut Vec<Observation>) -> Side {
+        let undecided = self.upgraded && !self.reversed && self.preface == 0 && !self.server.begun;
+        let preface = first == PREFACE[0];
+        if undecided && self.server.framer.is_at_start() && preface != (side == Side::Client) {
+            self.hijacked(out);
+            self.reversed = true;
+        }
+        if self.reversed { side.other() } else { side }
+    }
+
+    /// Whether this is who asks.
+    pub(super) fn asks(&self, side: Side) -> bool {
+        (side == Side::Client) != self.reversed
+    }
+
+    /// The request that led here is not answered on the first stream: the connection was all it wanted.
+    fn hijacked(&mut self, out: &mut Vec<Observation>) {
+        self.upgraded = false;
+        self.client.last = 0;
+        if let Some(stream) = self.streams.remove(&1) {
+            self.kept -= stream.cost;
+            let mut request = stream.request;
+            request.stream = None;
+            request.status = Some(101);
+            request.outcome = Outcome::Answered;
+            out.push(Observation::Request(request));
+        }
     }
 
     pub(super) fn client(
@@ -372,6 +398,10 @@ impl Session {
         let mut head = Head::default();
         let each = &mut |field, value: &[u8], length| head.take(field, value, length);
         half.decoder.decode(&fragments, long, each)?;
+        if side == Side::Client && frame.stream == 1 && self.upgraded && !self.deaf {
+            // Nobody goes on with a request that was sent to its end: it is another one.
+            self.hijacked(out);
+        }
         match (side, promised) {
             (Side::Client, Some(_)) => return Err("a PUSH_PROMISE of the client's".into()),
             (Side::Server, Some(id)) => {
@@ -410,6 +440,7 @@ impl Session {
         Request {
             version: Some(Version::Http2),
             stream: Some(id),
+            reversed: self.reversed,
             started: frame.since,
             finished: at,
             upgrade: head.upgrade.as_deref().filter(|_| head.method.as_deref() == Some(b"CONNECT")).map(text),
@@ -466,49 +497,6 @@ impl Session {
             request.outcome =
                 if stream.answered { Outcome::Answered } else { reset.unwrap_or(Outcome::Unknown) };
             out.push(Observation::Request(request));
-        }
-    }
-}
-
-impl Stream {
-    /// DATA with so many bytes of a body.
-    fn data(&mut self, side: Side, frame: Frame, body: u64, at: Boottime) {
-        let request = &mut self.request;
-        request.finished = at;
-        match side {
-            Side::Client => {
-                request.request_bytes += frame.size();
-                request.request_body += body;
-            }
-            Side::Server => {
-                request.response_bytes += frame.size();
-                request.response_body += body;
-            }
-        }
-    }
-
-    /// A header block on a stream that is open: an answer's head, or trailers.
-    fn more(&mut self, side: Side, head: &Head, size: u64, at: Boottime) {
-        let request = &mut *self.request;
-        request.finished = at;
-        if side == Side::Client {
-            request.request_bytes += size;
-            return head.trailers(request);
-        }
-        request.response_bytes += size;
-        if self.headed {
-            return head.trailers(request);
-        }
-        let status = head.status.unwrap_or_default();
-        if (100..200).contains(&status) {
-            return;
-        }
-        self.headed = true;
-        head.answer(request);
-        let agreed = (200..300).contains(&status);
-        if request.method.as_deref() == Some("CONNECT") {
-            // A tunnel without a name, where the client named nothing else.
-            request.upgrade = agreed.then(|| request.upgrade.take().unwrap_or_else(|| "tunnel".to_owned()));
         }
     }
 }
