@@ -46,6 +46,14 @@ pub fn http() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-http"))
 }
 
+/// One of its own for drivers of MySQL's protocol.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn mysql_drivers() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-mysql"))
+}
+
 impl Python {
     /// Copies the packages into `folder`, once.
     ///
@@ -71,8 +79,16 @@ impl Python {
         Self::of(&http()?, "httpx", folder)
     }
 
-    /// `package` is one that the environment is known by.
-    fn of(environment: &Path, package: &str, folder: &Path) -> Result<Self> {
+    /// The same with the drivers of MySQL's protocol.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn with_mysql_drivers(folder: &Path) -> Result<Self> {
+        Self::of(&mysql_drivers()?, "pymysql", folder)
+    }
+
+    /// `driver`: a package by which the right folder is known.
+    fn of(environment: &Path, driver: &str, folder: &Path) -> Result<Self> {
         // The link leads to the interpreter that the environment was made with.
         let interpreter = environment
             .join("bin/python3")
@@ -88,9 +104,9 @@ impl Python {
             .flatten()
             .flatten()
             .map(|entry| entry.path().join("site-packages"))
-            .find(|path| path.join(package).is_dir());
+            .find(|path| path.join(driver).is_dir());
         let Some(installed) = installed else {
-            bail!("{package} is not in {}: run `cargo xtask setup`", library.display());
+            bail!("{driver} is not in {}: run `cargo xtask setup`", library.display());
         };
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-preserve=ownership"]).arg(&installed).arg(&packages);

@@ -226,8 +226,8 @@ fn rule(section: &Section<'_>, number: u32, now: Utc, report: &mut Report<'_>) -
         );
     }
     let action = action(section, "action", report);
-    let known = [Protocol::Postgres, Protocol::Http].map(|protocol| (protocol.name(), Word::Means(protocol)));
-    let protocol = section.choice("protocol", &known, report);
+    let protocol =
+        section.choice("protocol", &Protocol::ALL.map(|known| (known.name(), Word::Means(known))), report);
     if let (Some(Action::Deny), Some(protocol), Some(value)) = (action, protocol, section.value("protocol")) {
         report.error(
             value.span(),

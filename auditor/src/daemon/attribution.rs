@@ -977,6 +977,7 @@ impl Attribution {
                         Opaque::Tls | Opaque::GssEncryption => "went on encrypted",
                         Opaque::Upgraded => "went on in a protocol that is not known",
                         Opaque::Hole => "has a hole behind which it cannot be read on",
+                        Opaque::Replication => "went on as a stream of replication",
                     };
                     let message = format!(
                         "the rule names the protocol, and the connection {how}: what is said on it is not in the record"
@@ -984,7 +985,7 @@ impl Attribution {
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
-                Observation::Encrypted
+                Observation::Encrypted { .. }
                 | Observation::Switched { .. }
                 | Observation::Opaque(_)
                 | Observation::Login(_)

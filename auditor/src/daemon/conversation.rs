@@ -518,6 +518,7 @@ impl Conversation {
                     protocol::Opaque::GssEncryption => "gss-encryption",
                     protocol::Opaque::Upgraded => "upgraded",
                     protocol::Opaque::Hole => "hole",
+                    protocol::Opaque::Replication => "replication",
                 };
                 Arc::make_mut(&mut self.application).opaque = Some(reason);
             }
@@ -525,7 +526,7 @@ impl Conversation {
                 Arc::make_mut(&mut self.application).opaque = Some("violation");
             }
             Observation::Statement(_) | Observation::Request(_) => self.statements += 1,
-            Observation::Encrypted
+            Observation::Encrypted { .. }
             | Observation::Switched { .. }
             | Observation::Authenticated
             | Observation::Refused(_) => {}

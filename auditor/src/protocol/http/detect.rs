@@ -6,14 +6,19 @@
 
 use super::one::is_request_line;
 use super::two::PREFACE;
-use crate::protocol::{DETECTION_BYTES, Detection};
+use crate::protocol::{DETECTION_BYTES, Detection, First};
 
 /// Methods that need no whole line where it is longer than what detection looks at.
 const METHODS: [&[u8]; 9] =
     [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
 
+/// Whether the first bytes of both ends are HTTP.
+pub fn detect_first(first: First<'_>) -> Detection {
+    if first.server.is_empty() { detect(first.client) } else { detect_server(first.server) }
+}
+
 /// Whether the first bytes of a client are HTTP.
-pub fn detect(first: &[u8]) -> Detection {
+pub(super) fn detect(first: &[u8]) -> Detection {
     // Servers skip empty lines.
     let start = first.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(first.len());
     let line = &first[start..];
@@ -42,7 +47,7 @@ pub fn detect(first: &[u8]) -> Detection {
 }
 
 /// Whether the first bytes of a server, before any of the client's, are HTTP/2: SETTINGS that acknowledge nothing.
-pub fn detect_server(first: &[u8]) -> Detection {
+pub(super) fn detect_server(first: &[u8]) -> Detection {
     const AFTER_LENGTH: [u8; 6] = [4, 0, 0, 0, 0, 0];
     let head = &first[..first.len().min(9)];
     let fits = head.iter().enumerate().all(|(place, byte)| match place {

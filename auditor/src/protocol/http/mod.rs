@@ -29,7 +29,9 @@ mod request;
 mod tests;
 mod two;
 
-pub use detect::{detect, detect_server};
+pub use detect::detect_first;
+#[cfg(test)]
+use detect::{detect, detect_server};
 pub use request::{Call, Grpc, Outcome, Request, Service, Version};
 
 use self::one::Switch;
