@@ -24,6 +24,16 @@ pub const UNIX_WAYS: &str = include_str!("../clients/unix_ways.py");
 pub const AGENT: &str = include_str!("../clients/agent.py");
 /// Talks over TLS with one of many drivers.
 pub const TLS: &str = include_str!("../clients/tls_client.py");
+/// Asks an HTTP server with httpx.
+pub const HTTPX: &str = include_str!("../clients/http_client.py");
+/// Asks an HTTP server with what node brings along.
+pub const NODE_HTTP: &str = include_str!("../clients/http_client.js");
+/// A proxy that makes tunnels.
+pub const HTTP_PROXY: &str = include_str!("../clients/http_proxy.py");
+/// A gRPC server that tells what it was asked.
+pub const GRPC_SERVER: &str = include_str!("../clients/grpc_server.py");
+/// A gRPC client.
+pub const GRPC_CLIENT: &str = include_str!("../clients/grpc_client.py");
 /// The demo's script for psql.
 pub const DEMO_SQL: &str = include_str!("../clients/demo.sql");
 /// The demo's program.

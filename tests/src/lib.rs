@@ -15,6 +15,7 @@ pub mod daemon;
 pub mod mariadb;
 pub mod namespace;
 pub mod network;
+pub mod nginx;
 pub mod oracle;
 pub mod pgbouncer;
 pub mod place;

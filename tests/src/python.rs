@@ -38,6 +38,14 @@ pub fn drivers() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-drivers"))
 }
 
+/// The one with clients and servers of HTTP.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn http() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-http"))
+}
+
 /// One of its own for drivers of MySQL's protocol.
 ///
 /// # Errors
@@ -61,6 +69,14 @@ impl Python {
     /// They are not installed.
     pub fn with_drivers(folder: &Path) -> Result<Self> {
         Self::of(&drivers()?, "psycopg", folder)
+    }
+
+    /// The same with what speaks HTTP.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn with_http(folder: &Path) -> Result<Self> {
+        Self::of(&http()?, "httpx", folder)
     }
 
     /// The same with the drivers of MySQL's protocol.

@@ -26,6 +26,8 @@ const DRIVERS: [&str; 5] = [
     "SQLAlchemy==2.1.9",
     "tlslite-ng==0.8.2",
 ];
+/// Clients and servers of HTTP.
+const HTTP_PACKAGES: [&str; 2] = ["httpx[http2]==0.28.1", "grpcio==1.85.1"];
 /// Drivers for MySQL's protocol.
 const MYSQL_DRIVERS: [&str; 2] = ["PyMySQL==1.2.4", "mysql-connector-python==26.10.0"];
 /// Companions of cargo, with the version that is built where the host has none.
@@ -38,6 +40,7 @@ pub(crate) fn setup() -> Result<()> {
     servers()?;
     python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
     python_packages(&python::drivers()?, &DRIVERS)?;
+    python_packages(&python::http()?, &HTTP_PACKAGES)?;
     python_packages(&python::mysql_drivers()?, &MYSQL_DRIVERS)?;
     runtimes::install()?;
     test_tools()
@@ -123,6 +126,9 @@ fn servers() -> Result<()> {
     }
     if !Path::new("/usr/sbin/pgbouncer").is_file() {
         missing.push("pgbouncer");
+    }
+    if !Path::new("/usr/sbin/nginx").is_file() {
+        missing.push("nginx");
     }
     // The programs alone: Debian's mariadb-server would make a data folder in /var/lib when it is installed.
     if !mariadb::server().is_ok_and(|program| program.is_file()) {

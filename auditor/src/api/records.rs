@@ -36,6 +36,7 @@ const FOLLOW_INTERVAL: Duration = Duration::from_millis(200);
 /// What records can be about, in the order of [`crate::record::Event`].
 const KINDS: &[&str] = &[
     "statement",
+    "request",
     "connection-opened",
     "connection-closed",
     "connection-refused",
@@ -322,7 +323,7 @@ mod tests {
             ),
             (
                 RecordFilter { protocol: some("smtp"), ..RecordFilter::default() },
-                "protocol: \"smtp\" is not known; known are postgres, mysql",
+                "protocol: \"smtp\" is not known; known are postgres, mysql, http",
             ),
             (
                 RecordFilter { to: some("db.internal:5432"), ..RecordFilter::default() },

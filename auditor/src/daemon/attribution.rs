@@ -943,7 +943,7 @@ impl Attribution {
         let process = conversation.process.clone();
         let mut enter = |at, event| {
             match event {
-                Recorded::Statement { .. } => statements += 1,
+                Recorded::Statement { .. } | Recorded::Request { .. } => statements += 1,
                 Recorded::Finding { .. } => violations += 1,
                 _ => {}
             }
@@ -958,6 +958,11 @@ impl Attribution {
                     let connection = Arc::clone(&connection);
                     enter(statement.finished, Recorded::Statement { connection, application, statement });
                 }
+                Observation::Request(request) => {
+                    let application = Arc::clone(&conversation.application);
+                    let connection = Arc::clone(&connection);
+                    enter(request.finished, Recorded::Request { connection, application, request });
+                }
                 Observation::Violation(message) => {
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "protocol-violation", message, connection });
@@ -970,6 +975,7 @@ impl Attribution {
                 Observation::Opaque(opaque) if expected.is_some() => {
                     let how = match opaque {
                         Opaque::Tls | Opaque::GssEncryption => "went on encrypted",
+                        Opaque::Upgraded => "went on in a protocol that is not known",
                         Opaque::Hole => "has a hole behind which it cannot be read on",
                         Opaque::Replication => "went on as a stream of replication",
                     };
@@ -980,6 +986,7 @@ impl Attribution {
                     enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
                 Observation::Encrypted { .. }
+                | Observation::Switched { .. }
                 | Observation::Opaque(_)
                 | Observation::Login(_)
                 | Observation::Authenticated => {}
@@ -1185,6 +1192,13 @@ fn notice_event(
                 if side == Side::Client { "client's" } else { "server's" }
             ),
         ),
+        Notice::Recognised(found) => {
+            let expected = expected.filter(|expected| *expected != found)?;
+            (
+                "protocol-mismatch",
+                format!("the rule allows {expected} only, and the connection speaks {found}"),
+            )
+        }
         Notice::Unrecognised => (
             "protocol-mismatch",
             format!("the rule allows {} only, and the connection speaks something else", expected?),

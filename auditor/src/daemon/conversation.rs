@@ -41,6 +41,8 @@ pub(super) enum Notice {
     RecordFails(Side),
     /// The client's first bytes are of no protocol that is known.
     Unrecognised,
+    /// They are of this one.
+    Recognised(Name),
     /// It was degraded, because connections keep more than they may.
     Degraded(Degraded),
 }
@@ -514,6 +516,7 @@ impl Conversation {
                 let reason = match opaque {
                     protocol::Opaque::Tls => "tls",
                     protocol::Opaque::GssEncryption => "gss-encryption",
+                    protocol::Opaque::Upgraded => "upgraded",
                     protocol::Opaque::Hole => "hole",
                     protocol::Opaque::Replication => "replication",
                 };
@@ -522,8 +525,11 @@ impl Conversation {
             Observation::Violation(_) => {
                 Arc::make_mut(&mut self.application).opaque = Some("violation");
             }
-            Observation::Statement(_) => self.statements += 1,
-            Observation::Encrypted { .. } | Observation::Authenticated | Observation::Refused(_) => {}
+            Observation::Statement(_) | Observation::Request(_) => self.statements += 1,
+            Observation::Encrypted { .. }
+            | Observation::Switched { .. }
+            | Observation::Authenticated
+            | Observation::Refused(_) => {}
         }
     }
 }

@@ -66,6 +66,11 @@ enum Became {
     Agreed(usize),
     /// They, and these before them, are TLS.
     Tls(Vec<u8>),
+    /// They were read, up to these: something else begins with them, and it is to be told what.
+    Switched {
+        client: (Vec<u8>, Boottime),
+        server: Vec<u8>,
+    },
 }
 
 impl Opening {
@@ -161,6 +166,10 @@ impl Reader {
                 self.tls = Some(Box::default());
                 self.bytes(side, at, &before, context);
                 self.bytes(side, at, bytes, context);
+            }
+            Became::Switched { client: (client, since), server } => {
+                self.bytes(Side::Client, since, &client, context);
+                self.bytes(Side::Server, at, &server, context);
             }
         }
     }
@@ -301,6 +310,12 @@ fn inside(
                 opaque.add(clear.unrecognised(context));
                 opaque.count(side, bytes.len() as u64);
             }
+            Became::Switched { client: (client, since), server } => {
+                for (side, at, bytes) in [(Side::Client, since, client), (Side::Server, at, server)] {
+                    let event = tls::Event::Plaintext { side, at, bytes: &bytes };
+                    inside(clear, opaque, now, event, context);
+                }
+            }
         },
         tls::Event::Gap { side, at, most } => opaque.add(clear.gap(side, at, most, context)),
         tls::Event::Facts(facts) => Arc::make_mut(context.application).tls = Some(facts.clone()),
@@ -321,6 +336,7 @@ fn inside(
 impl Clear {
     fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], context: &mut Context<'_>) -> Became {
         match self {
+            _ if bytes.is_empty() => Became::Read,
             Self::Reading(_) => self.step(context, |dissector, out| dissector.bytes(side, at, bytes, out)),
             Self::Blind => Became::Unread(Opaque::default()),
             Self::Detecting(opening) => {
@@ -345,6 +361,7 @@ impl Clear {
                         let before = std::mem::take(opening);
                         let dissector = found.dissector(context.limits);
                         Arc::make_mut(context.application).protocol = Some(dissector.name());
+                        context.out.notices.push(Notice::Recognised(dissector.name()));
                         *self = Self::Reading(dissector);
                         let mut unread = Opaque::default();
                         before.replay(|side, at, piece| {
@@ -383,9 +400,14 @@ impl Clear {
         let observations = &mut context.out.observations;
         let before = observations.len();
         step(&mut **dissector, observations);
-        for observation in &observations[before..] {
+        for observation in &mut observations[before..] {
             match observation {
                 Observation::Encrypted { rest } => return Became::Agreed(*rest),
+                Observation::Switched { client: (client, since), server } => {
+                    let (client, server) = ((std::mem::take(client), *since), std::mem::take(server));
+                    *self = Self::Detecting(Opening::default());
+                    return Became::Switched { client, server };
+                }
                 Observation::Opaque(_) | Observation::Violation(_) => {
                     *self = Self::Blind;
                     break;

@@ -4,6 +4,7 @@
 //! network: reassembly ([`crate::stream`]) happened before, and a hole is announced with [`Dissector::gap`], never papered
 //! over. Everything it is given is hostile.
 
+pub mod http;
 pub mod mysql;
 pub mod postgres;
 
@@ -36,6 +37,8 @@ pub enum Protocol {
     Postgres,
     /// MySQL's and MariaDB's client/server protocol, version 10.
     Mysql,
+    /// HTTP/1.0, HTTP/1.1 and HTTP/2.
+    Http,
 }
 
 /// What has to be known of a protocol before there is a connection that speaks it.
@@ -69,7 +72,7 @@ pub struct First<'a> {
 
 impl Protocol {
     /// All of them, in the order in which detection asks for them.
-    pub const ALL: [Self; 2] = [Self::Postgres, Self::Mysql];
+    pub const ALL: [Self; 3] = [Self::Postgres, Self::Mysql, Self::Http];
 
     /// Their names.
     pub const NAMES: [&str; Self::ALL.len()] = {
@@ -91,6 +94,9 @@ impl Protocol {
             }
             Self::Mysql => Row::new::<mysql::Mysql>("mysql", Told::ByBoth(mysql::detect), |limits| {
                 Box::new(mysql::Mysql::new(limits))
+            }),
+            Self::Http => Row::new::<http::Http>("http", Told::ByBoth(http::detect_first), |limits| {
+                Box::new(http::Http::new(limits))
             }),
         }
     }
@@ -269,6 +275,15 @@ pub enum Observation {
     Refused(ServerError),
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
+    /// The same of a request of HTTP.
+    Request(Box<http::Request>),
+    /// From here on both ends speak something else, which is told anew from its first byte. What they have said of it already.
+    Switched {
+        /// The client, and when it said the first of it.
+        client: (Vec<u8>, Boottime),
+        /// The server.
+        server: Vec<u8>,
+    },
     /// Both ends have agreed on TLS and go on in it: the dissector is given what is inside next, from its first byte.
     Encrypted {
         /// Of the bytes that it was given last, so many at the end are TLS already.
@@ -287,6 +302,8 @@ pub enum Opaque {
     Tls,
     /// Both ends agreed on GSSAPI encryption.
     GssEncryption,
+    /// Both ends agreed on a protocol that is not known, e.g. WebSocket.
+    Upgraded,
     /// A hole in the stream, behind which it cannot be proven where a message begins.
     Hole,
     /// The server sends its log, or a copy of itself, to another server.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::clock::Utc;
 use crate::interned::Name;
-use crate::protocol::{Login, Statement};
+use crate::protocol::{Login, Statement, http};
 
 /// A named identity and what is known of it.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -283,6 +283,15 @@ pub enum Event {
         application: Arc<Application>,
         /// The statement.
         statement: Box<Statement>,
+    },
+    /// A request of HTTP came to its end.
+    Request {
+        /// On which connection.
+        connection: Arc<Connection>,
+        /// What that connection speaks.
+        application: Arc<Application>,
+        /// The request.
+        request: Box<http::Request>,
     },
     /// A connection was established (TCP), or a destination first used (UDP).
     ConnectionOpened {

@@ -35,7 +35,7 @@ pub(crate) struct Log {
     /// Only this protocol, e.g. postgres
     #[arg(long, value_name = "PROTOCOL")]
     protocol: Option<String>,
-    /// Only statements with this verb, e.g. delete
+    /// Only statements and requests with this verb, e.g. delete
     #[arg(long, value_name = "VERB")]
     verb: Option<String>,
     /// Only statements that name this object: not in this version
@@ -66,7 +66,7 @@ pub(crate) struct Log {
 /// Arguments of `auditor show`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Show {
-    /// A record's uid or number, a connection's id, a statement (CONNECTION/POSITION), or a session's id or its first digits
+    /// A record's uid or number, a connection's id, a statement or request (CONNECTION/POSITION), or a session's id or its first digits
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]

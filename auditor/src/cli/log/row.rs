@@ -76,10 +76,17 @@ fn destination(record: &Value) -> Option<String> {
 }
 
 fn outcome(record: &Value, own: &Value) -> Cell {
-    let statement = &own["statement"];
+    let (statement, request) = (&own["statement"], &own["request"]);
+    let told = |status: u64| match request["grpc"]["status"].as_u64() {
+        Some(grpc) if grpc != 0 => format!("grpc {grpc}"),
+        _ => status.to_string(),
+    };
+    let answered = request["status"].as_u64().filter(|_| request["outcome"] == "answered").map(told);
     let text = statement["error_code"]
         .as_str()
         .or_else(|| statement["outcome"].as_str())
+        .or(answered.as_deref())
+        .or_else(|| request["outcome"].as_str())
         .or_else(|| own["finding"]["kind"].as_str())
         .or_else(|| own["connection"]["verdict"].as_str())
         .map(str::to_owned)
@@ -94,6 +101,7 @@ fn what(record: &Value, own: &Value) -> Option<String> {
     let connection = &own["connection"];
     match own["kind"].as_str()? {
         "statement" => text(&record["query_info"]["query_string"]),
+        "request" => Some(request(own)),
         "connection-opened" => text(&connection["rule"]),
         "connection-refused" => {
             let by = text(&connection["rule"]).or_else(|| text(&connection["reason"]))?;
@@ -135,6 +143,32 @@ fn what(record: &Value, own: &Value) -> Option<String> {
         }
         _ => text(&record["message"]),
     }
+}
+
+/// What is asked, of whom, and for what it is known.
+fn request(own: &Value) -> String {
+    let request = &own["request"];
+    let word = |name: &str| request[name].as_str();
+    let mut text = word("method").unwrap_or("-").to_owned();
+    text.push(' ');
+    if let Some(authority) = word("authority") {
+        text.push_str(authority);
+    }
+    text.push_str(word("path").unwrap_or_default());
+    if let Some(upgrade) = word("upgrade") {
+        text.push_str(&format!(" ({upgrade})"));
+    }
+    let call = &request["api"];
+    if let (Some(service), Some(verb), Some(resource)) =
+        (call["service"].as_str(), call["verb"].as_str(), call["resource"].as_str())
+    {
+        let name = [&call["namespace"], &call["name"]].into_iter().filter_map(Value::as_str);
+        let name = name.collect::<Vec<_>>().join("/");
+        let part = call["subresource"].as_str().map_or(String::new(), |part| format!("/{part}"));
+        text.push_str(format!(" ({service}: {verb} {resource}{part} {name}").trim_end());
+        text.push(')');
+    }
+    text
 }
 
 /// The kernel's byte counts, and what of them was audited where it is less.
@@ -252,6 +286,16 @@ mod tests {
                     json!({ "library": { "name": "OpenSSL 3.0.19", "path": "/lib/c.so" } }),
                 ),
                 "- - - - - library-probed - - OpenSSL 3.0.19 in /lib/c.so",
+            ),
+            (
+                own(
+                    "request",
+                    json!({ "connection": { "verdict": "allow" }, "request": {
+                        "method": "POST", "authority": "docker", "path": "/v1.43/containers/4f/start", "outcome": "answered",
+                        "status": 204, "api": { "service": "docker", "verb": "start", "resource": "containers", "name": "4f" }
+                    } }),
+                ),
+                "- - - - - request - 204 POST docker/v1.43/containers/4f/start (docker: start containers 4f)",
             ),
             (own("something-new", json!({})), "- - - - - something-new - - -"),
             (json!({}), "- - - - - - - - -"),

@@ -531,6 +531,14 @@ fn shortened(mut entry: Entry, bytes: u64) -> Entry {
             statement.notices.clear();
             statement.incomplete = true;
         }
+        Recorded::Request { request, .. } => {
+            if let Some(target) = &mut request.target {
+                let whole = request.target_length.unwrap_or(target.len() as u64);
+                target.truncate(SHORTENED_TEXT);
+                request.target_length = Some(whole);
+            }
+            request.incomplete = true;
+        }
         event => {
             *event = Recorded::Finding {
                 kind: "record-too-long",

@@ -5,10 +5,11 @@ use serde_json::value::RawValue;
 
 use super::object::{
     Actor, Analytic, Api, ConnectionInfo, Control, Endpoint, Evidence, FindingInfo, HttpRequest,
-    HttpResponse, Ja4Object, Metadata, Named, ProcessObject, SessionObject, TlsObject, Traffic, UNKNOWN, Url,
-    User,
+    HttpResponse, Ja4Object, Metadata, Named, ProcessObject, Resource, SessionObject, TlsObject, Traffic,
+    UNKNOWN, Url, User,
 };
 use super::own::Own;
+use super::text::Verbatim;
 use super::{Identity, Renderer, VERSION};
 use crate::record::{Caller, CloseReason, Connection, Coverage, Entry, Event, Verdict};
 
@@ -42,13 +43,15 @@ pub(super) struct Record<'a> {
     type_uid: u32,
     severity_id: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status_id: Option<u8>,
+    pub(super) status_id: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status_detail: Option<&'a str>,
+    pub(super) status_code: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) status_detail: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    duration: Option<u64>,
+    pub(super) duration: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     action_id: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,15 +90,17 @@ pub(super) struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     traffic: Option<Traffic>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    api: Option<Api<'a>>,
+    pub(super) api: Option<Api<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    http_request: Option<HttpRequest<'a>>,
+    pub(super) http_request: Option<HttpRequest<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    http_response: Option<HttpResponse>,
+    pub(super) http_response: Option<HttpResponse<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     app: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finding_info: Option<FindingInfo<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) resources: Option<[Resource<'a>; 1]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     evidences: Option<[Evidence<'a>; 1]>,
     unmapped: Unmapped<'a>,
@@ -107,6 +112,7 @@ impl<'a> Record<'a> {
         match &entry.event {
             // 6005 Datastore Activity: see `statement`.
             Event::Statement { .. } => {}
+            Event::Request { connection, request, .. } => record.request(renderer, connection, request),
             Event::ConnectionOpened { connection } => {
                 record.network(1, renderer, connection);
                 record.status_id = Some(SUCCESS);
@@ -179,6 +185,7 @@ impl<'a> Record<'a> {
             type_uid: 0,
             severity_id: INFORMATIONAL,
             status_id: None,
+            status_code: None,
             status_detail: None,
             message: None,
             duration: None,
@@ -213,20 +220,21 @@ impl<'a> Record<'a> {
             http_response: None,
             app: None,
             finding_info: None,
+            resources: None,
             evidences: None,
             unmapped: Unmapped { auditor: Own::new(entry.session.as_deref(), &entry.event) },
         }
     }
 
     /// `class_uid` is the category and two digits, `type_uid` the class and two digits.
-    fn class(&mut self, class_uid: u32, activity_id: u8) {
+    pub(super) fn class(&mut self, class_uid: u32, activity_id: u8) {
         self.class_uid = class_uid;
         self.category_uid = class_uid / 1000;
         self.activity_id = activity_id;
         self.type_uid = class_uid * 100 + u32::from(activity_id);
     }
 
-    fn control(&mut self, verdict: &'a Verdict) {
+    pub(super) fn control(&mut self, verdict: &'a Verdict) {
         let control = Control::new(verdict);
         self.action_id = Some(control.action_id);
         self.disposition_id = Some(control.disposition_id);
@@ -234,7 +242,7 @@ impl<'a> Record<'a> {
         self.firewall_rule = control.firewall_rule;
     }
 
-    fn endpoints(&mut self, renderer: &'a Renderer, connection: &'a Connection) {
+    pub(super) fn endpoints(&mut self, renderer: &'a Renderer, connection: &'a Connection) {
         let (source, destination) = Endpoint::both(connection, &renderer.hostname);
         self.src_endpoint = Some(source);
         self.dst_endpoint = Some(destination);
@@ -318,8 +326,8 @@ impl<'a> Record<'a> {
         self.app = Some(&renderer.product);
     }
 
-    /// 6003 API Activity. The API is on a unix socket, so its source is this host.
-    fn api(&mut self, renderer: &'a Renderer, by: &'a Caller, method: &'a str, path: &'a str, status: u16) {
+    /// 6003 API Activity, by its method.
+    pub(super) fn method(&mut self, method: &'a str) {
         let activity = match method {
             "POST" => 1,
             "GET" | "HEAD" => 2,
@@ -329,17 +337,31 @@ impl<'a> Record<'a> {
         };
         self.class(6003, activity);
         self.activity_name = (activity == OTHER).then_some(method);
+    }
+
+    /// The same of the auditor's own API. It is on a unix socket, so its source is this host.
+    fn api(&mut self, renderer: &'a Renderer, by: &'a Caller, method: &'a str, path: &'a str, status: u16) {
+        self.method(method);
         self.status_id = Some(if status < 400 { SUCCESS } else { FAILURE });
         self.actor = Actor::caller(by);
         self.src_endpoint = Some(Endpoint::local(None, &renderer.hostname));
         let (bare, query) = path.split_once('?').map_or((path, None), |(bare, query)| (bare, Some(query)));
-        self.api = Some(Api { operation: method, service: Named { name: "auditor" } });
+        self.api = Some(Api { operation: method.into(), service: Some(Named { name: "auditor" }) });
+        let verbatim = |text: &'a str| Verbatim::new(text.as_bytes());
+        let (path, query_string) = (verbatim(bare), query.map(verbatim));
         self.http_request = Some(HttpRequest {
-            http_method: HTTP_METHODS.contains(&method).then_some(method),
-            url: Url { path: bare, query_string: query },
+            http_method: known_method(method),
+            url: Some(Url { scheme: None, hostname: None, port: None, path, query_string }),
+            ..HttpRequest::default()
         });
-        self.http_response = Some(HttpResponse { code: status });
+        self.http_response =
+            Some(HttpResponse { code: status, content_type: None, body_length: None, length: None });
     }
+}
+
+/// A method, if OCSF's enumeration has it.
+pub(super) fn known_method(method: &str) -> Option<&str> {
+    HTTP_METHODS.contains(&method).then_some(method)
 }
 
 /// The methods that OCSF's enumeration has.

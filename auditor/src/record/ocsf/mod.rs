@@ -10,6 +10,7 @@
 //! | event | class | activity |
 //! |---|---|---|
 //! | statement | 6005 Datastore Activity | by its verbs, where all are one; DDL and the rest are Other, with the first keyword as name |
+//! | request | 6003 API Activity | by the HTTP method |
 //! | connection opened, closed, refused | 4001 Network Activity | Open; Close, or Fail if never established; Refuse |
 //! | process started, ended | 1007 Process Activity | Launch, Terminate |
 //! | session opened, ended | 3003 Authorize Session | Assign Privileges; Other (`Revoke Privileges`) |
@@ -31,6 +32,7 @@ mod fragment;
 mod json;
 mod object;
 mod own;
+mod request;
 mod statement;
 #[cfg(test)]
 mod tests;

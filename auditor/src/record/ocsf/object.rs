@@ -3,11 +3,13 @@
 //! Member order is the order of appearance in the record. What is not known is left out; where OCSF insists on an
 //! attribute, the value is [`UNKNOWN`], never a guess.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::text::Verbatim;
 use crate::record::{
     Application, Caller, Certificate, Connection, Coverage, Entry, Process, Tls, Transport, Verdict,
 };
@@ -401,27 +403,60 @@ pub(super) struct SessionObject<'a> {
 
 #[derive(Serialize)]
 pub(super) struct Api<'a> {
-    pub(super) operation: &'a str,
-    pub(super) service: Named<'static>,
+    pub(super) operation: Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) service: Option<Named<'a>>,
 }
 
+/// OCSF's `resource_details`: what a call of an API is about.
 #[derive(Serialize)]
+pub(super) struct Resource<'a> {
+    pub(super) name: &'a str,
+    pub(super) r#type: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) namespace: Option<&'a str>,
+}
+
+#[derive(Default, Serialize)]
 pub(super) struct HttpRequest<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) uid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) version: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) http_method: Option<&'a str>,
-    pub(super) url: Url<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<Url<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) user_agent: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) body_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) length: Option<u64>,
 }
 
 #[derive(Serialize)]
 pub(super) struct Url<'a> {
-    pub(super) path: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) query_string: Option<&'a str>,
+    pub(super) scheme: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) hostname: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) port: Option<u16>,
+    pub(super) path: Verbatim<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) query_string: Option<Verbatim<'a>>,
 }
 
 #[derive(Serialize)]
-pub(super) struct HttpResponse {
+pub(super) struct HttpResponse<'a> {
     pub(super) code: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) content_type: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) body_length: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) length: Option<u64>,
 }
 
 #[derive(Serialize)]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde::ser::Serializer;
 
+use super::request::RequestFields;
 use crate::record::{
     Adopted, Agent, Application, Certificate, CloseReason, Connection, Coverage, Event, GapRange, Loss,
     Session, Tls,
@@ -21,6 +22,8 @@ pub(super) struct Own<'a> {
     session: Option<SessionFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connection: Option<ConnectionFields<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<RequestFields<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gap: Option<GapFields>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,6 +45,10 @@ impl<'a> Own<'a> {
             ..Self::default()
         };
         match event {
+            Event::Request { connection, application, request } => {
+                own.connection = Some(ConnectionFields::new(connection, Some(application)));
+                own.request = Some(RequestFields::new(connection, request));
+            }
             Event::ConnectionOpened { connection } => {
                 own.connection = Some(ConnectionFields::new(connection, None));
             }
@@ -149,6 +156,7 @@ impl<'a> Own<'a> {
 fn kind(event: &Event) -> &'static str {
     match event {
         Event::Statement { .. } => "statement",
+        Event::Request { .. } => "request",
         Event::ConnectionOpened { .. } => "connection-opened",
         Event::ConnectionClosed { .. } => "connection-closed",
         Event::ConnectionRefused { .. } => "connection-refused",

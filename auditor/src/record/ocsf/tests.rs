@@ -7,7 +7,9 @@ use serde_json::{Value, json};
 
 use super::{Host, Identity, Renderer};
 use crate::clock::{Boottime, Utc};
-use crate::protocol::{CommandResult, Login, Outcome, Parameter, ServerError, Statement, StatementKind};
+use crate::protocol::{
+    CommandResult, Login, Outcome, Parameter, ServerError, Side, Statement, StatementKind, http,
+};
 use crate::record::{
     Application, Certificate, CloseReason, Connection, Coverage, Entry, Event, GapRange, Tls, Transport,
     Verdict,
@@ -122,6 +124,98 @@ fn a_statement_is_verbatim_and_says_what_became_of_it() {
         json!([null, "a", {"hex": "00ff"}, {"text": "ab", "length": 9}, {"hex": "ff", "length": 9}])
     );
     assert_eq!(statement.get("escaped"), None);
+}
+
+#[test]
+fn a_request_says_what_was_asked_and_what_became_of_it() {
+    let request = http::Request {
+        sequence: 4,
+        version: Some(http::Version::Http2),
+        stream: Some(7),
+        method: Some("POST".to_owned()),
+        scheme: Some("https".to_owned()),
+        authority: Some("[2001:db8::1]:8443".to_owned()),
+        target: Some(b"/pkg.Echo/Say?a=\xff".to_vec()),
+        target_length: Some(70_000),
+        status: Some(200),
+        outcome: http::Outcome::Answered,
+        started: Boottime(5_000),
+        finished: Boottime(9_500),
+        request_bytes: 30,
+        request_body: 10,
+        response_bytes: 50,
+        response_body: 40,
+        request_type: Some("application/grpc".to_owned()),
+        agent: Some("me/1".to_owned()),
+        grpc: Some(http::Grpc {
+            service: "pkg.Echo".to_owned(),
+            method: "Say".to_owned(),
+            status: Some(5),
+            message: Some("no such".to_owned()),
+        }),
+        api: Some(http::Call {
+            service: http::Service::Kubernetes,
+            verb: "get".to_owned(),
+            resource: "pods".to_owned(),
+            subresource: Some("log".to_owned()),
+            namespace: Some("shop".to_owned()),
+            name: Some("web-0".to_owned()),
+        }),
+        masked: vec!["header:cookie".to_owned()],
+        ..http::Request::default()
+    };
+    let told = |request: http::Request| {
+        let application = Application { protocol: Some("http"), ..Application::default() };
+        render(Event::Request {
+            connection: connection(),
+            application: Arc::new(application),
+            request: Box::new(request),
+        })
+    };
+    let record = told(request.clone());
+    assert_eq!((&record["type_uid"], &record["status_id"]), (&json!(600_301), &json!(2)));
+    assert_eq!((&record["status_code"], &record["status_detail"]), (&json!("5"), &json!("no such")));
+    assert_eq!(record["api"], json!({"operation": "pkg.Echo/Say", "service": {"name": "pkg.Echo"}}));
+    assert_eq!(record["resources"], json!([{"name": "web-0", "type": "pods", "namespace": "shop"}]));
+    assert_eq!(
+        record["http_request"],
+        json!({
+            "uid": "boot-1f/4", "version": "2", "http_method": "POST",
+            "url": {"scheme": "https", "hostname": "[2001:db8::1]", "port": 8443, "path": "/pkg.Echo/Say", "query_string": "a=\\xff"},
+            "user_agent": "me/1", "body_length": 10, "length": 30
+        })
+    );
+    assert_eq!(record["http_response"], json!({"code": 200, "body_length": 40, "length": 50}));
+    let own = &record["unmapped"]["auditor"];
+    assert_eq!((&own["kind"], &own["connection"]["protocol"]), (&json!("request"), &json!("http")));
+    assert_eq!(
+        own["request"],
+        json!({
+            "seq": 4, "version": "2", "stream": 7, "verb": "get", "method": "POST", "authority": "[2001:db8::1]:8443",
+            "path": "/pkg.Echo/Say?a=\\xff", "status": 200, "outcome": "answered", "duration_us": 4,
+            "request_bytes": 30, "request_body_bytes": 10, "response_bytes": 50, "response_body_bytes": 40,
+            "content_type": "application/grpc", "user_agent": "me/1",
+            "grpc": {"service": "pkg.Echo", "method": "Say", "status": 5, "message": "no such"},
+            "api": {"service": "kubernetes", "verb": "get", "resource": "pods", "subresource": "log", "namespace": "shop", "name": "web-0"},
+            "masked": ["header:cookie"], "truncated": true, "path_bytes": 70_000, "escaped": true, "decision": "allowed"
+        })
+    );
+    let by = Side::Server;
+    let reset = told(http::Request {
+        outcome: http::Outcome::Reset { by, code: 7 },
+        grpc: None,
+        status: None,
+        ..request
+    });
+    assert_eq!((&reset["status_id"], &reset["status_detail"]), (&json!(2), &json!("reset by the server")));
+    assert_eq!(reset["unmapped"]["auditor"]["request"]["reset"], json!({"by": "server", "code": 7}));
+    let nothing = told(http::Request { sequence: 1, ..http::Request::default() });
+    assert_eq!((&nothing["type_uid"], &nothing["status_id"]), (&json!(600_300), &json!(0)));
+    assert_eq!(nothing["api"]["operation"], "unknown");
+    for absent in ["http_response", "resources", "status_code"] {
+        assert_eq!(nothing.get(absent), None, "{absent}");
+    }
+    assert_eq!(nothing["http_request"].get("url"), None);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use regex::Regex;
 
 pub use self::scan::{Cursor, Scanned, find, scan, sessions};
 pub use self::view::{
-    Actor, Agent, Connection, Coverage, Endpoint, Finding, Metadata, Own, Process, QueryInfo, Session,
-    Statement, Text, User, View,
+    Actor, Agent, Connection, Coverage, Endpoint, Finding, HttpRequest, Metadata, Own, Process, QueryInfo,
+    Request, Session, Statement, Text, User, View,
 };
 use super::error::Error;
 use crate::policy::SCHEME;
@@ -80,7 +80,7 @@ pub struct Query {
     pub to: Option<Destination>,
     /// Protocol.
     pub protocol: Option<String>,
-    /// Any of a statement's verbs, or its first keyword, in any case.
+    /// Any of a statement's verbs, or its first keyword; of a request the API's verb, or the method. In any case.
     pub verb: Option<String>,
     /// Object that a statement names.
     pub object: Option<String>,
@@ -117,10 +117,10 @@ impl Query {
                 own.connection.as_ref().and_then(|connection| connection.protocol.as_deref()),
             )
             && self.verb.as_deref().is_none_or(|wanted| {
-                statement.is_some_and(|statement| {
-                    let mut verbs = statement.verb.iter().chain(&statement.verbs);
-                    verbs.any(|verb| verb.eq_ignore_ascii_case(wanted))
-                })
+                let of_request = own.request.iter().flat_map(|request| &request.verb);
+                let of_statement =
+                    statement.iter().flat_map(|statement| statement.verb.iter().chain(&statement.verbs));
+                of_request.chain(of_statement).any(|verb| verb.eq_ignore_ascii_case(wanted))
             })
             && self.object.as_deref().is_none_or(|wanted| {
                 statement.is_some_and(|statement| statement.objects.iter().any(|object| **object == *wanted))

@@ -56,7 +56,7 @@ pub fn scan(
 }
 
 /// Gives all records that `id` names to `visitor`: one record by its uid or its sequence (fewer than 16 digits), one
-/// statement by `<connection id>/<position>`, or all records of a connection or a session.
+/// statement or request by `<connection id>/<position>`, or all records of a connection or a session.
 pub fn find(
     directory: &Path,
     id: &str,
@@ -80,7 +80,12 @@ pub fn find(
         let own = view.own();
         let matched = own.session.as_ref().is_some_and(|session| *session.id == *id)
             || own.connection.as_ref().is_some_and(|connection| *connection.id == *id)
-            || view.query_info.as_ref().and_then(|info| info.uid.as_deref()).is_some_and(|uid| uid == id);
+            || view.query_info.as_ref().and_then(|info| info.uid.as_deref()).is_some_and(|uid| uid == id)
+            || view
+                .http_request
+                .as_ref()
+                .and_then(|request| request.uid.as_deref())
+                .is_some_and(|uid| uid == id);
         let flow = if matched { visitor(line, view) } else { ControlFlow::Continue(()) };
         Visit { matched, flow }
     })

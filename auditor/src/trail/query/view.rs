@@ -47,6 +47,9 @@ pub struct View<'a> {
     /// The statement's text.
     #[serde(borrow)]
     pub query_info: Option<QueryInfo<'a>>,
+    /// A request of HTTP.
+    #[serde(borrow)]
+    pub http_request: Option<HttpRequest<'a>>,
     #[serde(borrow)]
     unmapped: Unmapped<'a>,
 }
@@ -141,6 +144,14 @@ pub struct QueryInfo<'a> {
     pub query_string: Text<'a>,
 }
 
+/// `http_request`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct HttpRequest<'a> {
+    /// The connection's id, a slash, the request's position on it.
+    #[serde(borrow)]
+    pub uid: Option<Text<'a>>,
+}
+
 #[derive(Clone, Debug, Deserialize)]
 struct Unmapped<'a> {
     #[serde(borrow)]
@@ -165,6 +176,9 @@ pub struct Own<'a> {
     /// The statement.
     #[serde(borrow)]
     pub statement: Option<Statement<'a>>,
+    /// The request of HTTP.
+    #[serde(borrow)]
+    pub request: Option<Request<'a>>,
     /// The finding.
     #[serde(borrow)]
     pub finding: Option<Finding<'a>>,
@@ -274,6 +288,14 @@ pub struct Statement<'a> {
     /// Objects that it names.
     #[serde(borrow, default)]
     pub objects: Vec<Text<'a>>,
+}
+
+/// `unmapped.auditor.request`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Request<'a> {
+    /// What is done, in lower case: the verb of an API that is known, else the method.
+    #[serde(borrow)]
+    pub verb: Option<Text<'a>>,
 }
 
 /// `unmapped.auditor.finding`.

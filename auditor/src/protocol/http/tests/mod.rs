@@ -1,0 +1,6 @@
+mod captures;
+mod holes;
+mod one;
+mod properties;
+mod script;
+mod two;
