@@ -202,6 +202,7 @@ fn load(
     let words = log.split(|byte| *byte == 0).next().unwrap_or_default();
     let words = String::from_utf8_lossy(words);
     let descriptor = loaded.map_err(|error| format!("{error}: {}", words.trim()))?;
+    tracing::debug!(program = name, statistics = words.trim().replace('\n', ", "), "the verifier is content");
     let depth = stack_depth(&words).ok_or("the verifier does not tell the depth of the stack")?;
     Ok((descriptor, depth))
 }
