@@ -11,10 +11,12 @@
 //! begun anew ([`Keyrings::turned`]), and what was before is gone ([`Keyrings::settled`]).
 //!
 //! Bounded: a session has [`UNCLAIMED`] secrets that no connection has claimed; older ones are given up. What is claimed is bounded by
-//! the number of connections.
+//! the number of connections. And so is the work of looking ([`Effort`]).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,8 @@ use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
 const UNCLAIMED: usize = 4096;
 /// Keys that are done with and wait for the journal.
 const RETIRED: usize = 4096;
+/// Work in a second, in bytes that are decrypted: a third of a second of a processor's, or less.
+const EFFORT: u64 = 512 << 20;
 /// Age from which on a secret that nobody knows of is nobody's.
 const OLD: Duration = Duration::from_secs(60);
 
@@ -39,6 +43,7 @@ pub(super) struct Keyrings {
     sessions: HashMap<u64, Ring>,
     /// Secrets that were told of.
     told: u64,
+    effort: RefCell<Effort>,
     /// Keys that are done with, and that the journal speaks of.
     retired: Vec<u64>,
     /// The same, of which only the journal's last generation speaks.
@@ -60,9 +65,39 @@ struct Held {
     library: u64,
 }
 
-/// What is written down: how many were told of; of each its session, its place, its key, the number of its library, whether it is
+/// Work that was done in the search for secrets. An agent can derive keys as often as it likes and keep as many connections waiting, and
+/// what it makes others try is the product of the two. So there is so much work for each second, of which a session may have as much as
+/// is still left: half of it for one that is alone, and whatever some do, there is something left for one that is quiet.
+///
+/// By the events' own time, so that the next daemon decides the same.
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct Effort {
+    /// The second.
+    second: u64,
+    /// Work done in it, for all and for each session.
+    all: u64,
+    each: HashMap<u64, u64>,
+}
+
+impl Effort {
+    fn affords(&mut self, session: u64, at: Boottime, work: u64) -> bool {
+        let second = at.0 / 1_000_000_000;
+        if second > self.second {
+            *self = Self { second, ..Self::default() };
+        }
+        let done = self.each.get(&session).copied().unwrap_or(0) + work;
+        if done > EFFORT.saturating_sub(self.all) {
+            return false;
+        }
+        self.each.insert(session, done);
+        self.all += work;
+        true
+    }
+}
+
+/// What is written down: what was done; how many were told of; of each its session, its place, its key, the number of its library, whether it is
 /// claimed.
-pub(super) type Saved = (u64, Vec<(u64, u64, u64, u64, bool)>);
+pub(super) type Saved = (Effort, u64, Vec<(u64, u64, u64, u64, bool)>);
 
 static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
 
@@ -71,9 +106,9 @@ impl Keyrings {
         Self { table, ..Self::default() }
     }
 
-    /// A session's.
-    pub(super) fn of(&self, session: u64) -> &Ring {
-        self.sessions.get(&session).unwrap_or(&EMPTY)
+    /// A session's, at this time.
+    pub(super) fn of(&self, session: u64, at: Boottime) -> Offer<'_> {
+        Offer { ring: self.sessions.get(&session).unwrap_or(&EMPTY), effort: &self.effort, session, at }
     }
 
     /// A library has derived keys. `false`: the secret is not there, or is none.
@@ -171,7 +206,7 @@ impl Keyrings {
                 secrets.extend(held.iter().map(row));
             }
         }
-        (self.told, secrets)
+        (self.effort.borrow().clone(), self.told, secrets)
     }
 
     /// Goes on with what an earlier daemon had.
@@ -180,8 +215,8 @@ impl Keyrings {
     /// The kernel's table cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         self.sessions.clear();
-        let (told, secrets) = saved;
-        self.told = told;
+        let (effort, told, secrets) = saved;
+        (self.effort, self.told) = (RefCell::new(effort), told);
         for (session, place, key, library, claimed) in secrets {
             let secret =
                 self.read(place, key).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
@@ -213,16 +248,69 @@ impl Keyrings {
     }
 }
 
-impl Keyring for Ring {
-    fn candidates<'a>(&'a self, wanted: Wanted<'a>) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
+/// What a session's connections may look for at one time: its secrets, and the work that there is time for.
+#[derive(Clone, Copy)]
+pub(super) struct Offer<'a> {
+    ring: &'a Ring,
+    effort: &'a RefCell<Effort>,
+    session: u64,
+    at: Boottime,
+}
+
+impl Keyring for Offer<'_> {
+    fn candidates<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        numbers: RangeInclusive<u64>,
+    ) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
+        if numbers.is_empty() {
+            return Box::new(std::iter::empty());
+        }
+        let of = move |held: &'a BTreeMap<u64, Held>| held.range(numbers.clone()).rev().map(|(_, held)| held);
         // A traffic secret is one direction's; a master secret is both directions', one of which may have claimed it.
-        let shared = matches!(wanted, Wanted::Master { .. }).then_some(&self.claimed);
-        let held =
-            self.unclaimed.values().rev().chain(shared.into_iter().flat_map(|held| held.values().rev()));
+        let shared = matches!(wanted, Wanted::Master { .. }).then_some(&self.ring.claimed);
+        let held = std::iter::once(&self.ring.unclaimed).chain(shared).flat_map(of);
         Box::new(held.map(|held| &held.secret).filter(move |secret| secret.fits(&wanted)))
     }
 
+    fn newest(&self) -> u64 {
+        let last = |held: &BTreeMap<u64, Held>| held.last_key_value().map_or(0, |(place, _)| *place);
+        last(&self.ring.unclaimed).max(last(&self.ring.claimed))
+    }
+
+    fn affords(&self, work: u64) -> bool {
+        self.effort.borrow_mut().affords(self.session, self.at, work)
+    }
+
     fn get(&self, id: u64) -> Option<&Secret> {
-        self.claimed.get(&id).or_else(|| self.unclaimed.get(&id)).map(|held| &held.secret)
+        let Ring { claimed, unclaimed } = self.ring;
+        claimed.get(&id).or_else(|| unclaimed.get(&id)).map(|held| &held.secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// How much of it a session gets in a second.
+    fn all_of(effort: &mut Effort, session: u64, second: u64) -> u64 {
+        let step = 64 << 10;
+        (0..).take_while(|_| effort.affords(session, Boottime(second * SECOND), step)).count() as u64 * step
+    }
+
+    #[test]
+    fn whoever_makes_others_search_leaves_something_for_who_is_quiet() {
+        let mut effort = Effort::default();
+        let mut left = EFFORT;
+        for session in 1..=8 {
+            let got = all_of(&mut effort, session, 5);
+            assert!(got.abs_diff(left / 2) <= 128 << 10, "{session}: {got} of {left}");
+            left -= got;
+        }
+        // Of a time before, told late, too.
+        assert!(!effort.affords(1, Boottime(4 * SECOND), 64 << 10));
+        assert_eq!(all_of(&mut effort, 1, 6), EFFORT / 2);
     }
 }
