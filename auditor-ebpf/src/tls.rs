@@ -286,7 +286,7 @@ fn keep(
     client_random: u64,
     server_random: u64,
 ) {
-    if length != 32 && length != 48 {
+    if (length != 32 && length != 48) || has_room(cgroup) == 0 {
         return;
     }
     // A time, which two processors may have at once: the last bits are the processor's. None of them is here twice within so few
@@ -310,6 +310,18 @@ fn keep(
     if !kept {
         let _ = SECRETS.remove(id);
     }
+}
+
+/// Whether the session of a cgroup may have another secret. 0: it may not, which has been counted, or has ended.
+#[inline(never)]
+extern "C" fn has_room(cgroup: u64) -> u64 {
+    let Some(found) = session::by_cgroup(cgroup) else { return 0 };
+    let owner = Owner { session: found.id, share: found.share };
+    let has = emit::admits_secret(owner, ENTRIES);
+    if !has {
+        emit::count(SITE_SECRET, errno::EDQUOT);
+    }
+    u64::from(has)
 }
 
 /// Fills an element in its place. 0: the caller's memory cannot be read, which has been counted.
@@ -387,5 +399,8 @@ unsafe extern "C" fn tell(context: *mut c_void, element: *mut Secret) -> u64 {
             }
         },
     );
+    if told {
+        emit::count_secret(owner);
+    }
     u64::from(told)
 }

@@ -402,6 +402,7 @@ impl Start<'_> {
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
         rings.settle_shares();
+        secrets.count().map_err(call("count TLS secrets"))?;
         let identity =
             Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {

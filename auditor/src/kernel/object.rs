@@ -6,6 +6,7 @@ use std::mem::size_of;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use aya::maps::{Map, MapData};
 use aya::programs::cgroup_skb::CgroupSkbAttachType;
@@ -20,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::cgroup::{Cgroup, CgroupError};
 use super::secrets::Secrets;
+use super::shares::Shares;
 use super::tables::{Members, TableError, Tables};
 use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
@@ -355,7 +357,7 @@ impl Object {
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        let secrets = secrets(&mut ebpf)?;
+        let secrets = secrets(&mut ebpf, Arc::clone(tables.shares()))?;
         let members = Members::open(&pinned.join("MEMBERS"))?;
         let tracepoint_pins = layout.join(tracepoints_directory());
         let object = Self {
@@ -734,9 +736,9 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
     }
 }
 
-fn secrets(ebpf: &mut Ebpf) -> Result<Secrets, KernelError> {
+fn secrets(ebpf: &mut Ebpf, shares: Arc<Shares>) -> Result<Secrets, KernelError> {
     match ebpf.take_map("SECRETS") {
-        Some(Map::HashMap(map)) => Ok(Secrets::new(map)),
+        Some(Map::HashMap(map)) => Ok(Secrets::new(map, shares)),
         _ => Err(KernelError::Missing("SECRETS")),
     }
 }
