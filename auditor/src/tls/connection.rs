@@ -508,7 +508,7 @@ impl Connection {
             if record.header.kind != record::APPLICATION_DATA && passes_over {
                 continue;
             }
-            let untried = direction.tried.untried(index).into_iter();
+            let untried = direction.tried.untried(index).into_iter().flatten();
             let mut newest = 0;
             for secret in untried.flat_map(|numbers| keyring.candidates(wanted, numbers)) {
                 newest = newest.max(secret.id());

@@ -111,14 +111,11 @@ pub(super) struct Tried {
 
 impl Tried {
     /// The numbers of secrets that are to be tried on a record, newest first.
-    pub(super) fn untried(self, record: usize) -> [RangeInclusive<u64>; 2] {
-        // An empty range, where there is nothing.
-        const NONE: RangeInclusive<u64> = 1..=0;
+    pub(super) fn untried(self, record: usize) -> [Option<RangeInclusive<u64>>; 2] {
         if record >= self.records || self.to == 0 {
-            return [0..=u64::MAX, NONE];
+            return [Some(0..=u64::MAX), None];
         }
-        let older = self.from.checked_sub(1).map_or(NONE, |last| 0..=last);
-        [self.to.saturating_add(1)..=u64::MAX, older]
+        [Some(self.to.saturating_add(1)..=u64::MAX), self.from.checked_sub(1).map(|last| 0..=last)]
     }
 
     /// Notes that all up to `newest` were tried on so many records.
@@ -211,6 +208,7 @@ mod tests {
         for secret in tried
             .untried(0)
             .into_iter()
+            .flatten()
             .flat_map(|numbers| (1..=newest).rev().filter(move |id| numbers.contains(id)))
         {
             if time == 0 {
