@@ -239,6 +239,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     degraded.extend(posture::paths::doubts(&loaded.settings));
     degraded.extend(secrecy::protect());
     libraries::may_go_first();
+    libraries::may_have_many_files();
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))

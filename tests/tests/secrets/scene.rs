@@ -34,7 +34,7 @@ const SERVER: &str = include_str!("../../src/tls_server.py");
 /// A server that is no agent's, and its key log.
 pub(crate) struct Scene {
     pub(crate) daemon: Daemon,
-    _server: Child,
+    pub(crate) _server: Child,
     pub(crate) port: String,
     log: PathBuf,
 }
