@@ -28,6 +28,8 @@ use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
 
 /// Secrets of a session that wait for their connections. Four belong to each that is being opened.
 const UNCLAIMED: usize = 4096;
+/// Secrets among which one is looked for that was taken twice.
+const LAST: usize = 64;
 /// Keys that are done with and wait for the journal.
 const RETIRED: usize = 4096;
 /// Work in a second, in bytes that are decrypted: a third of a second of a processor's, or less.
@@ -63,6 +65,8 @@ struct Held {
     key: u64,
     /// Number of the file whose code derived it.
     library: u64,
+    /// The process that did.
+    process: u32,
 }
 
 /// Work that was done in the search for secrets. An agent can derive keys as often as it likes and keep as many connections waiting, and
@@ -77,6 +81,19 @@ pub(super) struct Effort {
     /// Work done in it, for all and for each session.
     all: u64,
     each: HashMap<u64, u64>,
+}
+
+impl Ring {
+    /// Whether one of the last is the same, of the same process by another number of its library: a file that is mapped through several
+    /// file systems (overlayfs) has as many numbers, and as many probes. (The same by the same number are both ends of a connection
+    /// in one process, and each needs its own.)
+    fn has(&self, secret: &Secret, event: &SecretTaken) -> bool {
+        [&self.unclaimed, &self.claimed].into_iter().any(|held| {
+            held.values().rev().take(LAST).any(|held| {
+                held.process == event.process && held.library != event.library && held.secret.is_same(secret)
+            })
+        })
+    }
 }
 
 impl Effort {
@@ -95,9 +112,9 @@ impl Effort {
     }
 }
 
-/// What is written down: what was done; how many were told of; of each its session, its place, its key, the number of its library, whether it is
+/// What is written down: what was done; how many were told of; of each its session, its place, its key, the number of its library, its process, whether it is
 /// claimed.
-pub(super) type Saved = (Effort, u64, Vec<(u64, u64, u64, u64, bool)>);
+pub(super) type Saved = (Effort, u64, Vec<(u64, u64, u64, u64, u32, bool)>);
 
 static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
 
@@ -122,7 +139,11 @@ impl Keyrings {
         });
         let Some(secret) = secret else { return false };
         let ring = self.sessions.entry(event.header.session).or_default();
-        let held = Held { secret, key: event.id, library: event.library };
+        if ring.has(&secret, event) {
+            self.retired.push(event.id);
+            return false;
+        }
+        let held = Held { secret, key: event.id, library: event.library, process: event.process };
         ring.unclaimed.insert(place, held);
         if ring.unclaimed.len() > UNCLAIMED
             && let Some((_, held)) = ring.unclaimed.pop_first()
@@ -202,7 +223,9 @@ impl Keyrings {
         let mut secrets = Vec::new();
         for (session, ring) in &self.sessions {
             for (held, claimed) in [(&ring.unclaimed, false), (&ring.claimed, true)] {
-                let row = |(place, held): (&u64, &Held)| (*session, *place, held.key, held.library, claimed);
+                let row = |(place, held): (&u64, &Held)| {
+                    (*session, *place, held.key, held.library, held.process, claimed)
+                };
                 secrets.extend(held.iter().map(row));
             }
         }
@@ -217,13 +240,13 @@ impl Keyrings {
         self.sessions.clear();
         let (effort, told, secrets) = saved;
         (self.effort, self.told) = (RefCell::new(effort), told);
-        for (session, place, key, library, claimed) in secrets {
+        for (session, place, key, library, process, claimed) in secrets {
             let secret =
                 self.read(place, key).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
             let Some(secret) = secret else { continue };
             let ring = self.sessions.entry(session).or_default();
             let held = if claimed { &mut ring.claimed } else { &mut ring.unclaimed };
-            held.insert(place, Held { secret, key, library });
+            held.insert(place, Held { secret, key, library, process });
         }
         Ok(())
     }
@@ -293,6 +316,28 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn what_several_probes_took_at_once_is_one() {
+        let secret =
+            |id, bytes: &[u8]| Secret::new(id, SecretKind::Traffic { hash: Hash::Sha256 }, bytes).unwrap();
+        let taken = |process, library| SecretTaken {
+            header: auditor_common::event::Header { kind: 0, share: 0, time: 0, session: 1 },
+            id: 9,
+            library,
+            process,
+            kind: 0,
+            length: 32,
+            _padding: [0; 2],
+        };
+        let mut ring = Ring::default();
+        ring.unclaimed.insert(1, Held { secret: secret(1, &[7; 32]), key: 5, library: 100, process: 42 });
+        assert!(ring.has(&secret(2, &[7; 32]), &taken(42, 101)));
+        // Both ends of a connection in one process; another process; another secret.
+        assert!(!ring.has(&secret(2, &[7; 32]), &taken(42, 100)));
+        assert!(!ring.has(&secret(2, &[7; 32]), &taken(43, 101)));
+        assert!(!ring.has(&secret(2, &[8; 32]), &taken(42, 101)));
+    }
 
     /// How much of it a session gets in a second.
     fn all_of(effort: &mut Effort, session: u64, second: u64) -> u64 {

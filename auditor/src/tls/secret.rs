@@ -107,6 +107,11 @@ impl Secret {
         }
     }
 
+    /// Whether another one is the same, but for its number.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.bytes() == other.bytes()
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match self.kind {
             SecretKind::Traffic { hash } => &self.bytes[..hash.length()],
