@@ -1,4 +1,4 @@
-//! The little of an ELF file that is needed (System V ABI, chapters 4 and 5): its symbols, and which part of the file is code.
+//! The little of an ELF file that is needed (System V ABI, chapters 4 and 5): its symbols, single sections, and which part of the file is code.
 
 use std::fs::File;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use object::elf::{
     ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_AARCH64, EM_X86_64, FileHeader64, PF_X, PT_LOAD, ProgramHeader64,
-    SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, STT_NOTYPE, SectionHeader64, Sym64,
+    SHN_UNDEF, SHT_DYNSYM, SHT_PROGBITS, SHT_SYMTAB, STT_FUNC, STT_NOTYPE, SectionHeader64, Sym64,
 };
 use object::pod::{Pod, from_bytes, slice_from_all_bytes};
 use object::{LittleEndian as Little, LittleEndian};
@@ -16,6 +16,8 @@ const LE: Little = LittleEndian;
 const MOST_HEADERS: u16 = 4096;
 /// Bytes of symbols, or of their names, in one table. The largest programs, unstripped, have some tens of MiB.
 const MOST_BYTES: u64 = 64 << 20;
+/// Bytes of the names of sections: more is nonsense.
+const MOST_NAMES: u64 = 1 << 20;
 /// Places where a name may stand among all names.
 const MOST_PLACES: usize = 16;
 /// What this host runs.
@@ -50,6 +52,8 @@ pub(super) struct Elf<'a> {
     file: &'a File,
     segments: Vec<ProgramHeader64<Little>>,
     sections: Vec<SectionHeader64<Little>>,
+    /// Number of the section with the names of sections.
+    names: usize,
 }
 
 impl<'a> Elf<'a> {
@@ -74,6 +78,7 @@ impl<'a> Elf<'a> {
             file,
             segments: headers(file, "program headers", segments)?,
             sections: headers(file, "section headers", sections)?,
+            names: usize::from(header.e_shstrndx.get(LE)),
         }))
     }
 
@@ -135,12 +140,49 @@ impl<'a> Elf<'a> {
         if MACHINE != EM_X86_64 {
             return None;
         }
-        let mut code = [0; 32];
-        self.file.read_exact_at(&mut code, self.offset(address)?).ok()?;
+        let code = self.code(address)?;
         let at = saved_registers(&code)?;
         let (0xe8, distance) = (*code.get(at)?, code.get(at + 1..at + 5)?) else { return None };
         let distance = i32::from_le_bytes(distance.try_into().ok()?);
         address.checked_add(at as u64 + 5)?.checked_add_signed(distance.into())
+    }
+
+    /// The first code of the function at an address.
+    pub(super) fn code(&self, address: u64) -> Option<[u8; 32]> {
+        let mut code = [0; 32];
+        self.file.read_exact_at(&mut code, self.offset(address)?).ok()?;
+        Some(code)
+    }
+
+    /// The address and the content of the first section with a name that is wanted.
+    pub(super) fn section(
+        &self,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<(u64, Vec<u8>)>, Unreadable> {
+        let Some(section) = self.find(is_wanted)? else { return Ok(None) };
+        Ok(Some((section.sh_addr.get(LE), self.bytes("a section", section)?)))
+    }
+
+    /// Its length, by the file's own account.
+    pub(super) fn section_bytes(&self, is_wanted: impl Fn(&[u8]) -> bool) -> Result<u64, Unreadable> {
+        Ok(self.find(is_wanted)?.map_or(0, |section| section.sh_size.get(LE)))
+    }
+
+    fn find(
+        &self,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<&SectionHeader64<Little>>, Unreadable> {
+        let Some(names) = self.sections.get(self.names) else { return Ok(None) };
+        if names.sh_size.get(LE) > MOST_NAMES {
+            return Ok(None);
+        }
+        let names = self.bytes("names of sections", names)?;
+        let has_name = |section: &&SectionHeader64<Little>| {
+            let name = names.get(section.sh_name.get(LE) as usize..).unwrap_or_default();
+            section.sh_type.get(LE) == SHT_PROGBITS
+                && is_wanted(name.split(|byte| *byte == 0).next().unwrap_or_default())
+        };
+        Ok(self.sections.iter().find(has_name))
     }
 
     /// Bytes of all tables of symbols, by the file's own account.

@@ -8,6 +8,7 @@
 //! symbols gets a probe where it wants one, in code that only those run who map that file.
 
 mod elf;
+mod go;
 mod version;
 
 use std::fs::File;
@@ -26,7 +27,7 @@ pub enum Point {
     GnutlsExpands,
     /// GnuTLS, TLS 1.2: _gnutls_prf_raw.
     GnutlsPrf,
-    /// Go, TLS 1.3: trafficKey.
+    /// Go, TLS 1.3: trafficKey. Go's functions are also found in programs without symbols (`go`).
     GoTrafficKey,
     /// Go, TLS 1.2: keysFromMasterSecret.
     GoMasterSecret,
@@ -41,6 +42,9 @@ impl Point {
         Self::GoTrafficKey,
         Self::GoMasterSecret,
     ];
+
+    /// Those of Go.
+    const GO: [Self; 2] = [Self::GoTrafficKey, Self::GoMasterSecret];
 
     /// The symbol that tells it, with the NUL behind it.
     const fn symbol(self) -> &'static [u8] {
@@ -90,7 +94,8 @@ pub struct Probe {
 
 /// Whether [`inspect`] would read so much that one had better see to it that nobody waits for the answer by going on.
 pub fn takes_long(file: &File) -> bool {
-    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(|elf| elf.symbol_bytes() > LONG))
+    let bytes = |elf: &elf::Elf<'_>| elf.symbol_bytes().max(go::bytes(elf));
+    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(|elf| bytes(&elf) > LONG))
 }
 
 /// Looks for functions to probe. A file without any, or for another machine, is nothing to report.
@@ -100,21 +105,31 @@ pub fn takes_long(file: &File) -> bool {
 pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
     let Some(elf) = elf::Elf::read(file)? else { return Ok(Vec::new()) };
     let mut probes = Vec::new();
+    let mut add = |point, address| {
+        let probe = elf.offset(address).map(|offset| Probe { point, offset });
+        if let Some(probe) = probe
+            && !probes.contains(&probe)
+            && probes.len() < MOST_PROBES
+        {
+            probes.push(probe);
+        }
+    };
     elf.functions(Point::ALL.map(Point::symbol), |index, address| {
         let point = Point::ALL[index];
-        let mut add = |offset| {
-            if !probes.contains(&Probe { point, offset }) && probes.len() < MOST_PROBES {
-                probes.push(Probe { point, offset });
-            }
-        };
-        let Some(offset) = elf.offset(address) else { return };
-        add(offset);
+        add(point, address);
         // GnuTLS itself calls what the function that it exports is a shell of.
         if point == Point::GnutlsExpands
-            && let Some(within) = elf.first_call(address).and_then(|address| elf.offset(address))
+            && let Some(within) = elf.first_call(address)
         {
-            add(within);
+            add(point, within);
         }
     })?;
+    if !probes.iter().any(|probe| Point::GO.contains(&probe.point)) {
+        go::functions(&elf, Point::GO.map(Point::symbol), |index, address| {
+            let offset = elf.offset(address);
+            probes.extend(offset.map(|offset| Probe { point: Point::GO[index], offset }));
+        })?;
+        probes.truncate(MOST_PROBES);
+    }
     Ok(probes)
 }

@@ -260,7 +260,7 @@ fn what_handshakes_cost() {
 }
 
 /// A client of Go's own TLS; the toolchain is the one that `cargo xtask setup` has installed.
-fn go_client(folder: &Path) -> PathBuf {
+fn go_client(folder: &Path, flags: &[&str]) -> PathBuf {
     const CLIENT: &str = "package main\n\nimport (\n\"crypto/tls\"\n\"io\"\n\"os\"\n)\n\nfunc main() {\nconnection, err := tls.Dial(\"tcp\", \
                           \"127.0.0.1:\"+os.Args[1], &tls.Config{InsecureSkipVerify: true})\nif err != nil {\npanic(err)\n}\n\
                           connection.Write([]byte(\"hello\\n\"))\nio.ReadAll(connection)\n}\n";
@@ -273,20 +273,29 @@ fn go_client(folder: &Path) -> PathBuf {
     fs::write(source.join("go.mod"), "module client\ngo 1.23\n").unwrap();
     let program = folder.join("go_client");
     let mut command = Command::new(go);
-    command.args(["build", "-o"]).arg(&program).arg(".").current_dir(&source);
+    command.arg("build").args(flags).arg("-o").arg(&program).arg(".").current_dir(&source);
     command.env("GOTOOLCHAIN", "local").env("GOCACHE", place::target().join("go-cache"));
     child::succeed(&mut command, Duration::from_secs(240)).unwrap();
     program
 }
 
-#[test]
-fn the_secrets_of_go_programs_are_taken_too() {
+fn check_go(flags: &[&str]) {
     for (version, each) in [("TLSv1_3", 4), ("TLSv1_2", 1)] {
         let scene = Scene::new(version);
-        let program = go_client(scene.folder());
+        let program = go_client(scene.folder(), flags);
         scene.run(&scene.fast(&program));
         assert_eq!(scene.told().len(), each, "{version}");
         let missed = scene.told().difference(&scene.taken()).count();
         assert_eq!(missed, 0, "{version}: {}", scene.daemon.said());
     }
+}
+
+#[test]
+fn the_secrets_of_go_programs_are_taken_too() {
+    check_go(&[]);
+}
+
+#[test]
+fn and_those_of_go_programs_without_symbols() {
+    check_go(&["-ldflags=-s -w"]);
 }
