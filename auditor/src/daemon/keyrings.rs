@@ -157,8 +157,8 @@ impl Keyrings {
         let Some(table) = &self.table else { return Ok(None) };
         let Some(entry) = table.get(key)? else { return Ok(None) };
         let kind = if entry.kind() == MASTER_SECRET {
-            let (client, server) = entry.randoms();
-            SecretKind::Master { client_random: Some(*client), server_random: Some(*server) }
+            let [client_random, server_random] = entry.randoms();
+            SecretKind::Master { client_random, server_random }
         } else {
             let hash = if entry.bytes().len() == Hash::Sha256.length() { Hash::Sha256 } else { Hash::Sha384 };
             SecretKind::Traffic { hash }

@@ -47,9 +47,10 @@ impl Secret {
         &self.0.bytes[..usize::from(self.0.length).min(tls::SECRET_BYTES)]
     }
 
-    /// The randoms of the client and of the server that a master secret is for.
-    pub fn randoms(&self) -> (&[u8; tls::RANDOM_BYTES], &[u8; tls::RANDOM_BYTES]) {
-        (&self.0.client_random, &self.0.server_random)
+    /// The randoms of the client and of the server that a master secret is for, where they are known.
+    pub fn randoms(&self) -> [Option<[u8; tls::RANDOM_BYTES]>; 2] {
+        [self.0.client_random, self.0.server_random]
+            .map(|random| (random != [0; tls::RANDOM_BYTES]).then_some(random))
     }
 
     /// The session's number.

@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt as _;
 
 use object::elf::{
     ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_AARCH64, EM_X86_64, FileHeader64, PF_X, PT_LOAD, ProgramHeader64,
-    SHN_UNDEF, SHT_DYNSYM, SHT_PROGBITS, SHT_SYMTAB, STT_FUNC, STT_NOTYPE, SectionHeader64, Sym64,
+    SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHN_UNDEF, SHT_DYNSYM, SHT_PROGBITS, SHT_SYMTAB, STT_FUNC,
+    STT_NOTYPE, SectionHeader64, Sym64,
 };
 use object::pod::{Pod, from_bytes, slice_from_all_bytes};
 use object::{LittleEndian as Little, LittleEndian};
@@ -18,6 +19,9 @@ const MOST_HEADERS: u16 = 4096;
 const MOST_BYTES: u64 = 64 << 20;
 /// Bytes of the names of sections: more is nonsense.
 const MOST_NAMES: u64 = 1 << 20;
+/// Bytes of sections that are looked through, in pieces of this size.
+const MOST_SCANNED: u64 = 512 << 20;
+const PIECE: usize = 1 << 20;
 /// Places where a name may stand among all names.
 const MOST_PLACES: usize = 16;
 /// What this host runs.
@@ -166,6 +170,51 @@ impl<'a> Elf<'a> {
     /// Its length, by the file's own account.
     pub(super) fn section_bytes(&self, is_wanted: impl Fn(&[u8]) -> bool) -> Result<u64, Unreadable> {
         Ok(self.find(is_wanted)?.map_or(0, |section| section.sh_size.get(LE)))
+    }
+
+    /// Shows what cannot be changed and is no code, piece by piece with its address; the last `overlap` bytes of each piece again with the next.
+    pub(super) fn constants(&self, overlap: usize, on: impl FnMut(u64, &[u8])) -> Result<(), Unreadable> {
+        self.pieces(u64::from(SHF_ALLOC), overlap, on)
+    }
+
+    /// The same of code.
+    pub(super) fn code_pieces(&self, overlap: usize, on: impl FnMut(u64, &[u8])) -> Result<(), Unreadable> {
+        self.pieces(u64::from(SHF_ALLOC | SHF_EXECINSTR), overlap, on)
+    }
+
+    /// Bytes of both.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        let sections = self.sections.iter().filter(|section| {
+            section.sh_type.get(LE) == SHT_PROGBITS && section.sh_flags.get(LE) & u64::from(SHF_ALLOC) != 0
+        });
+        sections.fold(0, |sum: u64, section| sum.saturating_add(section.sh_size.get(LE)))
+    }
+
+    fn pieces(&self, flags: u64, overlap: usize, mut on: impl FnMut(u64, &[u8])) -> Result<(), Unreadable> {
+        let kinds = u64::from(SHF_ALLOC | SHF_EXECINSTR | SHF_WRITE);
+        let mut piece = vec![0; PIECE];
+        let mut left = MOST_SCANNED;
+        for section in &self.sections {
+            if section.sh_type.get(LE) != SHT_PROGBITS || section.sh_flags.get(LE) & kinds != flags {
+                continue;
+            }
+            let (mut at, length) = (0, section.sh_size.get(LE));
+            while at < length {
+                let count = (length - at).min(PIECE as u64);
+                left =
+                    left.checked_sub(count).ok_or(Unreadable::TooLong { what: "sections", bytes: length })?;
+                let bytes = &mut piece[..count as usize];
+                let offset = section.sh_offset.get(LE).saturating_add(at);
+                let read = self.file.read_exact_at(bytes, offset);
+                read.map_err(|error| Unreadable::Read { what: "a section", error })?;
+                on(section.sh_addr.get(LE).wrapping_add(at), bytes);
+                if at + count == length {
+                    break;
+                }
+                at += count - overlap as u64;
+            }
+        }
+        Ok(())
     }
 
     fn find(

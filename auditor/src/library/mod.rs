@@ -9,6 +9,7 @@
 
 mod elf;
 mod go;
+mod keylog;
 mod version;
 
 use std::fs::File;
@@ -31,16 +32,19 @@ pub enum Point {
     GoTrafficKey,
     /// Go, TLS 1.2: keysFromMasterSecret.
     GoMasterSecret,
+    /// BoringSSL and OpenSSL 1.1: ssl_log_secret (`keylog`).
+    LogsSecret,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::OpensslDerives,
         Self::GnutlsExpands,
         Self::GnutlsPrf,
         Self::GoTrafficKey,
         Self::GoMasterSecret,
+        Self::LogsSecret,
     ];
 
     /// Those of Go.
@@ -54,6 +58,7 @@ impl Point {
             Self::GnutlsPrf => b"_gnutls_prf_raw\0",
             Self::GoTrafficKey => b"crypto/tls.(*cipherSuiteTLS13).trafficKey\0",
             Self::GoMasterSecret => b"crypto/tls.keysFromMasterSecret\0",
+            Self::LogsSecret => b"ssl_log_secret\0",
         }
     }
 
@@ -65,6 +70,7 @@ impl Point {
             Self::GnutlsPrf => "gnutls_prf_raw",
             Self::GoTrafficKey => "go_traffic_key",
             Self::GoMasterSecret => "go_master_secret",
+            Self::LogsSecret => "ssl_log_secret",
         }
     }
 
@@ -74,6 +80,7 @@ impl Point {
             Self::OpensslDerives => "OpenSSL",
             Self::GnutlsExpands | Self::GnutlsPrf => "GnuTLS",
             Self::GoTrafficKey | Self::GoMasterSecret => "Go crypto/tls",
+            Self::LogsSecret => "BoringSSL",
         }
     }
 }
@@ -82,6 +89,8 @@ impl Point {
 const MOST_PROBES: usize = 32;
 /// Bytes of symbols and names that are looked through in some tenths of a millisecond.
 const LONG: u64 = 256 << 10;
+/// The same of code and constants.
+const LONG_CODE: u64 = 8 << 20;
 
 /// Where to probe a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,8 +103,9 @@ pub struct Probe {
 
 /// Whether [`inspect`] would read so much that one had better see to it that nobody waits for the answer by going on.
 pub fn takes_long(file: &File) -> bool {
-    let bytes = |elf: &elf::Elf<'_>| elf.symbol_bytes().max(go::bytes(elf));
-    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(|elf| bytes(&elf) > LONG))
+    let is_long =
+        |elf: elf::Elf<'_>| elf.symbol_bytes().max(go::bytes(&elf)) > LONG || elf.fixed_bytes() > LONG_CODE;
+    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(is_long))
 }
 
 /// Looks for functions to probe. A file without any, or for another machine, is nothing to report.
@@ -130,6 +140,13 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
             probes.extend(offset.map(|offset| Probe { point: Point::GO[index], offset }));
         })?;
         probes.truncate(MOST_PROBES);
+    }
+    // Whoever has another one would tell of each secret twice.
+    if probes.iter().any(|probe| probe.point != Point::LogsSecret) {
+        probes.retain(|probe| probe.point != Point::LogsSecret);
+    } else if probes.is_empty() {
+        let offset = keylog::function(&elf)?.and_then(|address| elf.offset(address));
+        probes.extend(offset.map(|offset| Probe { point: Point::LogsSecret, offset }));
     }
     Ok(probes)
 }

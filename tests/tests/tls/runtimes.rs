@@ -12,7 +12,7 @@ use crate::clients::with_both_versions;
 
 /// Whether the secrets of these libraries are taken. Where they are not, their connections say so, and rules that want to see
 /// them are violated: that is asserted instead.
-const BORINGSSL: bool = false;
+const BORINGSSL: bool = true;
 
 /// As [`with_both_versions`], if the library is `read`.
 fn client(name: &str, read: bool, library: &str, words: impl Fn(&Scene, &str) -> Vec<OsString>) {
