@@ -38,13 +38,21 @@ pub fn drivers() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-drivers"))
 }
 
+/// One of its own for drivers of MySQL's protocol.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn mysql_drivers() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-mysql"))
+}
+
 impl Python {
     /// Copies the packages into `folder`, once.
     ///
     /// # Errors
     /// They are not installed.
     pub fn new(folder: &Path) -> Result<Self> {
-        Self::of(&environment()?, folder)
+        Self::of(&environment()?, "psycopg", folder)
     }
 
     /// The same with all drivers.
@@ -52,10 +60,19 @@ impl Python {
     /// # Errors
     /// They are not installed.
     pub fn with_drivers(folder: &Path) -> Result<Self> {
-        Self::of(&drivers()?, folder)
+        Self::of(&drivers()?, "psycopg", folder)
     }
 
-    fn of(environment: &Path, folder: &Path) -> Result<Self> {
+    /// The same with the drivers of MySQL's protocol.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn with_mysql_drivers(folder: &Path) -> Result<Self> {
+        Self::of(&mysql_drivers()?, "pymysql", folder)
+    }
+
+    /// `driver`: a package by which the right folder is known.
+    fn of(environment: &Path, driver: &str, folder: &Path) -> Result<Self> {
         // The link leads to the interpreter that the environment was made with.
         let interpreter = environment
             .join("bin/python3")
@@ -71,9 +88,9 @@ impl Python {
             .flatten()
             .flatten()
             .map(|entry| entry.path().join("site-packages"))
-            .find(|path| path.join("psycopg").is_dir());
+            .find(|path| path.join(driver).is_dir());
         let Some(installed) = installed else {
-            bail!("psycopg is not in {}: run `cargo xtask setup`", library.display());
+            bail!("{driver} is not in {}: run `cargo xtask setup`", library.display());
         };
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-preserve=ownership"]).arg(&installed).arg(&packages);

@@ -44,6 +44,7 @@ use crate::library::{self, Point, Probe};
 use self::examine::{Aim, Examined, Examiner, Job, Outcome};
 use self::hold::{Hold, thaw_what_was_left};
 use self::known::Known;
+use super::scheduling;
 
 use std::os::fd::AsFd as _;
 
@@ -147,7 +148,7 @@ impl Libraries {
         watch.look_at_all();
         let own = Arc::clone(&wake);
         let thread = thread::Builder::new().name("libraries".to_owned()).spawn(move || {
-            go_first();
+            scheduling::go_first();
             watch.run(mappings, &ordered, &own);
         })?;
         let own = Arc::clone(&wake);
@@ -197,27 +198,6 @@ pub(super) fn may_have_many_files() {
     });
     if let Err(error) = raised {
         tracing::debug!(%error, "the limit of descriptors stays as it is");
-    }
-}
-
-/// Lets threads of this process be real-time, which takes privileges that the daemon is about to give up.
-pub(super) fn may_go_first() {
-    use nix::sys::resource::{Resource, setrlimit};
-    if let Err(error) = setrlimit(Resource::RLIMIT_RTPRIO, 1, 1) {
-        tracing::debug!(%error, "no thread will be real-time");
-    }
-}
-
-/// Puts the calling thread before all that are not real-time: it works for microseconds, and races. Where that is not permitted it is as
-/// quick as others.
-fn go_first() {
-    let parameter = libc::sched_param { sched_priority: 1 };
-    // SAFETY: a thread of ours (0: the caller), and a parameter that outlives the call.
-    if unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameter)
-    } != 0
-    {
-        tracing::debug!(error = %io::Error::last_os_error(), "the thread that watches libraries has no priority");
     }
 }
 

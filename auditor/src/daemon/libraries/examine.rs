@@ -14,7 +14,8 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 
 use super::hold::Hold;
-use super::{go_first, identity, points_of};
+use super::{identity, points_of};
+use crate::daemon::scheduling::go_first;
 use crate::kernel::uprobe::Uprobes;
 use crate::library::{self, Point};
 
