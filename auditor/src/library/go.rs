@@ -47,7 +47,7 @@ pub(super) fn functions<const N: usize>(
         .flat_map(|(index, name)| {
             // Each name ends with NUL, and so does the one before it.
             let whole = |at: &usize| *at > 0 && text.get(at - 1) == Some(&0);
-            let found = memchr::memmem::find_iter(text, name).filter(whole).next();
+            let found = memchr::memmem::find_iter(text, name).find(whole);
             found.and_then(|at| u32::try_from(at).ok()).map(|at| (at, index))
         })
         .collect();
