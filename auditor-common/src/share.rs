@@ -1,4 +1,4 @@
-//! How much of a ring a session may fill, so that a flood of one is nobody else's loss.
+//! How much of a ring, or of the table of TLS secrets, a session may fill, so that a flood of one is nobody else's loss.
 //!
 //! Dynamic thresholds (Choudhury and Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM
 //! Transactions on Networking 6(2), 1998): whoever writes may have as much of the ring as is still free, times a weight. At a weight of
@@ -28,18 +28,20 @@ pub struct Share {
     pub processes: u64,
     /// Changes of a process's session that were not recorded.
     pub moves: u64,
-    /// Padding to the end of the line.
-    pub _kernel: u64,
+    /// TLS secrets put into their table.
+    pub secrets_kept: u64,
     /// Bytes read from the payload ring. Written by the daemon only, as all that follows.
     pub payload_read: u64,
     /// The same for the lifecycle ring.
     pub lifecycle_read: u64,
+    /// TLS secrets removed from their table.
+    pub secrets_removed: u64,
     /// Padding to the end of the line.
-    pub _daemon: [u64; 6],
+    pub _daemon: [u64; 5],
 }
 crate::assert_layout!(Share, size = 128, align = 8);
 
-/// Entries of the table of shares. The first is for what belongs to no session.
+/// Entries of the table of shares. The first is for what belongs to no session; for TLS secrets it has the sum of all.
 pub const SHARES: u32 = 16384;
 
 /// Bytes that a record of this length occupies on a ring: with its header of eight bytes, in steps of eight
@@ -62,6 +64,8 @@ impl Weight {
     pub const SEGMENT: Self = Self(4);
     /// Beginnings and ends of connections: two thirds of the ring.
     pub const CONNECTION: Self = Self(4);
+    /// TLS secrets, of their table: half of it.
+    pub const SECRET: Self = Self(2);
 }
 
 /// Whether a session that occupies `occupied` bytes of a ring with `free` bytes left may write `length` bytes more.

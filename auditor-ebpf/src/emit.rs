@@ -232,6 +232,34 @@ fn not_written(sort: Sort, share: *mut Share, errno: u32) {
     }
 }
 
+/// Whether a session may have one more secret in their table of so many entries.
+#[inline(always)]
+pub(crate) fn admits_secret(owner: Owner, entries: u32) -> bool {
+    let (Some(all), Some(share)) = (share(Owner::NOBODY), share(owner)) else { return false };
+    let (all, kept) = (secrets(all), secrets(share));
+    admits(Weight::SECRET, kept, 1, u64::from(entries).saturating_sub(all))
+}
+
+#[inline(always)]
+fn secrets(share: *const Share) -> u64 {
+    // SAFETY: callers give a value of the map; only addresses of its fields are taken.
+    unsafe { between(load(&raw const (*share).secrets_kept), load(&raw const (*share).secrets_removed)) }
+}
+
+/// Counts a secret that was put there.
+#[inline(always)]
+pub(crate) fn count_secret(owner: Owner) {
+    if let (Some(all), Some(share)) = (share(Owner::NOBODY), share(owner)) {
+        // SAFETY: values of the map; only addresses of their fields are taken.
+        unsafe {
+            add(&raw mut (*all).secrets_kept, 1);
+            if owner.share != Owner::NOBODY.share {
+                add(&raw mut (*share).secrets_kept, 1);
+            }
+        }
+    }
+}
+
 /// Counts an attempt that policy allows and that could not be recorded.
 #[inline(always)]
 pub(crate) fn count_attempt(owner: Owner) {

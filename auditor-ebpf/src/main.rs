@@ -215,6 +215,13 @@ pub fn go_master_secret(context: ProbeContext) -> u32 {
     0
 }
 
+/// `ssl_log_secret(ssl, label, secret, length)`: BoringSSL (where the last two are one, a Span) and OpenSSL 1.1.1.
+#[uprobe(sleepable)]
+pub fn ssl_log_secret(context: ProbeContext) -> u32 {
+    tls::logs_secret(&context);
+    0
+}
+
 /// The licence that GPL-only helpers ask for. Apache-2.0 alone is not among the kernel's compatible ones.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -212,6 +212,34 @@ pub(crate) fn gnutls_prf(context: &ProbeContext) {
     }
 }
 
+/// ssl_log_secret. The label says what it is (draft-ietf-tls-keylogfile); by its first eight bytes. That of TLS 1.2 comes without the
+/// randoms that it is for.
+pub(crate) fn logs_secret(context: &ProbeContext) {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
+        return;
+    }
+    let (Some(label), Some(secret), Some(length)) =
+        (context.arg::<u64>(1), context.arg::<u64>(2), context.arg::<u64>(3))
+    else {
+        return;
+    };
+    let label = word(label);
+    if label == text(b"CLIENT_R") {
+        keep(context, cgroup, secret, length, UNKNOWN, UNKNOWN);
+    } else if label == text(b"CLIENT_H")
+        || label == text(b"SERVER_H")
+        || label == text(b"CLIENT_T")
+        || label == text(b"SERVER_T")
+        || label == text(b"CLIENT_E")
+    {
+        keep(context, cgroup, secret, length, 0, 0);
+    }
+}
+
+/// In the place of the address of a random: there is one, and nobody says which.
+const UNKNOWN: u64 = 1;
+
 /// crypto/tls.(*cipherSuiteTLS13).trafficKey. Go has its own order of registers (cmd/compile/abi-internal.md): the receiver first, then the
 /// slice's pointer, length and capacity.
 pub(crate) fn go_traffic_key(context: &ProbeContext) {
@@ -286,7 +314,7 @@ fn keep(
     client_random: u64,
     server_random: u64,
 ) {
-    if length != 32 && length != 48 {
+    if (length != 32 && length != 48) || has_room(cgroup) == 0 {
         return;
     }
     // A time, which two processors may have at once: the last bits are the processor's. None of them is here twice within so few
@@ -312,6 +340,18 @@ fn keep(
     }
 }
 
+/// Whether the session of a cgroup may have another secret. 0: it may not, which has been counted, or has ended.
+#[inline(never)]
+extern "C" fn has_room(cgroup: u64) -> u64 {
+    let Some(found) = session::by_cgroup(cgroup) else { return 0 };
+    let owner = Owner { session: found.id, share: found.share };
+    let has = emit::admits_secret(owner, ENTRIES);
+    if !has {
+        emit::count(SITE_SECRET, errno::EDQUOT);
+    }
+    u64::from(has)
+}
+
 /// Fills an element in its place. 0: the caller's memory cannot be read, which has been counted.
 ///
 /// # Safety
@@ -330,7 +370,7 @@ unsafe extern "C" fn fill(
         (*element).kind = if client_random == 0 { TRAFFIC_SECRET } else { MASTER_SECRET };
         let bytes = (&raw mut (*element).bytes).cast();
         (if length == 48 { read(bytes, 48, secret) } else { read(bytes, 32, secret) })
-            && (client_random == 0
+            && (client_random <= UNKNOWN
                 || (read((&raw mut (*element).client_random).cast(), RANDOM_BYTES as u32, client_random)
                     && read((&raw mut (*element).server_random).cast(), RANDOM_BYTES as u32, server_random)))
     };
@@ -387,5 +427,8 @@ unsafe extern "C" fn tell(context: *mut c_void, element: *mut Secret) -> u64 {
             }
         },
     );
+    if told {
+        emit::count_secret(owner);
+    }
     u64::from(told)
 }

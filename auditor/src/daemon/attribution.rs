@@ -43,6 +43,8 @@ use crate::source::Event;
 const CONVERSATIONS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
 const CONVERSATIONS: usize = 65_536;
+/// Connections that a new secret is offered to at once.
+const OFFERED: usize = 16;
 /// Libraries whose names are remembered.
 const LIBRARIES: usize = 4096;
 /// UDP sockets of one session that are followed at most. Further ones are named in a finding, and their ends are not recorded.
@@ -752,7 +754,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
-            conversation.midstream(at, self.keyrings.of(conversation.session), &mut findings);
+            conversation.midstream(at, &self.keyrings.of(conversation.session, at), &mut findings);
         }
         if let Some(session) = self.sessions.get_mut(session) {
             session.totals.connections += 1;
@@ -775,7 +777,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
-            conversation.established(event, self.keyrings.of(conversation.session), &mut findings);
+            conversation.established(event, &self.keyrings.of(conversation.session, at), &mut findings);
             let connection = Arc::clone(&conversation.connection);
             let (number, process) = (conversation.session, conversation.process.clone());
             if let Some(session) = self.sessions.get_mut(number) {
@@ -805,7 +807,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&cookie) {
-            let keyring = self.keyrings.of(conversation.session);
+            let keyring = &self.keyrings.of(conversation.session, at);
             if midstream {
                 conversation.midstream(at, keyring, &mut findings);
             }
@@ -818,14 +820,14 @@ impl Attribution {
     }
 
     fn skipped(&mut self, event: &Skipped) {
+        let at = Boottime(event.header.time);
         let mut findings = mem::take(&mut self.findings);
         // Only what is followed is counted.
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
-            let keyring = self.keyrings.of(conversation.session);
+            let keyring = &self.keyrings.of(conversation.session, at);
             conversation.skipped(event, self.policies.lossy(), keyring, &mut findings);
             self.counting.extend(conversation.counting_changed().map(|counts| (event.cookie, counts)));
         }
-        let at = Boottime(event.header.time);
         self.report(event.cookie, at, &mut findings);
         self.findings = findings;
         self.weigh(event.cookie, at);
@@ -854,7 +856,7 @@ impl Attribution {
         while let Some(largest) = self.budget.largest() {
             let mut findings = mem::take(&mut self.findings);
             let Some(conversation) = self.conversations.get_mut(&largest) else { break };
-            conversation.degrade(at, self.keyrings.of(conversation.session), &mut findings);
+            conversation.degrade(at, &self.keyrings.of(conversation.session, at), &mut findings);
             self.counting.extend(conversation.counting_changed().map(|counts| (largest, counts)));
             self.report(largest, at, &mut findings);
             self.findings = findings;
@@ -878,10 +880,11 @@ impl Attribution {
             return;
         }
         let waiting = self.waiting_for_secrets.range((session, 0)..=(session, u64::MAX));
-        for cookie in waiting.map(|(_, cookie)| *cookie).collect::<Vec<_>>() {
+        // The others look for it when their next bytes come; those that were made last wait for the newest.
+        for cookie in waiting.rev().take(OFFERED).map(|(_, cookie)| *cookie).collect::<Vec<_>>() {
             let mut findings = mem::take(&mut self.findings);
             if let Some(conversation) = self.conversations.get_mut(&cookie) {
-                conversation.offer(at, self.keyrings.of(session), &mut findings);
+                conversation.offer(at, &self.keyrings.of(session, at), &mut findings);
             }
             self.report(cookie, at, &mut findings);
             self.findings = findings;
@@ -1074,7 +1077,7 @@ impl Attribution {
     fn finish(&mut self, cookie: u64, now: Boottime) {
         let Some(conversation) = self.conversations.get_mut(&cookie) else { return };
         let mut findings = mem::take(&mut self.findings);
-        let keyring = self.keyrings.of(conversation.session);
+        let keyring = &self.keyrings.of(conversation.session, now);
         let (coverage, reason, duration_us) = conversation.finish(now, keyring, &mut findings);
         self.report(cookie, now, &mut findings);
         self.findings = findings;

@@ -11,10 +11,12 @@
 //! begun anew ([`Keyrings::turned`]), and what was before is gone ([`Keyrings::settled`]).
 //!
 //! Bounded: a session has [`UNCLAIMED`] secrets that no connection has claimed; older ones are given up. What is claimed is bounded by
-//! the number of connections.
+//! the number of connections. And so is the work of looking ([`Effort`]).
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +28,12 @@ use crate::tls::{Hash, Keyring, Secret, SecretKind, Wanted};
 
 /// Secrets of a session that wait for their connections. Four belong to each that is being opened.
 const UNCLAIMED: usize = 4096;
+/// Secrets among which one is looked for that was taken twice.
+const LAST: usize = 64;
 /// Keys that are done with and wait for the journal.
 const RETIRED: usize = 4096;
+/// Work in a second, in bytes that are decrypted: a third of a second of a processor's, or less.
+const EFFORT: u64 = 512 << 20;
 /// Age from which on a secret that nobody knows of is nobody's.
 const OLD: Duration = Duration::from_secs(60);
 
@@ -39,6 +45,7 @@ pub(super) struct Keyrings {
     sessions: HashMap<u64, Ring>,
     /// Secrets that were told of.
     told: u64,
+    effort: RefCell<Effort>,
     /// Keys that are done with, and that the journal speaks of.
     retired: Vec<u64>,
     /// The same, of which only the journal's last generation speaks.
@@ -58,11 +65,56 @@ struct Held {
     key: u64,
     /// Number of the file whose code derived it.
     library: u64,
+    /// The process that did.
+    process: u32,
 }
 
-/// What is written down: how many were told of; of each its session, its place, its key, the number of its library, whether it is
+/// Work that was done in the search for secrets. An agent can derive keys as often as it likes and keep as many connections waiting, and
+/// what it makes others try is the product of the two. So there is so much work for each second, of which a session may have as much as
+/// is still left: half of it for one that is alone, and whatever some do, there is something left for one that is quiet.
+///
+/// By the events' own time, so that the next daemon decides the same.
+#[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
+pub(super) struct Effort {
+    /// The second.
+    second: u64,
+    /// Work done in it, for all and for each session.
+    all: u64,
+    each: HashMap<u64, u64>,
+}
+
+impl Ring {
+    /// Whether one of the last is the same, of the same process by another number of its library: a file that is mapped through several
+    /// file systems (overlayfs) has as many numbers, and as many probes. (The same by the same number are both ends of a connection
+    /// in one process, and each needs its own.)
+    fn has(&self, secret: &Secret, event: &SecretTaken) -> bool {
+        [&self.unclaimed, &self.claimed].into_iter().any(|held| {
+            held.values().rev().take(LAST).any(|held| {
+                held.process == event.process && held.library != event.library && held.secret.is_same(secret)
+            })
+        })
+    }
+}
+
+impl Effort {
+    fn affords(&mut self, session: u64, at: Boottime, work: u64) -> bool {
+        let second = at.0 / 1_000_000_000;
+        if second > self.second {
+            *self = Self { second, ..Self::default() };
+        }
+        let done = self.each.get(&session).copied().unwrap_or(0) + work;
+        if done > EFFORT.saturating_sub(self.all) {
+            return false;
+        }
+        self.each.insert(session, done);
+        self.all += work;
+        true
+    }
+}
+
+/// What is written down: what was done; how many were told of; of each its session, its place, its key, the number of its library, its process, whether it is
 /// claimed.
-pub(super) type Saved = (u64, Vec<(u64, u64, u64, u64, bool)>);
+pub(super) type Saved = (Effort, u64, Vec<(u64, u64, u64, u64, u32, bool)>);
 
 static EMPTY: Ring = Ring { unclaimed: BTreeMap::new(), claimed: BTreeMap::new() };
 
@@ -71,9 +123,9 @@ impl Keyrings {
         Self { table, ..Self::default() }
     }
 
-    /// A session's.
-    pub(super) fn of(&self, session: u64) -> &Ring {
-        self.sessions.get(&session).unwrap_or(&EMPTY)
+    /// A session's, at this time.
+    pub(super) fn of(&self, session: u64, at: Boottime) -> Offer<'_> {
+        Offer { ring: self.sessions.get(&session).unwrap_or(&EMPTY), effort: &self.effort, session, at }
     }
 
     /// A library has derived keys. `false`: the secret is not there, or is none.
@@ -87,7 +139,11 @@ impl Keyrings {
         });
         let Some(secret) = secret else { return false };
         let ring = self.sessions.entry(event.header.session).or_default();
-        let held = Held { secret, key: event.id, library: event.library };
+        if ring.has(&secret, event) {
+            self.retired.push(event.id);
+            return false;
+        }
+        let held = Held { secret, key: event.id, library: event.library, process: event.process };
         ring.unclaimed.insert(place, held);
         if ring.unclaimed.len() > UNCLAIMED
             && let Some((_, held)) = ring.unclaimed.pop_first()
@@ -101,8 +157,8 @@ impl Keyrings {
         let Some(table) = &self.table else { return Ok(None) };
         let Some(entry) = table.get(key)? else { return Ok(None) };
         let kind = if entry.kind() == MASTER_SECRET {
-            let (client, server) = entry.randoms();
-            SecretKind::Master { client_random: Some(*client), server_random: Some(*server) }
+            let [client_random, server_random] = entry.randoms();
+            SecretKind::Master { client_random, server_random }
         } else {
             let hash = if entry.bytes().len() == Hash::Sha256.length() { Hash::Sha256 } else { Hash::Sha384 };
             SecretKind::Traffic { hash }
@@ -167,11 +223,13 @@ impl Keyrings {
         let mut secrets = Vec::new();
         for (session, ring) in &self.sessions {
             for (held, claimed) in [(&ring.unclaimed, false), (&ring.claimed, true)] {
-                let row = |(place, held): (&u64, &Held)| (*session, *place, held.key, held.library, claimed);
+                let row = |(place, held): (&u64, &Held)| {
+                    (*session, *place, held.key, held.library, held.process, claimed)
+                };
                 secrets.extend(held.iter().map(row));
             }
         }
-        (self.told, secrets)
+        (self.effort.borrow().clone(), self.told, secrets)
     }
 
     /// Goes on with what an earlier daemon had.
@@ -180,15 +238,15 @@ impl Keyrings {
     /// The kernel's table cannot be read.
     pub(super) fn restore(&mut self, saved: Saved) -> Result<(), String> {
         self.sessions.clear();
-        let (told, secrets) = saved;
-        self.told = told;
-        for (session, place, key, library, claimed) in secrets {
+        let (effort, told, secrets) = saved;
+        (self.effort, self.told) = (RefCell::new(effort), told);
+        for (session, place, key, library, process, claimed) in secrets {
             let secret =
                 self.read(place, key).map_err(|error| format!("cannot read TLS secrets: {error}"))?;
             let Some(secret) = secret else { continue };
             let ring = self.sessions.entry(session).or_default();
             let held = if claimed { &mut ring.claimed } else { &mut ring.unclaimed };
-            held.insert(place, Held { secret, key, library });
+            held.insert(place, Held { secret, key, library, process });
         }
         Ok(())
     }
@@ -213,16 +271,91 @@ impl Keyrings {
     }
 }
 
-impl Keyring for Ring {
-    fn candidates<'a>(&'a self, wanted: Wanted<'a>) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
+/// What a session's connections may look for at one time: its secrets, and the work that there is time for.
+#[derive(Clone, Copy)]
+pub(super) struct Offer<'a> {
+    ring: &'a Ring,
+    effort: &'a RefCell<Effort>,
+    session: u64,
+    at: Boottime,
+}
+
+impl Keyring for Offer<'_> {
+    fn candidates<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        numbers: RangeInclusive<u64>,
+    ) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
+        if numbers.is_empty() {
+            return Box::new(std::iter::empty());
+        }
+        let of = move |held: &'a BTreeMap<u64, Held>| held.range(numbers.clone()).rev().map(|(_, held)| held);
         // A traffic secret is one direction's; a master secret is both directions', one of which may have claimed it.
-        let shared = matches!(wanted, Wanted::Master { .. }).then_some(&self.claimed);
-        let held =
-            self.unclaimed.values().rev().chain(shared.into_iter().flat_map(|held| held.values().rev()));
+        let shared = matches!(wanted, Wanted::Master { .. }).then_some(&self.ring.claimed);
+        let held = std::iter::once(&self.ring.unclaimed).chain(shared).flat_map(of);
         Box::new(held.map(|held| &held.secret).filter(move |secret| secret.fits(&wanted)))
     }
 
+    fn newest(&self) -> u64 {
+        let last = |held: &BTreeMap<u64, Held>| held.last_key_value().map_or(0, |(place, _)| *place);
+        last(&self.ring.unclaimed).max(last(&self.ring.claimed))
+    }
+
+    fn affords(&self, work: u64) -> bool {
+        self.effort.borrow_mut().affords(self.session, self.at, work)
+    }
+
     fn get(&self, id: u64) -> Option<&Secret> {
-        self.claimed.get(&id).or_else(|| self.unclaimed.get(&id)).map(|held| &held.secret)
+        let Ring { claimed, unclaimed } = self.ring;
+        claimed.get(&id).or_else(|| unclaimed.get(&id)).map(|held| &held.secret)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn what_several_probes_took_at_once_is_one() {
+        let secret =
+            |id, bytes: &[u8]| Secret::new(id, SecretKind::Traffic { hash: Hash::Sha256 }, bytes).unwrap();
+        let taken = |process, library| SecretTaken {
+            header: auditor_common::event::Header { kind: 0, share: 0, time: 0, session: 1 },
+            id: 9,
+            library,
+            process,
+            kind: 0,
+            length: 32,
+            _padding: [0; 2],
+        };
+        let mut ring = Ring::default();
+        ring.unclaimed.insert(1, Held { secret: secret(1, &[7; 32]), key: 5, library: 100, process: 42 });
+        assert!(ring.has(&secret(2, &[7; 32]), &taken(42, 101)));
+        // Both ends of a connection in one process; another process; another secret.
+        assert!(!ring.has(&secret(2, &[7; 32]), &taken(42, 100)));
+        assert!(!ring.has(&secret(2, &[7; 32]), &taken(43, 101)));
+        assert!(!ring.has(&secret(2, &[8; 32]), &taken(42, 101)));
+    }
+
+    /// How much of it a session gets in a second.
+    fn all_of(effort: &mut Effort, session: u64, second: u64) -> u64 {
+        let step = 64 << 10;
+        (0..).take_while(|_| effort.affords(session, Boottime(second * SECOND), step)).count() as u64 * step
+    }
+
+    #[test]
+    fn whoever_makes_others_search_leaves_something_for_who_is_quiet() {
+        let mut effort = Effort::default();
+        let mut left = EFFORT;
+        for session in 1..=8 {
+            let got = all_of(&mut effort, session, 5);
+            assert!(got.abs_diff(left / 2) <= 128 << 10, "{session}: {got} of {left}");
+            left -= got;
+        }
+        // Of a time before, told late, too.
+        assert!(!effort.affords(1, Boottime(4 * SECOND), 64 << 10));
+        assert_eq!(all_of(&mut effort, 1, 6), EFFORT / 2);
     }
 }

@@ -2,23 +2,33 @@
 //!
 //! A thread of its own, because it races with the agent: between the moment that code is mapped and the first handshake, the code
 //! must be probed. It runs before everything that is not real-time. A file that has something to probe and is not probed yet, and
-//! one that takes long to look through, makes it freeze the session's cgroup until the probe is in; how long that was is told.
+//! one that takes long to look through, has the session's cgroup frozen until the probe is in; how long that was is told.
 //!
 //! A file is looked through once, and told by what it is now (device, inode, size, times), never by its name: a library that is
 //! replaced or written to is another file. The libraries that the host's dynamic linker knows are probed at the start, so that the first
 //! agent finds them probed.
 //!
 //! Files are opened through /proc/PID/map_files, which leads to what is mapped: in containers, under other roots, and when it was deleted.
+//!
+//! Agents choose what they map, so all of this is bounded. The thread reads no file itself (`examine`), and a session stands still for
+//! [`LONGEST`] at most; then it goes on, and from then on is not held for its files. What an agent's own file system would
+//! have to answer is not touched (`filesystem`). Of the files that may be probed at one time, each session has a share (`known`).
+
+mod examine;
+mod filesystem;
+mod hold;
+mod known;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,6 +41,9 @@ use crate::kernel::tables::Members;
 use crate::kernel::uprobe::Uprobes;
 use crate::library::{self, Point, Probe};
 
+use self::examine::{Aim, Examined, Examiner, Job, Outcome};
+use self::hold::{Hold, thaw_what_was_left};
+use self::known::Known;
 use super::scheduling;
 
 use std::os::fd::AsFd as _;
@@ -39,11 +52,18 @@ use std::os::fd::AsFd as _;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Time between two searches for deleted files that nobody has mapped any more.
 const SEARCH_AGAIN: Duration = Duration::from_secs(60);
-/// Files that are remembered: those without anything to probe, and those with.
-const MOST_KNOWN: usize = 65536;
-const MOST_PROBED: usize = 1024;
-/// Name of the file in the runtime directory that says whom this thread holds. Not the pipeline's (`pipeline/still.rs`), which holds sessions too.
-const NOTE: &str = "held-for-probes";
+/// The longest that a session stands still for a file.
+const LONGEST: Duration = Duration::from_secs(1);
+/// The longest list of the host's libraries.
+const MOST_LIBRARIES: usize = 65536;
+/// Threads that look for the version of a long file.
+const MOST_NAMING: usize = 16;
+/// Processes that are held for a file that is being looked through for another one.
+const MOST_OTHERS: usize = 64;
+/// Files that are being looked through, of which a session may have as many as are still left.
+const MOST_ASKED: usize = 4096;
+/// Descriptors that are ever needed.
+const MOST_DESCRIPTORS: u64 = 16384;
 /// Discoveries that wait to be taken.
 const MOST_FOUND: usize = 256;
 
@@ -91,28 +111,35 @@ impl Libraries {
         let mappings = Mappings::listen(wake.as_fd())?;
         let (orders, ordered) = sync_channel(64);
         let (sender, found) = sync_channel(MOST_FOUND);
-        let frozen = runtime_dir.join(NOTE);
-        thaw_what_was_left(&frozen);
-        let probed = uprobes.libraries()?.into_iter().map(|library| (library, None)).collect();
+        thaw_what_was_left(runtime_dir);
+        let known = Known::of_earlier(uprobes.libraries()?);
         let uprobes = Arc::new(uprobes);
         let (sender_of_seen, seen) = sync_channel(16);
         let of_host = Arc::clone(&uprobes);
-        let known = BTreeSet::new();
+        let (answers, answered) = channel();
         let mut watch = Watch {
             uprobes,
             members,
             hierarchy,
-            frozen,
+            notes: runtime_dir.to_owned(),
             known,
-            probed,
             seen,
             search: None,
             searched: Instant::now(),
             found: sender,
+            examiners: HashMap::new(),
+            spare: None,
+            answers,
+            answered,
+            wake: Arc::clone(&wake),
+            asked: HashMap::new(),
+            last: 0,
+            slow: BTreeSet::new(),
+            naming: Arc::new(AtomicUsize::new(0)),
         };
         // Agents begin as `auditor run`, which says nothing under TLS.
         if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
-            watch.remember(own);
+            watch.known.nothing(own);
         }
         // What the most probable libraries are for is known before any agent begins.
         let (first, rest): (Vec<_>, Vec<_>) =
@@ -163,30 +190,71 @@ impl Drop for Libraries {
     }
 }
 
+/// Lets this process have as many descriptors as it may: one for each file that is probed.
+pub(super) fn may_have_many_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(now, most)| {
+        setrlimit(Resource::RLIMIT_NOFILE, now.max(most.min(MOST_DESCRIPTORS)), most)
+    });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of descriptors stays as it is");
+    }
+}
+
 /// The thread's state.
 struct Watch {
     uprobes: Arc<Uprobes>,
     members: Members,
     hierarchy: Hierarchy,
-    /// A file that names the cgroup which is frozen now.
-    frozen: PathBuf,
-    /// Numbers of files that have nothing to probe.
-    known: BTreeSet<u64>,
-    /// Files that are probed, by their number; `None`: an earlier daemon's, of which the number is all that is known.
-    probed: HashMap<u64, Option<File>>,
+    /// Where files are that name the cgroups which are frozen now.
+    notes: PathBuf,
+    known: Known,
     /// What is learnt of the host's libraries.
     seen: Receiver<Seen>,
-    /// A search for deleted files that nobody has mapped, and when the last one began.
+    /// A search for files that nobody has mapped any more, and when the last one began.
     search: Option<thread::JoinHandle<Vec<u64>>>,
     searched: Instant,
     found: SyncSender<Found>,
+    /// Who looks through the files of a session, and one who has nothing to do.
+    examiners: HashMap<u64, Examiner>,
+    spare: Option<Examiner>,
+    answers: Sender<Examined>,
+    answered: Receiver<Examined>,
+    wake: Arc<EventFd>,
+    /// What they were asked for, by the job's number.
+    asked: HashMap<u64, Asked>,
+    last: u64,
+    /// Sessions that nobody waits for any more.
+    slow: BTreeSet<u64>,
+    /// How many threads look for versions.
+    naming: Arc<AtomicUsize>,
+}
+
+/// A file that is being looked through.
+struct Asked {
+    library: u64,
+    path: PathBuf,
+    by: Option<(u64, u32)>,
+    aim: Aim,
+    /// Nobody waits for it any more.
+    is_late: bool,
+    hold: Arc<Hold>,
+    /// Other processes that have mapped it meanwhile.
+    others: Vec<(u32, Hold)>,
+}
+
+impl Asked {
+    fn session(&self) -> u64 {
+        self.by.map_or(0, |(session, _)| session)
+    }
 }
 
 impl Watch {
     fn run(&mut self, mut mappings: Mappings, orders: &Receiver<Order>, wake: &EventFd) {
         let mut looked = Instant::now();
         loop {
-            if let Err(error) = mappings.wait(LOOK_AGAIN) {
+            let limit = if self.asked.is_empty() { LOOK_AGAIN } else { LOOK_AGAIN / 4 };
+            if let Err(error) = mappings.wait(limit) {
                 tracing::error!(%error, "libraries are not looked for any more: what is said under TLS may not be read");
                 return;
             }
@@ -211,6 +279,10 @@ impl Watch {
             while let Ok(seen) = self.seen.try_recv() {
                 self.take_seen(seen);
             }
+            while let Ok(examined) = self.answered.try_recv() {
+                self.settle(examined);
+            }
+            self.give_up_waiting();
             if looked.elapsed() >= LOOK_AGAIN {
                 looked = Instant::now();
                 self.look_again();
@@ -220,18 +292,16 @@ impl Watch {
 
     /// Takes over what was learnt of a file of the host's.
     fn take_seen(&mut self, seen: Seen) {
-        let Seen { library, file, path, probes, error } = seen;
-        if !self.is_new(library) {
-            self.recognise(file, library, &path, None);
+        let Seen { library, inode, file, path, is_probed, name, error } = seen;
+        if !self.known.is_new(0, library) && !self.known.is_unknown(0, library) {
             return;
         }
-        let name = library::name(&file, &points_of(&probes));
-        if probes.is_empty() || error.is_some() {
-            self.remember(library);
+        if is_probed {
+            self.probed(0, library, inode, file);
         } else {
-            self.probed.insert(library, Some(file));
+            self.known.nothing(library);
         }
-        if !probes.is_empty() || error.is_some() {
+        if is_probed || error.is_some() {
             let _ = self.found.try_send(Found { library, path, name, by: None, pause: None, error });
         }
     }
@@ -255,84 +325,193 @@ impl Watch {
 
     fn mapped(&mut self, mapping: Mapping) {
         let Ok(Some(member)) = self.members.get(mapping.process) else { return };
-        let Mapping { process, start, end } = mapping;
+        let Mapping { process, start, end, device } = mapping;
         let place = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
         // The process is gone, or has mapped something else there, which is told too.
-        let Ok(file) = File::open(&place) else { return };
-        let Ok(library) = number(&file) else { return };
-        let path = || fs::read_link(&place).unwrap_or_default();
-        let by = Some((member.session, process));
-        if self.is_new(library) {
-            self.see(file, library, &path(), by, Some(member.cgroup));
-        } else if self.probed.get(&library).is_some_and(Option::is_none) {
-            self.recognise(file, library, &path(), by);
-        }
-    }
-
-    /// A file that an earlier daemon has probed: what is in it may not be known any more.
-    fn recognise(&mut self, file: File, library: u64, path: &Path, by: Option<(u64, u32)>) {
-        let Some(earlier @ None) = self.probed.get_mut(&library) else { return };
-        let points = library::inspect(&file).map(|probes| points_of(&probes)).unwrap_or_default();
-        let name = library::name(&file, &points);
-        *earlier = Some(file);
-        let found = Found { library, path: path.to_owned(), name, by, pause: None, error: None };
-        let _ = self.found.try_send(found);
-    }
-
-    fn is_new(&self, library: u64) -> bool {
-        !self.known.contains(&library) && !self.probed.contains_key(&library)
-    }
-
-    /// Looks through a file, and probes it. With a cgroup, that is held meanwhile.
-    fn see(&mut self, file: File, library: u64, path: &Path, by: Option<(u64, u32)>, cgroup: Option<u64>) {
-        let mut hold = Hold::new(&self.hierarchy, &self.frozen, cgroup.zip(by.map(|(_, process)| process)));
-        if library::takes_long(&file) {
-            hold.take();
-        }
-        let inspected = library::inspect(&file);
-        let (mut points, mut error) = (Vec::new(), None);
-        match &inspected {
-            Ok(probes) if probes.is_empty() => {}
-            Ok(probes) => {
-                hold.take();
-                points = points_of(probes);
-                if self.probed.len() >= MOST_PROBED {
-                    error = Some("there are as many probed files as there may be".to_owned());
-                } else if let Err(refused) = self.uprobes.attach(&file, library, probes) {
-                    error = Some(refused.to_string());
-                }
-            }
-            Err(unreadable) => error = Some(unreadable.to_string()),
-        }
-        let pause = hold.release();
-        if points.is_empty() && error.is_none() && pause.is_none() {
-            self.remember(library);
+        let Ok(library) = number_at(&place) else { return };
+        let is_new = self.known.is_new(member.session, library);
+        if !is_new && !self.known.is_unknown(member.session, library) {
             return;
         }
-        // Takes milliseconds for a large file, and nobody waits for it any more.
-        let name = library::name(&file, &points);
-        if error.is_none() && !points.is_empty() {
-            self.probed.insert(library, Some(file));
-        } else {
-            self.remember(library);
+        let by = Some((member.session, process));
+        let whom = (!self.slow.contains(&member.session)).then_some((member.cgroup, process));
+        // Somebody looks through it already, for this session or for another one, which then stands still with that one.
+        let is_it = |asked: &&mut Asked| {
+            asked.library == library && (asked.aim != Aim::Count || asked.session() == member.session)
+        };
+        if let Some(asked) = self.asked.values_mut().find(is_it) {
+            if asked.by != by && asked.others.len() < MOST_OTHERS {
+                self.last += 1;
+                let whom = whom.filter(|_| !asked.is_late);
+                let hold = Hold::new(&self.hierarchy, &self.notes, self.last, whom);
+                hold.take();
+                asked.others.push((process, hold));
+            }
+            return;
         }
-        // Whoever takes them is behind: that a library was found is not said, that it is probed stays true.
-        let found = Found { library, path: path.to_owned(), name, by, pause, error };
-        let _ = self.found.try_send(found);
+        let path = fs::read_link(&place).unwrap_or_default();
+        if let Err(error) = filesystem::is_readable(device, process) {
+            self.refuse(library, path, by, None, error);
+            return;
+        }
+        let probing = || self.asked.values().filter(|asked| asked.aim == Aim::Probe);
+        let own = probing().filter(|asked| asked.session() == member.session).count();
+        let aim = match (is_new, self.known.admits(member.session, (own, probing().count()))) {
+            (true, true) => Aim::Probe,
+            (true, false) => Aim::Count,
+            (false, _) => Aim::Recognise,
+        };
+        self.last += 1;
+        let hold = Arc::new(Hold::new(&self.hierarchy, &self.notes, self.last, whom));
+        let asked = Asked { library, path, by, aim, is_late: false, hold, others: Vec::new() };
+        self.examine(place, asked);
     }
 
-    fn remember(&mut self, library: u64) {
-        if self.known.len() >= MOST_KNOWN {
-            self.known.clear();
+    /// Has a file looked through by its session's examiner.
+    fn examine(&mut self, place: PathBuf, asked: Asked) {
+        let session = asked.session();
+        let waiting = self.asked.values().filter(|asked| asked.session() == session).count();
+        let is_admitted = waiting < MOST_ASKED.saturating_sub(self.asked.len());
+        let (uprobes, answers, wake) = (&self.uprobes, &self.answers, &self.wake);
+        let job = Job { id: self.last, place, hold: Arc::clone(&asked.hold), aim: asked.aim };
+        if is_admitted
+            && let Some(examiner) = self
+                .examiners
+                .remove(&session)
+                .or_else(|| self.spare.take())
+                .or_else(|| Examiner::start(uprobes, answers, wake))
+        {
+            let takes = examiner.ask(job);
+            self.examiners.insert(session, examiner);
+            if takes {
+                self.asked.insert(self.last, asked);
+                return;
+            }
         }
-        self.known.insert(library);
+        let error = "there are too many files to look through".to_owned();
+        self.refuse(asked.library, asked.path, asked.by, None, error);
+    }
+
+    /// Lets those go who have waited long enough for an examiner. It goes on alone, and what it finds is taken when it comes back.
+    fn give_up_waiting(&mut self) {
+        for asked in self.asked.values_mut() {
+            if asked.is_late || asked.hold.lasts() < LONGEST {
+                continue;
+            }
+            asked.is_late = true;
+            asked.others.iter().for_each(|(_, hold)| _ = hold.let_go());
+            let pause = asked.hold.let_go();
+            self.slow.insert(asked.session());
+            let found = Found {
+                library: asked.library,
+                path: asked.path.clone(),
+                name: None,
+                by: asked.by,
+                pause,
+                error: Some(format!(
+                    "it could not be looked through within {LONGEST:?}: until it is, it is not probed"
+                )),
+            };
+            let _ = self.found.try_send(found);
+        }
+    }
+
+    /// Takes over what was learnt of a file.
+    fn settle(&mut self, examined: Examined) {
+        let Some(asked) = self.asked.remove(&examined.id) else { return };
+        let session = asked.session();
+        let Asked { library, path, by, aim, others, .. } = asked;
+        if !self.asked.values().any(|asked| asked.session() == session) {
+            self.spare = self.examiners.remove(&session).or(self.spare.take());
+        }
+        let Examined { outcome, pause, .. } = examined;
+        let Outcome { file, library, inode, points, name, error } = match outcome {
+            Ok(outcome) => outcome,
+            // The process is gone, or has unmapped it; whoever else has mapped it may not have.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                for (process, hold) in others {
+                    drop(hold);
+                    self.look_at(process);
+                }
+                return;
+            }
+            Err(error) => {
+                self.refuse(library, path, by, pause, format!("it cannot be read: {error}"));
+                return;
+            }
+        };
+        if let Some(error) = error {
+            self.refuse(library, path, by, pause, error);
+        } else if points.is_empty() {
+            self.known.nothing(library);
+            if pause.is_some() {
+                let found = Found { library, path, name: None, by, pause, error: None };
+                let _ = self.found.try_send(found);
+            }
+        } else if aim == Aim::Count {
+            let error = "there are as many probed files as its session may have".to_owned();
+            self.refuse(library, path, by, pause, error);
+        } else {
+            let copy = file.try_clone();
+            self.probed(session, library, inode, file);
+            // Whoever takes them is behind: that a library was found is not said, that it is probed stays true.
+            let found = Found { library, path, name, by, pause, error: None };
+            match copy {
+                Ok(copy) if found.name.is_none() => self.name(found, copy, points),
+                _ => _ = self.found.try_send(found),
+            }
+        }
+    }
+
+    /// Says that a file is not probed for a session, once.
+    fn refuse(
+        &mut self,
+        library: u64,
+        path: PathBuf,
+        by: Option<(u64, u32)>,
+        pause: Option<Duration>,
+        error: String,
+    ) {
+        self.known.refuse(by.map_or(0, |(session, _)| session), library);
+        let _ = self.found.try_send(Found { library, path, name: None, by, pause, error: Some(error) });
+    }
+
+    /// A file is probed from now on; under its number of before it was written to, no more.
+    fn probed(&mut self, session: u64, library: u64, inode: (u64, u64), file: File) {
+        if let Some(earlier) = self.known.probed(session, library, inode, file)
+            && let Err(error) = self.uprobes.detach(earlier)
+        {
+            tracing::warn!(%error, "a probe stays in a file that has changed");
+        }
+    }
+
+    /// Looks for the version in a file that is long, which nobody is to wait for.
+    fn name(&self, mut found: Found, file: File, points: Vec<Point>) {
+        let (sender, naming) = (self.found.clone(), Arc::clone(&self.naming));
+        if naming.fetch_add(1, Ordering::Relaxed) < MOST_NAMING {
+            let thread = thread::Builder::new().name("library name".to_owned()).spawn(move || {
+                found.name = library::name(&file, &points);
+                naming.fetch_sub(1, Ordering::Relaxed);
+                let _ = sender.try_send(found);
+            });
+            if thread.is_ok() {
+                return;
+            }
+            self.naming.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!("a library is probed, and no thread says which it is");
+            return;
+        }
+        naming.fetch_sub(1, Ordering::Relaxed);
+        found.name = points.first().map(|point| point.library().to_owned());
+        let _ = sender.try_send(found);
     }
 
     /// A file that was written to is not what was looked through; and the kernel would go on executing the instruction that stood at the
-    /// probe before. One that was deleted and that nobody has mapped any more needs no probe.
+    /// probe before. One that was deleted and that nobody has mapped any more needs no probe; nor does any, where there are many.
     fn look_again(&mut self) {
-        let files = || self.probed.iter().filter_map(|(library, file)| Some((*library, file.as_ref()?)));
-        let mut gone: Vec<u64> = files()
+        let known = &self.known;
+        let mut gone: Vec<u64> = known
+            .files()
             .filter(|(library, file)| number(file).ok() != Some(*library))
             .map(|(library, _)| library)
             .collect();
@@ -343,9 +522,11 @@ impl Watch {
             // It does not panic; if it did, nothing was found.
             gone.extend(search.join().unwrap_or_default());
         }
-        let deleted = files().filter_map(|(library, file)| {
-            let status = file.metadata().ok().filter(|status| status.nlink() == 0)?;
-            Some((library, status.ino()))
+        let is_crowded = known.is_crowded();
+        let deleted = known.files().filter_map(|(library, file)| {
+            let status = status(file.as_raw_fd(), c"").ok()?;
+            let may_go = status.stx_nlink == 0 || is_crowded && !known.is_hosts(library);
+            may_go.then_some((library, status.stx_ino))
         });
         let deleted: Vec<(u64, u64)> = deleted.collect();
         if self.search.is_none() && !deleted.is_empty() && self.searched.elapsed() >= SEARCH_AGAIN {
@@ -359,12 +540,12 @@ impl Watch {
             if let Err(error) = self.uprobes.detach(library) {
                 tracing::warn!(%error, "a probe stays in a file that has changed");
             }
-            self.probed.remove(&library);
+            self.known.forget(library);
         }
     }
 }
 
-/// Those of deleted files (number, inode) that no process has mapped.
+/// Those of some files (number, inode) that no process has mapped.
 fn unused(mut files: Vec<(u64, u64)>) -> Vec<u64> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     for process in processes.flatten() {
@@ -380,16 +561,18 @@ fn unused(mut files: Vec<(u64, u64)>) -> Vec<u64> {
 /// A file of the host's that was looked through, and is probed where there is something to probe.
 struct Seen {
     library: u64,
+    inode: (u64, u64),
     file: File,
     path: PathBuf,
-    probes: Vec<Probe>,
+    is_probed: bool,
+    name: Option<String>,
     error: Option<String>,
 }
 
 /// Looks through a file of the host's, and probes it. `None`: it is not there.
 fn see_file(uprobes: &Uprobes, path: &Path) -> Option<Seen> {
     let file = File::open(path).ok()?;
-    let library = number(&file).ok()?;
+    let (library, inode) = identity(&file).ok()?;
     let (probes, error) = match library::inspect(&file) {
         Ok(probes) => {
             let attached = if probes.is_empty() { Ok(()) } else { uprobes.attach(&file, library, &probes) };
@@ -397,7 +580,9 @@ fn see_file(uprobes: &Uprobes, path: &Path) -> Option<Seen> {
         }
         Err(unreadable) => (Vec::new(), Some(unreadable.to_string())),
     };
-    Some(Seen { library, file, path: path.to_owned(), probes, error })
+    let name = library::name(&file, &points_of(&probes));
+    let is_probed = !probes.is_empty() && error.is_none();
+    Some(Seen { library, inode, file, path: path.to_owned(), is_probed, name, error })
 }
 
 /// Whether a library has a name that TLS libraries have. For an order only: what it is, its contents say.
@@ -412,7 +597,7 @@ fn host_libraries() -> Vec<PathBuf> {
     let names: BTreeSet<&[u8]> = cache
         .split(|byte| *byte == 0)
         .filter(|name| name.starts_with(b"/") && name.contains(&b'.'))
-        .take(MOST_KNOWN)
+        .take(MOST_LIBRARIES)
         .collect();
     names.into_iter().map(|name| PathBuf::from(OsStr::from_bytes(name))).collect()
 }
@@ -427,116 +612,62 @@ fn executable(process: u32, line: &str) -> Option<Mapping> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
     let is_code = fields.next()?.contains('x');
-    let inode = fields.nth(2)?;
-    let address = |text| u64::from_str_radix(text, 16).ok();
+    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    let inode = fields.next()?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    let part = |text| u32::from_str_radix(text, 16).ok();
     (is_code && inode != "0").then_some(())?;
-    Some(Mapping { process, start: address(start)?, end: address(end)? })
+    let device = (part(major)?, part(minor)?);
+    Some(Mapping { process, start: number(start)?, end: number(end)?, device })
 }
 
 /// The number of a file, as it is now. One that is replaced or written to has another.
 fn number(file: &File) -> io::Result<u64> {
-    let status = file.metadata()?;
+    status(file.as_raw_fd(), c"").map(|status| number_of(&status))
+}
+
+/// The same of what a path leads to, without opening it.
+fn number_at(place: &Path) -> io::Result<u64> {
+    let place = CString::new(place.as_os_str().as_bytes())?;
+    status(libc::AT_FDCWD, &place).map(|status| number_of(&status))
+}
+
+/// The number of a file, and its device and inode.
+fn identity(file: &File) -> io::Result<(u64, (u64, u64))> {
+    let status = status(file.as_raw_fd(), c"")?;
+    Ok((number_of(&status), (device_of(&status), status.stx_ino)))
+}
+
+fn device_of(status: &libc::statx) -> u64 {
+    u64::from(status.stx_dev_major) << 32 | u64::from(status.stx_dev_minor)
+}
+
+fn number_of(status: &libc::statx) -> u64 {
+    let modified = status.stx_mtime;
     let numbers = [
-        status.dev(),
-        status.ino(),
-        status.size(),
-        status.mtime().cast_unsigned(),
-        status.mtime_nsec().cast_unsigned(),
+        device_of(status),
+        status.stx_ino,
+        status.stx_size,
+        modified.tv_sec.cast_unsigned(),
+        u64::from(modified.tv_nsec),
     ];
     let mut digest = Sha256::new();
     numbers.iter().for_each(|number| digest.update(number.to_le_bytes()));
     let mut first = [0; 8];
     first.copy_from_slice(&digest.finalize()[..8]);
-    Ok(u64::from_le_bytes(first))
+    u64::from_le_bytes(first)
 }
 
-/// A session that is held while its library is probed.
-///
-/// A daemon that is killed meanwhile would leave it held. So which cgroup it is stands in a file, and the next daemon lets it go.
-struct Hold<'a> {
-    hierarchy: &'a Hierarchy,
-    note: &'a Path,
-    /// Id of the session's cgroup, and a process in it or below it.
-    whom: Option<(u64, u32)>,
-    held: Option<(PathBuf, Instant)>,
-}
-
-impl<'a> Hold<'a> {
-    fn new(hierarchy: &'a Hierarchy, note: &'a Path, whom: Option<(u64, u32)>) -> Self {
-        Self { hierarchy, note, whom, held: None }
+/// What is known of a file, without asking whoever is behind its file system: that one may not answer.
+fn status(at: RawFd, path: &CStr) -> io::Result<libc::statx> {
+    // SAFETY: plain numbers, for which zeros are a value.
+    let mut status: libc::statx = unsafe { std::mem::zeroed() };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
+    // SAFETY: the path ends with NUL, and both outlive the call.
+    match unsafe { libc::statx(at, path.as_ptr(), flags, libc::STATX_BASIC_STATS, &raw mut status) } {
+        0 => Ok(status),
+        _ => Err(io::Error::last_os_error()),
     }
-
-    fn take(&mut self) {
-        let Some((cgroup, process)) = self.whom.take() else { return };
-        let held = self.switch(cgroup, process);
-        match held {
-            Ok(Some(switch)) => self.held = Some((switch, Instant::now())),
-            // Somebody else holds it, and it does nothing.
-            Ok(None) => {}
-            Err(error) => {
-                tracing::warn!(%error, process, "a session is not held while its library is probed")
-            }
-        }
-    }
-
-    /// Freezes the cgroup of that id among those that the process lives in. Answers what thaws it; `None`: it was frozen already.
-    fn switch(&self, cgroup: u64, process: u32) -> io::Result<Option<PathBuf>> {
-        let memberships = fs::read_to_string(format!("/proc/{process}/cgroup"))?;
-        let lives = self.hierarchy.of_process(&memberships).map_err(io::Error::other)?;
-        let path = lives
-            .path()
-            .ancestors()
-            .take_while(|path| *path != self.hierarchy.mount())
-            .find(|path| fs::metadata(path).is_ok_and(|status| status.ino() == cgroup))
-            .ok_or(io::ErrorKind::NotFound)?;
-        let switch = path.join("cgroup.freeze");
-        if fs::read_to_string(&switch)?.trim() != "0" {
-            return Ok(None);
-        }
-        fs::write(self.note, switch.as_os_str().as_bytes())?;
-        fs::write(&switch, "1")?;
-        Ok(Some(switch))
-    }
-
-    /// Lets go. Answers how long it was held.
-    fn release(mut self) -> Option<Duration> {
-        self.let_go()
-    }
-
-    fn let_go(&mut self) -> Option<Duration> {
-        let (switch, since) = self.held.take()?;
-        if let Err(error) = fs::write(&switch, "0")
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::error!(%error, path = %switch.display(), "a session stays frozen: write 0 there");
-        }
-        let pause = since.elapsed();
-        let _ = fs::remove_file(self.note);
-        Some(pause)
-    }
-}
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        self.let_go();
-    }
-}
-
-/// Lets the session go that an earlier daemon held when it was killed.
-fn thaw_what_was_left(note: &Path) {
-    let Ok(switch) = fs::read(note) else { return };
-    let switch = Path::new(OsStr::from_bytes(&switch));
-    if switch.file_name() == Some(OsStr::new("cgroup.freeze")) && switch.exists() {
-        match fs::write(switch, "0") {
-            Ok(()) => {
-                tracing::info!(path = %switch.display(), "a session that an earlier daemon held goes on")
-            }
-            Err(error) => {
-                tracing::error!(%error, path = %switch.display(), "a session stays frozen: write 0 there")
-            }
-        }
-    }
-    let _ = fs::remove_file(note);
 }
 
 #[cfg(test)]
@@ -546,7 +677,8 @@ mod tests {
     #[test]
     fn code_of_files_is_found_among_the_mappings() {
         let line = "7f3fcd177000-7f3fcd19d000 r-xp 00001000 fe:00 325843    /usr/lib/ld (deleted)";
-        let mapping = Mapping { process: 3, start: 0x7f3f_cd17_7000, end: 0x7f3f_cd19_d000 };
+        let mapping =
+            Mapping { process: 3, start: 0x7f3f_cd17_7000, end: 0x7f3f_cd19_d000, device: (0xfe, 0) };
         assert_eq!(executable(3, line), Some(mapping));
         for other in [
             "7f3fcd177000-7f3fcd19d000 r--p 00001000 fe:00 325843 /usr/lib/ld",
@@ -568,19 +700,5 @@ mod tests {
         assert_eq!(number(&file).unwrap(), before);
         fs::write(&path, "longer").unwrap();
         assert_ne!(number(&file).unwrap(), before);
-    }
-
-    #[test]
-    fn what_was_left_frozen_is_thawed_and_nothing_else_written() {
-        let directory = tempfile::tempdir().unwrap();
-        let (note, switch) = (directory.path().join("frozen"), directory.path().join("cgroup.freeze"));
-        let other = directory.path().join("other");
-        for (named, expected) in [(&switch, "0"), (&other, "1")] {
-            fs::write(named, "1").unwrap();
-            fs::write(&note, named.as_os_str().as_bytes()).unwrap();
-            thaw_what_was_left(&note);
-            assert_eq!(fs::read_to_string(named).unwrap(), expected);
-            assert!(!note.exists());
-        }
     }
 }

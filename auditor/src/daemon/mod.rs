@@ -239,6 +239,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
     degraded.extend(secrecy::protect());
+    libraries::may_have_many_files();
     scheduling::may_go_first();
     scheduling::give_way();
     // Before any thread is started: capabilities belong to threads.
@@ -404,6 +405,7 @@ impl Start<'_> {
         let shares = Arc::clone(tables.shares());
         let mut rings = Rings::new(reader(payload)?, reader(lifecycle)?, Arc::clone(&shares));
         rings.settle_shares();
+        secrets.count().map_err(call("count TLS secrets"))?;
         let identity =
             Identity { boot_id: boot_id.clone(), trail: trail.id().to_owned(), rings: rings.ids() };
         let fresh = || {

@@ -223,7 +223,10 @@ impl Reader {
     /// The connection has ended: gives out what is under way.
     pub(super) fn close(&mut self, at: Boottime, context: &mut Context<'_>) {
         let (clear, opaque) = (&mut self.clear, &mut self.opaque);
+        let keyring = context.keyring;
         if let Some(tls) = &mut self.tls {
+            // For whatever came last nothing follows that would have it looked for.
+            tls.offer(keyring, &mut |event| inside(clear, opaque, at, event, context));
             tls.close(&mut |event| inside(clear, opaque, at, event, context));
         }
         if let Clear::Reading(dissector) = &mut self.clear {

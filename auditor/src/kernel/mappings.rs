@@ -67,6 +67,8 @@ pub struct Mapping {
     pub start: u64,
     /// Address behind the last.
     pub end: u64,
+    /// Device of the file system that the file is on, as /proc/PID/mountinfo has it.
+    pub device: (u32, u32),
 }
 
 /// What a ring says.
@@ -245,8 +247,10 @@ fn said(record: &[u8]) -> Option<Said> {
         PERF_RECORD_LOST => Some(Said::Lost),
         PERF_RECORD_MMAP2 => {
             let (process, start, length, inode) = (word(8)?, long(16)?, long(24)?, long(48)?);
+            let device = (word(40)?, word(44)?);
             // Without an inode it is no file's.
-            (inode != 0).then(|| Said::Mapped(Mapping { process, start, end: start.saturating_add(length) }))
+            let end = start.saturating_add(length);
+            (inode != 0).then_some(Said::Mapped(Mapping { process, start, end, device }))
         }
         _ => None,
     }
@@ -272,7 +276,9 @@ mod tests {
         record[25] = 0x20;
         assert_eq!(said(&record), None);
         record[48] = 1;
-        let mapping = Mapping { process: 7, start: 0x1000, end: 0x3000 };
+        record[40] = 254;
+        record[44] = 3;
+        let mapping = Mapping { process: 7, start: 0x1000, end: 0x3000, device: (254, 3) };
         assert_eq!(said(&record), Some(Said::Mapped(mapping)));
         assert_eq!(said(&record[..50]), None);
         record[0] = 2;

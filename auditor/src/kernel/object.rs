@@ -7,6 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 
 use aya::maps::{Map, MapData};
@@ -22,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::cgroup::{Cgroup, CgroupError};
 use super::secrets::Secrets;
+use super::shares::Shares;
 use super::tables::{Members, TableError, Tables};
 use super::tasks::{self, TasksError};
 use super::tracefs::{self, Offsets, TracefsError};
@@ -361,7 +363,7 @@ impl Object {
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;
-        let secrets = secrets(&mut ebpf)?;
+        let secrets = secrets(&mut ebpf, Arc::clone(tables.shares()))?;
         let members = Members::open(&pinned.join("MEMBERS"))?;
         let tracepoint_pins = layout.join(tracepoints_directory());
         let object = Self {
@@ -740,9 +742,9 @@ fn ring(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, KernelError> {
     }
 }
 
-fn secrets(ebpf: &mut Ebpf) -> Result<Secrets, KernelError> {
+fn secrets(ebpf: &mut Ebpf, shares: Arc<Shares>) -> Result<Secrets, KernelError> {
     match ebpf.take_map("SECRETS") {
-        Some(Map::HashMap(map)) => Ok(Secrets::new(map)),
+        Some(Map::HashMap(map)) => Ok(Secrets::new(map, shares)),
         _ => Err(KernelError::Missing("SECRETS")),
     }
 }

@@ -5,17 +5,21 @@
 //!
 //! By bpf(2) itself, because a secret is read into one place, which is overwritten before it is given back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
 
 use auditor_common::tls;
 use aya::maps::MapData;
 
 use super::bpf;
+use super::shares::Shares;
 
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
-const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+/// Of a hash table: Linux 5.14.
+const BPF_MAP_LOOKUP_AND_DELETE_ELEM: libc::c_long = 21;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 
 /// `union bpf_attr` of the three.
@@ -43,9 +47,10 @@ impl Secret {
         &self.0.bytes[..usize::from(self.0.length).min(tls::SECRET_BYTES)]
     }
 
-    /// The randoms of the client and of the server that a master secret is for.
-    pub fn randoms(&self) -> (&[u8; tls::RANDOM_BYTES], &[u8; tls::RANDOM_BYTES]) {
-        (&self.0.client_random, &self.0.server_random)
+    /// The randoms of the client and of the server that a master secret is for, where they are known.
+    pub fn randoms(&self) -> [Option<[u8; tls::RANDOM_BYTES]>; 2] {
+        [self.0.client_random, self.0.server_random]
+            .map(|random| (random != [0; tls::RANDOM_BYTES]).then_some(random))
     }
 
     /// The session's number.
@@ -74,11 +79,30 @@ impl Drop for Secret {
 
 /// The table.
 #[derive(Debug)]
-pub struct Secrets(MapData);
+pub struct Secrets {
+    map: MapData,
+    shares: Arc<Shares>,
+}
 
 impl Secrets {
-    pub(super) fn new(map: MapData) -> Self {
-        Self(map)
+    pub(super) fn new(map: MapData, shares: Arc<Shares>) -> Self {
+        Self { map, shares }
+    }
+
+    /// Says anew what each session has of the table. For a daemon that begins: the one before may have been killed between the removal of
+    /// an entry and its account.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub fn count(&self) -> io::Result<()> {
+        let mut of = BTreeMap::new();
+        for id in self.ids()? {
+            if let Some(secret) = self.get(id)? {
+                *of.entry(secret.0.share).or_default() += 1;
+            }
+        }
+        self.shares.set_secrets(&of);
+        Ok(())
     }
 
     /// The secret of a number; `None`: it was removed.
@@ -99,10 +123,13 @@ impl Secrets {
     pub fn remove(&self, ids: impl IntoIterator<Item = u64>) -> io::Result<()> {
         let mut result = Ok(());
         for id in ids {
-            let mut element = self.element(&raw const id, std::ptr::null_mut::<u8>());
-            // SAFETY: as in `get`; a value is not asked for.
-            if let Err(error) = found(unsafe { bpf::call(BPF_MAP_DELETE_ELEM, &mut element) }) {
-                result = Err(error);
+            let mut secret = Secret(Box::new(tls::Secret::BLANK));
+            let mut element = self.element(&raw const id, &raw mut *secret.0);
+            // SAFETY: as in `get`.
+            match found(unsafe { bpf::call(BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut element) }) {
+                Ok(true) => self.shares.removed_secret(secret.0.share),
+                Ok(false) => {}
+                Err(error) => result = Err(error),
             }
         }
         result
@@ -132,7 +159,7 @@ impl Secrets {
     }
 
     fn element<T>(&self, key: *const u64, value: *mut T) -> Element {
-        let map_fd = self.0.fd().as_fd().as_raw_fd().cast_unsigned();
+        let map_fd = self.map.fd().as_fd().as_raw_fd().cast_unsigned();
         Element { map_fd, _padding: 0, key: key as u64, value: value as u64, flags: 0 }
     }
 }

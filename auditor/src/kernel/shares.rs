@@ -1,11 +1,11 @@
-//! The sessions' shares of the rings, as the kernel programs and the daemon both have them mapped.
+//! The sessions' shares of the rings and of the table of TLS secrets, as the kernel programs and the daemon both have them mapped.
 //!
 //! What was read is told to the programs by a store, not by a system call: see [`auditor_common::share`] for what they make of
 //! it. An entry outlives its session. What a session leaves on the rings is taken off its entry when it is read, whoever the
 //! entry belongs to by then, so nothing has to be waited for; entries are given out in turn, the one that was given back
 //! longest ago first.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::mem::offset_of;
 use std::num::NonZeroUsize;
@@ -125,6 +125,28 @@ impl Shares {
     /// The same for the lifecycle ring.
     pub fn set_lifecycle_read(&self, share: u32, bytes: u64) {
         set(self.field(share, offset_of!(Share, lifecycle_read)), bytes);
+    }
+
+    /// A TLS secret was removed from their table.
+    pub fn removed_secret(&self, share: u32) {
+        for share in BTreeSet::from([0, share]) {
+            add(self.field(share, offset_of!(Share, secrets_removed)), 1);
+        }
+    }
+
+    /// Says anew how many TLS secrets are in their table, of each share.
+    pub fn set_secrets(&self, of: &BTreeMap<u32, u64>) {
+        let all: u64 = of.values().sum();
+        for (share, kept) in (0..).zip(self.all(offset_of!(Share, secrets_kept))) {
+            let there = if share == 0 { all } else { of.get(&share).copied().unwrap_or(0) };
+            set(self.field(share, offset_of!(Share, secrets_removed)), kept.saturating_sub(there));
+        }
+    }
+
+    /// How many TLS secrets a share's sessions have in their table; of the first share: how many there are.
+    pub fn secrets(&self, share: u32) -> u64 {
+        let load = |offset| self.field(share, offset).load(Ordering::Relaxed);
+        between(load(offset_of!(Share, secrets_kept)), load(offset_of!(Share, secrets_removed)))
     }
 
     fn all(&self, offset: usize) -> Vec<u64> {

@@ -1,4 +1,4 @@
-//! The little of an ELF file that is needed (System V ABI, chapters 4 and 5): its symbols, and which part of the file is code.
+//! The little of an ELF file that is needed (System V ABI, chapters 4 and 5): its symbols, single sections, and which part of the file is code.
 
 use std::fs::File;
 use std::io;
@@ -6,7 +6,8 @@ use std::os::unix::fs::FileExt as _;
 
 use object::elf::{
     ELFCLASS64, ELFDATA2LSB, ELFMAG, EM_AARCH64, EM_X86_64, FileHeader64, PF_X, PT_LOAD, ProgramHeader64,
-    SHN_UNDEF, SHT_DYNSYM, SHT_SYMTAB, STT_FUNC, STT_NOTYPE, SectionHeader64, Sym64,
+    SHF_ALLOC, SHF_EXECINSTR, SHF_WRITE, SHN_UNDEF, SHT_DYNSYM, SHT_PROGBITS, SHT_SYMTAB, STT_FUNC,
+    STT_NOTYPE, SectionHeader64, Sym64,
 };
 use object::pod::{Pod, from_bytes, slice_from_all_bytes};
 use object::{LittleEndian as Little, LittleEndian};
@@ -16,6 +17,11 @@ const LE: Little = LittleEndian;
 const MOST_HEADERS: u16 = 4096;
 /// Bytes of symbols, or of their names, in one table. The largest programs, unstripped, have some tens of MiB.
 const MOST_BYTES: u64 = 64 << 20;
+/// Bytes of the names of sections: more is nonsense.
+const MOST_NAMES: u64 = 1 << 20;
+/// Bytes of sections that are looked through, in pieces of this size.
+const MOST_SCANNED: u64 = 512 << 20;
+const PIECE: usize = 1 << 20;
 /// Places where a name may stand among all names.
 const MOST_PLACES: usize = 16;
 /// What this host runs.
@@ -50,6 +56,8 @@ pub(super) struct Elf<'a> {
     file: &'a File,
     segments: Vec<ProgramHeader64<Little>>,
     sections: Vec<SectionHeader64<Little>>,
+    /// Number of the section with the names of sections.
+    names: usize,
 }
 
 impl<'a> Elf<'a> {
@@ -74,6 +82,7 @@ impl<'a> Elf<'a> {
             file,
             segments: headers(file, "program headers", segments)?,
             sections: headers(file, "section headers", sections)?,
+            names: usize::from(header.e_shstrndx.get(LE)),
         }))
     }
 
@@ -135,12 +144,94 @@ impl<'a> Elf<'a> {
         if MACHINE != EM_X86_64 {
             return None;
         }
-        let mut code = [0; 32];
-        self.file.read_exact_at(&mut code, self.offset(address)?).ok()?;
+        let code = self.code(address)?;
         let at = saved_registers(&code)?;
         let (0xe8, distance) = (*code.get(at)?, code.get(at + 1..at + 5)?) else { return None };
         let distance = i32::from_le_bytes(distance.try_into().ok()?);
         address.checked_add(at as u64 + 5)?.checked_add_signed(distance.into())
+    }
+
+    /// The first code of the function at an address.
+    pub(super) fn code(&self, address: u64) -> Option<[u8; 32]> {
+        let mut code = [0; 32];
+        self.file.read_exact_at(&mut code, self.offset(address)?).ok()?;
+        Some(code)
+    }
+
+    /// The address and the content of the first section with a name that is wanted.
+    pub(super) fn section(
+        &self,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<(u64, Vec<u8>)>, Unreadable> {
+        let Some(section) = self.find(is_wanted)? else { return Ok(None) };
+        Ok(Some((section.sh_addr.get(LE), self.bytes("a section", section)?)))
+    }
+
+    /// Its length, by the file's own account.
+    pub(super) fn section_bytes(&self, is_wanted: impl Fn(&[u8]) -> bool) -> Result<u64, Unreadable> {
+        Ok(self.find(is_wanted)?.map_or(0, |section| section.sh_size.get(LE)))
+    }
+
+    /// Shows what cannot be changed and is no code, piece by piece with its address; the last `overlap` bytes of each piece again with the next.
+    pub(super) fn constants(&self, overlap: usize, on: impl FnMut(u64, &[u8])) -> Result<(), Unreadable> {
+        self.pieces(u64::from(SHF_ALLOC), overlap, on)
+    }
+
+    /// The same of code.
+    pub(super) fn code_pieces(&self, overlap: usize, on: impl FnMut(u64, &[u8])) -> Result<(), Unreadable> {
+        self.pieces(u64::from(SHF_ALLOC | SHF_EXECINSTR), overlap, on)
+    }
+
+    /// Bytes of both.
+    pub(super) fn fixed_bytes(&self) -> u64 {
+        let sections = self.sections.iter().filter(|section| {
+            section.sh_type.get(LE) == SHT_PROGBITS && section.sh_flags.get(LE) & u64::from(SHF_ALLOC) != 0
+        });
+        sections.fold(0, |sum: u64, section| sum.saturating_add(section.sh_size.get(LE)))
+    }
+
+    fn pieces(&self, flags: u64, overlap: usize, mut on: impl FnMut(u64, &[u8])) -> Result<(), Unreadable> {
+        let kinds = u64::from(SHF_ALLOC | SHF_EXECINSTR | SHF_WRITE);
+        let mut piece = vec![0; PIECE];
+        let mut left = MOST_SCANNED;
+        for section in &self.sections {
+            if section.sh_type.get(LE) != SHT_PROGBITS || section.sh_flags.get(LE) & kinds != flags {
+                continue;
+            }
+            let (mut at, length) = (0, section.sh_size.get(LE));
+            while at < length {
+                let count = (length - at).min(PIECE as u64);
+                left =
+                    left.checked_sub(count).ok_or(Unreadable::TooLong { what: "sections", bytes: length })?;
+                let bytes = &mut piece[..count as usize];
+                let offset = section.sh_offset.get(LE).saturating_add(at);
+                let read = self.file.read_exact_at(bytes, offset);
+                read.map_err(|error| Unreadable::Read { what: "a section", error })?;
+                on(section.sh_addr.get(LE).wrapping_add(at), bytes);
+                if at + count == length {
+                    break;
+                }
+                at += count - overlap as u64;
+            }
+        }
+        Ok(())
+    }
+
+    fn find(
+        &self,
+        is_wanted: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<&SectionHeader64<Little>>, Unreadable> {
+        let Some(names) = self.sections.get(self.names) else { return Ok(None) };
+        if names.sh_size.get(LE) > MOST_NAMES {
+            return Ok(None);
+        }
+        let names = self.bytes("names of sections", names)?;
+        let has_name = |section: &&SectionHeader64<Little>| {
+            let name = names.get(section.sh_name.get(LE) as usize..).unwrap_or_default();
+            section.sh_type.get(LE) == SHT_PROGBITS
+                && is_wanted(name.split(|byte| *byte == 0).next().unwrap_or_default())
+        };
+        Ok(self.sections.iter().find(has_name))
     }
 
     /// Bytes of all tables of symbols, by the file's own account.

@@ -8,6 +8,8 @@
 //! symbols gets a probe where it wants one, in code that only those run who map that file.
 
 mod elf;
+mod go;
+mod keylog;
 mod version;
 
 use std::fs::File;
@@ -26,21 +28,27 @@ pub enum Point {
     GnutlsExpands,
     /// GnuTLS, TLS 1.2: _gnutls_prf_raw.
     GnutlsPrf,
-    /// Go, TLS 1.3: trafficKey.
+    /// Go, TLS 1.3: trafficKey. Go's functions are also found in programs without symbols (`go`).
     GoTrafficKey,
     /// Go, TLS 1.2: keysFromMasterSecret.
     GoMasterSecret,
+    /// BoringSSL and OpenSSL 1.1: ssl_log_secret (`keylog`).
+    LogsSecret,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::OpensslDerives,
         Self::GnutlsExpands,
         Self::GnutlsPrf,
         Self::GoTrafficKey,
         Self::GoMasterSecret,
+        Self::LogsSecret,
     ];
+
+    /// Those of Go.
+    const GO: [Self; 2] = [Self::GoTrafficKey, Self::GoMasterSecret];
 
     /// The symbol that tells it, with the NUL behind it.
     const fn symbol(self) -> &'static [u8] {
@@ -50,6 +58,7 @@ impl Point {
             Self::GnutlsPrf => b"_gnutls_prf_raw\0",
             Self::GoTrafficKey => b"crypto/tls.(*cipherSuiteTLS13).trafficKey\0",
             Self::GoMasterSecret => b"crypto/tls.keysFromMasterSecret\0",
+            Self::LogsSecret => b"ssl_log_secret\0",
         }
     }
 
@@ -61,6 +70,7 @@ impl Point {
             Self::GnutlsPrf => "gnutls_prf_raw",
             Self::GoTrafficKey => "go_traffic_key",
             Self::GoMasterSecret => "go_master_secret",
+            Self::LogsSecret => "ssl_log_secret",
         }
     }
 
@@ -70,6 +80,7 @@ impl Point {
             Self::OpensslDerives => "OpenSSL",
             Self::GnutlsExpands | Self::GnutlsPrf => "GnuTLS",
             Self::GoTrafficKey | Self::GoMasterSecret => "Go crypto/tls",
+            Self::LogsSecret => "BoringSSL",
         }
     }
 }
@@ -78,6 +89,8 @@ impl Point {
 const MOST_PROBES: usize = 32;
 /// Bytes of symbols and names that are looked through in some tenths of a millisecond.
 const LONG: u64 = 256 << 10;
+/// The same of code and constants.
+const LONG_CODE: u64 = 8 << 20;
 
 /// Where to probe a file.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -90,7 +103,9 @@ pub struct Probe {
 
 /// Whether [`inspect`] would read so much that one had better see to it that nobody waits for the answer by going on.
 pub fn takes_long(file: &File) -> bool {
-    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(|elf| elf.symbol_bytes() > LONG))
+    let is_long =
+        |elf: elf::Elf<'_>| elf.symbol_bytes().max(go::bytes(&elf)) > LONG || elf.fixed_bytes() > LONG_CODE;
+    elf::Elf::read(file).is_ok_and(|elf| elf.is_some_and(is_long))
 }
 
 /// Looks for functions to probe. A file without any, or for another machine, is nothing to report.
@@ -100,21 +115,38 @@ pub fn takes_long(file: &File) -> bool {
 pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
     let Some(elf) = elf::Elf::read(file)? else { return Ok(Vec::new()) };
     let mut probes = Vec::new();
+    let mut add = |point, address| {
+        let probe = elf.offset(address).map(|offset| Probe { point, offset });
+        if let Some(probe) = probe
+            && !probes.contains(&probe)
+            && probes.len() < MOST_PROBES
+        {
+            probes.push(probe);
+        }
+    };
     elf.functions(Point::ALL.map(Point::symbol), |index, address| {
         let point = Point::ALL[index];
-        let mut add = |offset| {
-            if !probes.contains(&Probe { point, offset }) && probes.len() < MOST_PROBES {
-                probes.push(Probe { point, offset });
-            }
-        };
-        let Some(offset) = elf.offset(address) else { return };
-        add(offset);
+        add(point, address);
         // GnuTLS itself calls what the function that it exports is a shell of.
         if point == Point::GnutlsExpands
-            && let Some(within) = elf.first_call(address).and_then(|address| elf.offset(address))
+            && let Some(within) = elf.first_call(address)
         {
-            add(within);
+            add(point, within);
         }
     })?;
+    if !probes.iter().any(|probe| Point::GO.contains(&probe.point)) {
+        go::functions(&elf, Point::GO.map(Point::symbol), |index, address| {
+            let offset = elf.offset(address);
+            probes.extend(offset.map(|offset| Probe { point: Point::GO[index], offset }));
+        })?;
+        probes.truncate(MOST_PROBES);
+    }
+    // Whoever has another one would tell of each secret twice.
+    if probes.iter().any(|probe| probe.point != Point::LogsSecret) {
+        probes.retain(|probe| probe.point != Point::LogsSecret);
+    } else if probes.is_empty() {
+        let offset = keylog::function(&elf)?.and_then(|address| elf.offset(address));
+        probes.extend(offset.map(|offset| Probe { point: Point::LogsSecret, offset }));
+    }
     Ok(probes)
 }

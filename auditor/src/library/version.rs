@@ -19,17 +19,42 @@ pub fn name(file: &File, points: &[Point]) -> Option<String> {
     let point = points.first()?;
     let (before, major, dots): (&[u8], _, _) = match point {
         // "OpenSSL 3.0.19 27 Jan 2026", OPENSSL_VERSION_TEXT.
-        Point::OpensslDerives => (b"OpenSSL ", "", 2),
+        Point::OpensslDerives | Point::LogsSecret => (b"OpenSSL ", "", 2),
         // "Enabled GnuTLS 3.7.9 logging...", which it logs when it begins.
         Point::GnutlsExpands | Point::GnutlsPrf => (b"GnuTLS ", "", 2),
         // "go1.22.1", runtime.buildVersion and the build information.
         Point::GoTrafficKey | Point::GoMasterSecret => (b"go1.", "go1.", 1),
     };
     let library = point.library();
+    // They say that they are compatible with an OpenSSL, which they are not.
+    if *point == Point::LogsSecret {
+        let others = [(&b"BoringSSL"[..], "BoringSSL"), (b"AWS-LC", "AWS-LC")];
+        let found =
+            others.into_iter().find(|(text, _)| contains(file, text)).map(|(_, name)| name.to_owned());
+        let openssl = || find(file, before, dots).map(|version| format!("OpenSSL {version}"));
+        return Some(found.or_else(openssl).unwrap_or_else(|| "TLS with a key log".to_owned()));
+    }
     Some(
         find(file, before, dots)
             .map_or_else(|| library.to_owned(), |version| format!("{library} {major}{version}")),
     )
+}
+
+/// Whether a text is in a file.
+fn contains(file: &File, text: &[u8]) -> bool {
+    let mut piece = vec![0; PIECE];
+    let mut offset = 0;
+    while offset < MOST_BYTES {
+        let Ok(length) = file.read_at(&mut piece, offset) else { return false };
+        if memmem::find(&piece[..length], text).is_some() {
+            return true;
+        }
+        if length <= text.len() {
+            return false;
+        }
+        offset += (length - text.len()) as u64;
+    }
+    false
 }
 
 /// The first version behind `before`: numbers with so many points between them, or more.

@@ -10,7 +10,9 @@
 //! After it was read back, keys are derived again from the keyring.
 //!
 //! Everything is hostile, both ends at once included. A record that does not authenticate is told, never passed over;
-//! plaintext where there should be records is a violation. Each byte that waits is tried at most once under each secret.
+//! plaintext where there should be records is a violation. What waits is tried once under each secret, the newest first, and only as far
+//! as the keyring affords the work: an agent can make up secrets faster than anybody could try them. What there was no time for is
+//! tried when the next bytes come, or is opaque where the answer cannot wait.
 //! Not read: TLS before 1.2, ciphers other than AES and ChaCha20-Poly1305, compression (RFC 3749).
 
 use zeroize::Zeroizing;
@@ -28,10 +30,13 @@ use crate::record::Tls;
 
 /// Bytes of a direction that may wait for a secret.
 pub const LONGEST_WAIT: usize = 256 << 10;
+/// What it costs to derive keys, in bytes that could be decrypted meanwhile.
+const DERIVATION: u64 = 8 << 10;
 /// Bytes are looked at in pieces of this size, so that a buffer stays in the cache.
 const PIECE: usize = 32 << 10;
 /// Early data that the server may have passed over, in records, before the client's handshake must be found.
 const MOST_EARLY_RECORDS: usize = 64;
+const NO_SECRET: Name = "no-secret";
 /// Records that may fail to authenticate before the rest is given up.
 const MOST_FAILURES: u32 = 8;
 
@@ -86,7 +91,7 @@ pub enum Event<'a> {
     },
     /// From here on the connection cannot be read. Comes once.
     Opaque {
-        /// Why: `no-secret`, `secret-lost`, `version`, `cipher`, `compression`, `gap`, `violation`, `record-fails`,
+        /// Why: `no-secret`, `too-many-secrets`, `secret-lost`, `version`, `cipher`, `compression`, `gap`, `violation`, `record-fails`,
         /// `early-data`, `handshake`, `key-updates`, `truncated`, or what [`Connection::give_up`] was told.
         reason: Name,
     },
@@ -201,7 +206,7 @@ impl Connection {
     /// The connection has ended: what waits will not be read.
     pub fn close(&mut self, out: &mut Output<'_>) {
         if self.waits() {
-            self.go_opaque(self.hopeless.unwrap_or("no-secret"), out);
+            self.go_opaque(self.without_secret(), out);
         } else if self.client.buffer.len() + self.server.buffer.len() > 0 {
             self.go_opaque("truncated", out);
         }
@@ -269,6 +274,14 @@ impl Connection {
         }
     }
 
+    /// Why a secret is missing: there is none, or too many of which it could be one.
+    fn without_secret(&self) -> Name {
+        match self.hopeless.unwrap_or(NO_SECRET) {
+            NO_SECRET if self.client.tried.left || self.server.tried.left => "too-many-secrets",
+            reason => reason,
+        }
+    }
+
     /// Lets go of what was read: plaintext lies where its record was.
     fn settle(&mut self) {
         self.client.buffer.compact();
@@ -311,12 +324,10 @@ impl Connection {
                 Step::Taken => {}
                 Step::Idle | Step::Over => return,
                 Step::NoSecret | Step::NotYet => {
-                    if step == Step::NoSecret
-                        && let Some(reason) = self.hopeless
-                    {
-                        self.go_opaque(reason, out);
+                    if step == Step::NoSecret && self.hopeless.is_some() {
+                        self.go_opaque(self.without_secret(), out);
                     } else if self.client.buffer.len().max(self.server.buffer.len()) > LONGEST_WAIT {
-                        let reason = if step == Step::NoSecret { "no-secret" } else { "handshake" };
+                        let reason = if step == Step::NoSecret { self.without_secret() } else { "handshake" };
                         self.go_opaque(reason, out);
                     }
                     return;
@@ -493,15 +504,21 @@ impl Connection {
         let mut tried = direction.tried;
         let mut copy = Vec::new();
         let records = direction.buffer.whole_records(most);
-        for (index, record) in records.iter().enumerate() {
+        'records: for (index, record) in records.iter().enumerate() {
             if record.header.kind != record::APPLICATION_DATA && passes_over {
                 continue;
             }
-            for secret in keyring.candidates(wanted) {
-                if index < direction.tried.records && secret.id() <= direction.tried.secret {
-                    break;
+            let untried = direction.tried.untried(index).into_iter().flatten();
+            let mut newest = 0;
+            for secret in untried.flat_map(|numbers| keyring.candidates(wanted, numbers)) {
+                newest = newest.max(secret.id());
+                if !keyring.affords(DERIVATION + u64::from(record.header.length)) {
+                    if index == 0 {
+                        tried.stopped(secret.id(), newest);
+                    }
+                    tried.left = true;
+                    break 'records;
                 }
-                tried.secret = tried.secret.max(secret.id());
                 if direction.spent == Some(secret.id()) && !matches!(stage, Stage::Session { .. }) {
                     continue;
                 }
@@ -512,17 +529,18 @@ impl Connection {
                 // Early data that the server passes over opens as well, under another secret.
                 if opened.is_ok_and(|opened| stage.may_hold(opened.kind)) {
                     found = Some((index, secret.id(), live));
-                    break;
+                    break 'records;
                 }
             }
-            if found.is_some() {
-                break;
-            }
+            tried.left = false;
         }
-        tried.records = records.len();
+        if !tried.left {
+            tried.all(keyring.newest(), records.len());
+        }
+        let stopped = tried.left;
         direction.tried = tried;
         let Some((index, secret, live)) = found else {
-            if passes_over && records.len() == most {
+            if passes_over && records.len() == most && !stopped {
                 self.go_opaque("early-data", out);
                 return Err(Step::Over);
             }

@@ -1,5 +1,7 @@
 //! One direction of a connection: what has arrived, and what the next record is protected with.
 
+use std::ops::RangeInclusive;
+
 use zeroize::Zeroizing;
 
 use super::connection::Counted;
@@ -30,7 +32,6 @@ pub(super) struct Direction {
     pub(super) spent: Option<u64>,
     #[serde(skip)]
     pub(super) live: Option<Live>,
-    #[serde(skip)]
     pub(super) tried: Tried,
 }
 
@@ -95,13 +96,44 @@ impl std::fmt::Debug for TrafficSecret {
     }
 }
 
-/// What need not be tried again.
-#[derive(Clone, Copy, Debug, Default)]
+/// What need not be tried again. Written down too: how much work was done decides what is found, for the next daemon as well.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Tried {
-    /// Secrets up to this number,
-    pub(super) secret: u64,
+    /// Secrets from this number on,
+    pub(super) from: u64,
+    /// up to this one; 0: none,
+    pub(super) to: u64,
     /// on so many records.
     pub(super) records: usize,
+    /// There are others, for which there was no time.
+    pub(super) left: bool,
+}
+
+impl Tried {
+    /// The numbers of secrets that are to be tried on a record, newest first.
+    pub(super) fn untried(self, record: usize) -> [Option<RangeInclusive<u64>>; 2] {
+        if record >= self.records || self.to == 0 {
+            return [Some(0..=u64::MAX), None];
+        }
+        [Some(self.to.saturating_add(1)..=u64::MAX), self.from.checked_sub(1).map(|last| 0..=last)]
+    }
+
+    /// Notes that all up to `newest` were tried on so many records.
+    pub(super) fn all(&mut self, newest: u64, records: usize) {
+        *self = Self { from: 0, to: newest.max(self.to), records, left: false };
+    }
+
+    /// Notes that on the first record there was no time for `secret`, after those from `newest` down to it.
+    pub(super) fn stopped(&mut self, secret: u64, newest: u64) {
+        let before = self.records > 0 && self.to > 0;
+        if before && secret < self.from {
+            *self = Self { from: secret + 1, to: newest.max(self.to), records: 1, left: true };
+        } else if secret < newest {
+            // What was tried before lies behind some that were not: two ranges are not kept.
+            *self = Self { from: secret + 1, to: newest, records: 1, left: true };
+        }
+        self.left = true;
+    }
 }
 
 impl Direction {
@@ -163,5 +195,45 @@ impl Live {
             self.protection = protection;
             true
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goes on with a search among secrets 1 to `newest` that has time for so many.
+    fn search(tried: &mut Tried, newest: u64, mut time: usize) -> Vec<u64> {
+        let mut looked = Vec::new();
+        for secret in tried
+            .untried(0)
+            .into_iter()
+            .flatten()
+            .flat_map(|numbers| (1..=newest).rev().filter(move |id| numbers.contains(id)))
+        {
+            if time == 0 {
+                tried.stopped(secret, looked.first().copied().unwrap_or(secret));
+                return looked;
+            }
+            time -= 1;
+            looked.push(secret);
+        }
+        tried.all(newest, 1);
+        looked
+    }
+
+    #[test]
+    fn a_search_goes_on_with_what_is_new_and_then_where_it_stopped() {
+        let mut tried = Tried::default();
+        assert_eq!(search(&mut tried, 9, 3), [9, 8, 7]);
+        assert!(tried.left);
+        assert_eq!(search(&mut tried, 9, 2), [6, 5]);
+        assert_eq!(search(&mut tried, 9, 0), [0; 0]);
+        assert_eq!(search(&mut tried, 11, 3), [11, 10, 4]);
+        // No time for all that is new: what is between is not forgotten.
+        assert_eq!(search(&mut tried, 15, 2), [15, 14]);
+        assert_eq!(search(&mut tried, 15, 99), [13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
+        assert!(!tried.left);
+        assert_eq!(search(&mut tried, 16, 99), [16]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Where a gap ends within a record whose header was seen, both are known. Elsewhere neither is, and both are guessed: each
 //! place where a header can be, each number that the record can have. The record's authentication is the proof, so a guess
-//! that is taken is right. The work is bounded; what is not found within it is opaque.
+//! that is taken is right. The work is bounded, for each search and by what the keyring affords; what is not found within it is opaque.
 
 use super::connection::{Connection, Event, Output};
 use super::direction::{Epoch, Stage};
@@ -118,15 +118,16 @@ impl Connection {
             let (fewest, most) = (lost.div_ceil((HEADER + LONGEST) as u64), lost / SHORTEST as u64);
             let mut number = None;
             for candidate in fewest..=most.min(fewest + MOST_NUMBERS) {
+                let work = body.len() as u64;
+                search.work = if keyring.affords(work) { search.work + work } else { MOST_WORK };
+                if search.work >= MOST_WORK {
+                    break;
+                }
                 copy.clear();
                 copy.extend_from_slice(body);
-                search.work += body.len() as u64;
                 let sequence = keys.sequence.saturating_add(candidate);
                 if live.protection.open(sequence, header, &mut copy).is_ok() {
                     number = Some(sequence);
-                    break;
-                }
-                if search.work >= MOST_WORK {
                     break;
                 }
             }

@@ -5,9 +5,10 @@
 //! written down and secrets are not. Nothing here shows their bytes, and they are overwritten when they are dropped.
 //!
 //! A traffic secret does not say whose it is. A connection tries those that are on offer, and the record's authentication
-//! decides. So an offer is an allegation: a false one costs time and nothing else.
+//! decides. So an offer is an allegation: a false one costs time and nothing else, and how much time there is for that, the keyring says.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use zeroize::Zeroizing;
 
@@ -106,6 +107,11 @@ impl Secret {
         }
     }
 
+    /// Whether another one is the same, but for its number.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.bytes() == other.bytes()
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         match self.kind {
             SecretKind::Traffic { hash } => &self.bytes[..hash.length()],
@@ -136,9 +142,23 @@ pub enum Wanted<'a> {
 
 /// Whoever keeps secrets for connections.
 pub trait Keyring {
-    /// Those that nobody has claimed yet and that may fit, from the largest number to the smallest. [`Secret::fits`] tells
+    /// Those that nobody has claimed yet and that may fit, of these numbers, from the largest to the smallest. [`Secret::fits`] tells
     /// what fits; an index may be faster.
-    fn candidates<'a>(&'a self, wanted: Wanted<'a>) -> Box<dyn Iterator<Item = &'a Secret> + 'a>;
+    fn candidates<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        numbers: RangeInclusive<u64>,
+    ) -> Box<dyn Iterator<Item = &'a Secret> + 'a>;
+
+    /// The largest number of a secret that is there or was; larger ones come later.
+    fn newest(&self) -> u64;
+
+    /// Whether so much work may be done in the search for a secret or for a record, in bytes that are decrypted. What may not be done
+    /// now may later; whoever cannot wait does without.
+    fn affords(&self, work: u64) -> bool {
+        let _ = work;
+        true
+    }
 
     /// A secret that a connection has claimed and not released.
     fn get(&self, id: u64) -> Option<&Secret>;
@@ -146,8 +166,17 @@ pub trait Keyring {
 
 /// Secrets in the order in which they came: enough for tests, benchmarks and captures.
 impl Keyring for Vec<Secret> {
-    fn candidates<'a>(&'a self, wanted: Wanted<'a>) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
-        Box::new(self.iter().rev().filter(move |secret| secret.fits(&wanted)))
+    fn candidates<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        numbers: RangeInclusive<u64>,
+    ) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
+        let fits = move |secret: &&Secret| numbers.contains(&secret.id) && secret.fits(&wanted);
+        Box::new(self.iter().rev().filter(fits))
+    }
+
+    fn newest(&self) -> u64 {
+        self.iter().map(Secret::id).max().unwrap_or(0)
     }
 
     fn get(&self, id: u64) -> Option<&Secret> {

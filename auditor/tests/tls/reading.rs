@@ -76,7 +76,12 @@ impl Reading {
 
 /// Secrets of others: as a busy host has them.
 pub(crate) fn foreign(count: u64) -> Vec<Secret> {
-    (0..count)
+    foreign_from(0, count)
+}
+
+/// The same, numbered from `first` on.
+pub(crate) fn foreign_from(first: u64, count: u64) -> Vec<Secret> {
+    (first..first + count)
         .map(|id| {
             let bytes: Vec<u8> =
                 (0..48_u64).map(|at| (id.wrapping_mul(31) ^ at.wrapping_mul(7)) as u8).collect();

@@ -1,12 +1,15 @@
 //! One conversation in all the ways in which it can reach the auditor: cut anywhere, interrupted by a restart, with its
-//! secrets late, false or never, damaged, and with holes.
+//! secrets late, false or never, with little time to look for them, damaged, and with holes.
+
+use std::cell::Cell;
+use std::ops::RangeInclusive;
 
 use auditor::clock::Boottime;
 use auditor::protocol::Side;
-use auditor::tls::{Connection, Keyring, LONGEST_WAIT};
+use auditor::tls::{Connection, Keyring, LONGEST_WAIT, Secret, Wanted};
 
 use crate::peers::{KeyLog, Place, Wire};
-use crate::reading::{Reading, foreign};
+use crate::reading::{Reading, foreign, foreign_from};
 use crate::talk::{CERTIFICATE, EARLY, Step, Talk, talk, talks};
 
 /// Conversations with much in little, with their secrets.
@@ -134,6 +137,74 @@ fn secrets_may_come_late() {
             // Also the order in which both spoke.
             assert_eq!(read, whole, "{name}: {late} pieces without");
         }
+    }
+}
+
+/// A keyring with so much work left.
+struct Limited {
+    secrets: Vec<Secret>,
+    left: Cell<u64>,
+}
+
+impl Keyring for Limited {
+    fn candidates<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        numbers: RangeInclusive<u64>,
+    ) -> Box<dyn Iterator<Item = &'a Secret> + 'a> {
+        self.secrets.candidates(wanted, numbers)
+    }
+
+    fn newest(&self) -> u64 {
+        self.secrets.newest()
+    }
+
+    fn affords(&self, work: u64) -> bool {
+        let left = self.left.get().checked_sub(work);
+        self.left.set(left.unwrap_or(self.left.get()));
+        left.is_some()
+    }
+
+    fn get(&self, id: u64) -> Option<&Secret> {
+        self.secrets.get(id)
+    }
+}
+
+/// Feeds a conversation byte by byte, with so much work for each byte and a restart at each.
+fn with_little_time(talk: &Talk, keyring: &Limited, each: u64) -> Reading {
+    let (mut connection, mut reading) = (Connection::new(), Reading::default());
+    for (index, (side, bytes)) in cut(&talk.wire, 1).0.iter().enumerate() {
+        keyring.left.set(each);
+        feed(&mut connection, &mut reading, index, *side, bytes, keyring);
+        connection = postcard::from_bytes(&postcard::to_stdvec(&connection).unwrap()).unwrap();
+    }
+    keyring.left.set(each);
+    connection.offer(keyring, &mut |event| reading.take(&event));
+    reading.finish(connection, &talk.wire)
+}
+
+#[test]
+fn the_search_among_many_secrets_goes_on_where_it_stopped() {
+    for (name, talk, log) in conversations() {
+        let whole = Reading::of(&talk.wire, &log.alone());
+        // The true ones are older than all others.
+        let mut secrets = log.alone();
+        let first = secrets.newest() + 1;
+        secrets.extend(foreign_from(first, 300));
+        let keyring = Limited { secrets, left: Cell::new(0) };
+        // Some ten secrets for each byte that comes.
+        let reading = with_little_time(&talk, &keyring, 200 << 10);
+        assert_eq!(reading, whole, "{name}");
+    }
+}
+
+#[test]
+fn what_there_is_no_time_for_is_opaque_and_says_so() {
+    for (name, talk, log) in conversations() {
+        let keyring = Limited { secrets: log.alone(), left: Cell::new(0) };
+        let reading = with_little_time(&talk, &keyring, 0);
+        assert_eq!(reading.opaque, Some("too-many-secrets"), "{name}");
+        assert_eq!((reading.client.len(), reading.server.len()), (0, 0), "{name}");
     }
 }
 

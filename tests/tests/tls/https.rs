@@ -14,8 +14,6 @@ use crate::system_openssl;
 
 /// Whether the secrets of this library are taken.
 const GNUTLS: bool = true;
-/// Go, in a program without its symbols.
-const GO: bool = false;
 
 /// Runs a client against a server of HTTPS, and checks each connection's record against the server's own account.
 /// `library` is `None` where its secrets are not taken.
@@ -127,7 +125,7 @@ fn gnutls_with_both_versions() {
 #[test]
 fn go_that_resumes_its_sessions() {
     let library = format!("go{}", runtimes::GO);
-    let done = talk(GO.then_some(&library), 4, |port, certificates, daemon| {
+    let done = talk(Some(&library), 4, |port, certificates, daemon| {
         let program = runtimes::go_client(daemon.home().folder(), true).unwrap();
         let mut words = vec![program.into_os_string(), "resume".into(), format!("127.0.0.1:{port}").into()];
         words.extend([certificates.authority().into_os_string(), "4".into()]);

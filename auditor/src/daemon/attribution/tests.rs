@@ -8,7 +8,6 @@ use auditor_common::rule;
 
 use super::*;
 use crate::daemon::command::SessionState;
-use crate::daemon::keyrings::Ring;
 use crate::daemon::memory::{MOST, MOST_HISTORY};
 use crate::kernel::object::RingSizes;
 use crate::record::SessionTotals;
@@ -439,7 +438,7 @@ fn in_the_end_a_connection_is_not_read() {
         let mut findings = Findings::default();
         fixture.attribution.conversations.get_mut(&1).unwrap().degrade(
             Boottime(0),
-            &Ring::default(),
+            &Vec::<crate::tls::Secret>::new(),
             &mut findings,
         );
         fixture.attribution.report(1, Boottime(0), &mut findings);

@@ -75,7 +75,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&decision.cookie) {
-            conversation.followed(at, self.keyrings.of(conversation.session), &mut findings);
+            conversation.followed(at, &self.keyrings.of(conversation.session, at), &mut findings);
         }
         self.findings = findings;
         self.weigh(decision.cookie, at);
@@ -97,7 +97,7 @@ impl Attribution {
         let at = Boottime(event.header.time);
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
-            conversation.passed(event, payload, self.keyrings.of(conversation.session), &mut findings);
+            conversation.passed(event, payload, &self.keyrings.of(conversation.session, at), &mut findings);
         }
         self.report(event.cookie, at, &mut findings);
         self.findings = findings;
@@ -142,7 +142,7 @@ impl Attribution {
         }
         let mut findings = mem::take(&mut self.findings);
         if let Some(conversation) = self.conversations.get_mut(&event.cookie) {
-            conversation.followed(at, self.keyrings.of(conversation.session), &mut findings);
+            conversation.followed(at, &self.keyrings.of(conversation.session, at), &mut findings);
         }
         self.findings = findings;
         true

@@ -3,37 +3,25 @@
 //! The judge is the key log of the server that they talk to, which is no agent.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test panics")]
 
+mod floods;
+mod scene;
+
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use auditor_tests::child::{self, Child};
+use auditor_tests::child;
 use auditor_tests::daemon::Daemon;
 use auditor_tests::python::Python;
-use auditor_tests::secrets::{logged, taken};
-use auditor_tests::{UNPRIVILEGED, clients, place, require_root};
-use nix::sys::signal::Signal;
+use auditor_tests::secrets::taken;
+use auditor_tests::{clients, place};
 
-const AGENT: &str = "talker";
-const LIMIT: Duration = Duration::from_secs(30);
-const CONFIGURATION: &str =
-    "[[agent]]\nname = \"talker\"\npolicy = \"open\"\n\n[[policy]]\nname = \"open\"\ndefault = \"allow\"\n";
+use crate::scene::{LIMIT, Scene, words};
 
-/// Connects, asks, and is answered. Arguments: port, times.
-const CLIENT: &str = r#"
-import socket, ssl, sys
-context = ssl.create_default_context()
-context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-for _ in range(int(sys.argv[2])):
-    with context.wrap_socket(socket.create_connection(("127.0.0.1", int(sys.argv[1])))) as tls:
-        tls.sendall(b"hello\n")
-        assert tls.recv(100) == b"yes\n"
-"#;
 /// psycopg brings a libpq and a libcrypto of its own. What it is answered is not PostgreSQL.
 const PSYCOPG: &str = r#"
 import psycopg, sys
@@ -51,92 +39,6 @@ for name in sys.argv[1:]:
     maps.append(mmap.mmap(file, os.path.getsize(name), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_EXEC))
 time.sleep(1)
 "#;
-
-const SERVER: &str = include_str!("../src/tls_server.py");
-
-/// A server that is no agent's, and its key log.
-struct Scene {
-    daemon: Daemon,
-    _server: Child,
-    port: String,
-    log: PathBuf,
-}
-
-impl Scene {
-    fn new(version: &str) -> Self {
-        require_root().unwrap();
-        let daemon = Daemon::start(CONFIGURATION).unwrap();
-        let folder = daemon.home().folder().to_owned();
-        let log = folder.join("keys");
-        fs::write(&log, "").unwrap();
-        let script = clients::write(&folder, "server.py", SERVER).unwrap();
-        let mut command = Command::new("/usr/bin/python3");
-        command.arg(script).arg(certificate(&folder)).arg(version).arg(&log).stdout(Stdio::piped());
-        let mut server = Child::start(&mut command, Signal::SIGKILL).unwrap();
-        let mut port = String::new();
-        BufReader::new(server.take_stdout().unwrap()).read_line(&mut port).unwrap();
-        Self { daemon, _server: server, port: port.trim().to_owned(), log }
-    }
-
-    /// The daemon's folder, which agents may read.
-    fn folder(&self) -> &Path {
-        self.daemon.home().folder()
-    }
-
-    /// Runs a program in a session; it must succeed.
-    fn run(&self, words: &[OsString]) {
-        let output = self.daemon.run(AGENT, UNPRIVILEGED, words).unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{words:?}: {}: {said}", output.status);
-    }
-
-    fn told(&self) -> BTreeSet<String> {
-        logged(&self.log).unwrap()
-    }
-
-    fn taken(&self) -> BTreeSet<String> {
-        taken(self.daemon.home()).unwrap().into_iter().map(|taken| taken.secret).collect()
-    }
-
-    fn python(&self, times: u32) -> Vec<OsString> {
-        let script = clients::write(self.folder(), "client.py", CLIENT).unwrap();
-        let mut line = words(&["/usr/bin/python3", "-B"]);
-        line.extend([script.into(), OsString::from(&self.port), times.to_string().into()]);
-        line
-    }
-
-    /// The client in C, linked statically.
-    fn fast_client(&self) -> PathBuf {
-        let source = place::tree().join("tests/src/tls_client.c");
-        let program = self.folder().join("tls_client");
-        let mut command = Command::new("cc");
-        command.args(["-O2", "-static", "-w", "-o"]).arg(&program).arg(source);
-        // What libcrypto itself is linked against differs between distributions.
-        command.args(["-lssl", "-lcrypto", "-lzstd", "-lz"]);
-        child::succeed(&mut command, LIMIT).unwrap();
-        program
-    }
-
-    fn fast(&self, program: &Path) -> Vec<OsString> {
-        vec![program.into(), OsString::from(&self.port)]
-    }
-}
-
-fn certificate(folder: &Path) -> PathBuf {
-    let (path, only) = (folder.join("certificate.pem"), folder.join("only"));
-    let mut command = Command::new("openssl");
-    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
-    command.args(["-days", "2", "-subj", "/CN=localhost", "-keyout"]).arg(&path).arg("-out").arg(&only);
-    child::succeed(&mut command, LIMIT).unwrap();
-    let mut both = fs::read(&path).unwrap();
-    both.extend(fs::read(only).unwrap());
-    fs::write(&path, both).unwrap();
-    path
-}
-
-fn words(words: &[&str]) -> Vec<OsString> {
-    words.iter().map(OsString::from).collect()
-}
 
 /// A copy is another file, which nobody has seen yet.
 fn copy(file: &Path, name: &str) -> PathBuf {
@@ -358,7 +260,7 @@ fn what_handshakes_cost() {
 }
 
 /// A client of Go's own TLS; the toolchain is the one that `cargo xtask setup` has installed.
-fn go_client(folder: &Path) -> PathBuf {
+fn go_client(folder: &Path, flags: &[&str]) -> PathBuf {
     const CLIENT: &str = "package main\n\nimport (\n\"crypto/tls\"\n\"io\"\n\"os\"\n)\n\nfunc main() {\nconnection, err := tls.Dial(\"tcp\", \
                           \"127.0.0.1:\"+os.Args[1], &tls.Config{InsecureSkipVerify: true})\nif err != nil {\npanic(err)\n}\n\
                           connection.Write([]byte(\"hello\\n\"))\nio.ReadAll(connection)\n}\n";
@@ -371,20 +273,29 @@ fn go_client(folder: &Path) -> PathBuf {
     fs::write(source.join("go.mod"), "module client\ngo 1.23\n").unwrap();
     let program = folder.join("go_client");
     let mut command = Command::new(go);
-    command.args(["build", "-o"]).arg(&program).arg(".").current_dir(&source);
+    command.arg("build").args(flags).arg("-o").arg(&program).arg(".").current_dir(&source);
     command.env("GOTOOLCHAIN", "local").env("GOCACHE", place::target().join("go-cache"));
     child::succeed(&mut command, Duration::from_secs(240)).unwrap();
     program
 }
 
-#[test]
-fn the_secrets_of_go_programs_are_taken_too() {
+fn check_go(flags: &[&str]) {
     for (version, each) in [("TLSv1_3", 4), ("TLSv1_2", 1)] {
         let scene = Scene::new(version);
-        let program = go_client(scene.folder());
+        let program = go_client(scene.folder(), flags);
         scene.run(&scene.fast(&program));
         assert_eq!(scene.told().len(), each, "{version}");
         let missed = scene.told().difference(&scene.taken()).count();
         assert_eq!(missed, 0, "{version}: {}", scene.daemon.said());
     }
+}
+
+#[test]
+fn the_secrets_of_go_programs_are_taken_too() {
+    check_go(&[]);
+}
+
+#[test]
+fn and_those_of_go_programs_without_symbols() {
+    check_go(&["-ldflags=-s -w"]);
 }
