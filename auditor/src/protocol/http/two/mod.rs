@@ -102,7 +102,8 @@ impl Session {
     /// Who says this, as HTTP/2 has it. After an upgrade it may be the server who asks, as Docker's does in the sessions of a build: whoever
     /// begins with the preface is the client, and the other one begins with SETTINGS.
     pub(super) fn role(&mut self, side: Side, first: u8, out: &mut Vec<Observation>) -> Side {
-        let undecided = self.upgraded && !self.reversed && self.preface == 0 && !self.server.begun;
+        let undecided =
+            self.upgraded && !self.deaf && !self.reversed && self.preface == 0 && !self.server.begun;
         let preface = first == PREFACE[0];
         if undecided && self.server.framer.is_at_start() && preface != (side == Side::Client) {
             self.hijacked(out);
