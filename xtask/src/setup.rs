@@ -40,8 +40,10 @@ pub(crate) fn setup() -> Result<()> {
     test_tools()
 }
 
-/// What `cargo xtask build` needs: a compiler for the kernel programs and the linker that goes with it.
+/// What `cargo xtask build` needs: a compiler for the kernel programs and the linker that goes with it, and libclang, with which the
+/// bindings of PostgreSQL's parser are made.
 pub(crate) fn build_tools() -> Result<()> {
+    libclang()?;
     let compiler = match Compiler::find() {
         Some(compiler) => compiler,
         None => install_compiler()?,
@@ -55,6 +57,28 @@ pub(crate) fn build_tools() -> Result<()> {
     install_missing(&headers, "LLVM's headers for bpf-linker")?;
     say(&format!("building bpf-linker for LLVM {llvm} (about a minute)"));
     toolchain::install_linker(llvm)
+}
+
+/// Where bindgen looks for it, as far as distributions put it there.
+fn libclang() -> Result<()> {
+    let mut folders: Vec<PathBuf> =
+        ["/usr/lib", "/usr/lib64", "/usr/local/lib"].into_iter().map(PathBuf::from).collect();
+    folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
+    for entry in fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
+        folders.extend([entry.path(), entry.path().join("lib")]);
+    }
+    let is_library = |name: &str| name.starts_with("libclang.so") || name.starts_with("libclang-");
+    let found =
+        folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            name.to_str()
+                .is_some_and(|name| is_library(name) && name.contains(".so") && !name.contains("cpp"))
+        });
+    if found {
+        Ok(())
+    } else {
+        install_missing(&["libclang-dev"], "libclang, for the bindings of PostgreSQL's parser")
+    }
 }
 
 /// Tools that only `cargo xtask test` needs.

@@ -88,9 +88,6 @@ pub enum FilterError {
         /// What may be given, joined with commas.
         known: String,
     },
-    /// Records have no objects yet.
-    #[error("object: this needs classification of statements, which this version does not have; try grep")]
-    Object,
     /// A pattern is none.
     #[error("grep: {0}")]
     Pattern(#[source] Error),
@@ -102,9 +99,6 @@ impl RecordFilter {
     /// # Errors
     /// A time, the destination, the pattern or a word cannot be understood, or this version cannot filter so.
     pub fn query(&self) -> Result<Query, FilterError> {
-        if self.object.is_some() {
-            return Err(FilterError::Object);
-        }
         known("kind", self.kind.as_deref(), KINDS)?;
         known("protocol", self.protocol.as_deref(), PROTOCOLS)?;
         known("decision", self.decision.as_deref(), DECISIONS)?;
@@ -312,10 +306,6 @@ mod tests {
         let refusal = |filter: RecordFilter| filter.query().unwrap_err().to_string();
         let some = |text: &str| Some(text.to_owned());
         for (filter, message) in [
-            (
-                RecordFilter { object: some("orders"), ..RecordFilter::default() },
-                "object: this needs classification of statements, which this version does not have; try grep",
-            ),
             (
                 RecordFilter { decision: some("refused"), ..RecordFilter::default() },
                 "decision: \"refused\" is not known; known are allowed, denied, allow, deny",

@@ -349,6 +349,22 @@ impl Login {
             + parameters.map(|(name, value)| PARAMETER + name.len() + value.len()).sum::<usize>()
     }
 
+    /// A parameter has this value now; one that was not told has `default`. Answers whether that changes it.
+    pub(crate) fn set(&mut self, name: &str, value: &str, default: &str) -> bool {
+        match self.parameters.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) if known == value => false,
+            Some((_, known)) => {
+                value.clone_into(known);
+                true
+            }
+            None if value == default => false,
+            None => {
+                self.parameters.push((name.to_owned(), value.to_owned()));
+                true
+            }
+        }
+    }
+
     /// Keeps the beginnings only.
     pub(crate) fn shorten(&mut self) {
         self.parameters = Vec::new();

@@ -17,6 +17,8 @@ const BYTES: usize = 128 << 10;
 pub struct Dialogue {
     /// Schemas in which names are looked up, where they were told.
     search_path: Option<Arc<[String]>>,
+    /// The search path as the login has it: told anew with each change of the login, it is news only where it differs.
+    told: Option<String>,
     /// What the server said last of its `standard_conforming_strings`.
     backslashes_escape: bool,
     /// The setting may have been changed, and the server has not said so yet.
@@ -40,15 +42,18 @@ enum Pending {
 impl Dialogue {
     /// What the client said about itself, and the server about its settings.
     pub fn login(&mut self, login: &Login) {
+        let mut told = None;
         for (name, value) in &login.parameters {
             match name.as_str() {
-                "search_path" => self.search_path = path(value, login.user.as_deref()),
-                "standard_conforming_strings" => {
-                    self.backslashes_escape = value == "off";
-                    self.unsettled = false;
-                }
+                "search_path" => told = Some(value.as_str()),
+                "options" => told = told.or_else(|| option(value)),
+                "standard_conforming_strings" => self.backslashes_escape = value == "off",
                 _ => {}
             }
+        }
+        if told != self.told.as_deref() {
+            self.told = told.map(str::to_owned);
+            self.search_path = told.and_then(|told| path(told, login.user.as_deref()));
         }
     }
 
@@ -119,8 +124,10 @@ impl Dialogue {
     }
 
     /// The statement that was understood last has ended. `completed`: all of it; what else it may have changed is not known any more.
-    /// `idle`: no transaction is open, so what was set stays set.
-    pub fn ended(&mut self, completed: bool, idle: bool) {
+    /// `transaction`: its state afterwards, where the server has told: then it has told of settings that changed, too, and outside of a
+    /// transaction what was set stays set.
+    pub fn ended(&mut self, completed: bool, transaction: Option<char>) {
+        let idle = transaction == Some('I');
         for pending in std::mem::take(&mut self.pending) {
             match pending {
                 Pending::Prepared(name, command) => {
@@ -130,22 +137,22 @@ impl Dialogue {
                         self.remember(name, command);
                     }
                 }
-                Pending::Forgotten => {
-                    self.prepared.clear();
-                    self.bytes = 0;
-                }
+                Pending::Forgotten => self.forget_all(),
                 Pending::SearchPath(path) if completed && idle => self.search_path = Some(path.into()),
                 Pending::SearchPath(_) => self.search_path = None,
                 Pending::Unsettled => {
                     self.search_path = None;
-                    self.unsettled = true;
-                    if !completed {
-                        self.prepared.clear();
-                        self.bytes = 0;
-                    }
+                    self.unsettled = transaction.is_none();
+                    // Whatever it was, it may have prepared something anew.
+                    self.forget_all();
                 }
             }
         }
+    }
+
+    fn forget_all(&mut self) {
+        self.prepared.clear();
+        self.bytes = 0;
     }
 
     fn forget(&mut self, name: &str) {
@@ -165,7 +172,10 @@ impl Dialogue {
 
     /// Bytes that it takes, roughly.
     pub fn memory(&self) -> usize {
-        self.bytes + self.search_path.iter().flat_map(|path| path.iter()).map(String::len).sum::<usize>()
+        let told = self.told.as_ref().map_or(0, String::len);
+        self.bytes
+            + told
+            + self.search_path.iter().flat_map(|path| path.iter()).map(String::len).sum::<usize>()
     }
 }
 
@@ -187,6 +197,13 @@ fn execute(command: &mut Command, prepared: Command) {
     add(&mut command.objects, &mut prepared.objects.into_iter());
     add(&mut command.functions, &mut prepared.functions.into_iter());
     command.classes.insert(prepared.classes);
+}
+
+/// The search path in the command-line options of a start-up packet.
+fn option(options: &str) -> Option<&str> {
+    let (_, value) = options.rsplit_once("search_path=")?;
+    // Further options, or blanks within: not worth a guess.
+    (!value.contains([' ', '\\'])).then_some(value)
 }
 
 /// A search path as the server writes it. The user's own schema is that of its name.

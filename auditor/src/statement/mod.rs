@@ -115,7 +115,8 @@ impl Meaning {
 
     /// Bytes that it takes, roughly.
     fn memory(&self) -> usize {
-        let texts = |texts: &[String]| texts.iter().map(|text| size_of::<String>() + text.len()).sum::<usize>();
+        let texts =
+            |texts: &[String]| texts.iter().map(|text| size_of::<String>() + text.len()).sum::<usize>();
         let command = |command: &Command| {
             size_of::<Command>() + texts(&command.verbs) + texts(&command.objects) + texts(&command.functions)
         };
@@ -229,10 +230,13 @@ impl Classifier {
             return known;
         }
         let fingerprint = fingerprint_of(&self.shape.tokens);
-        if !spend(&mut self.allowances, text.session, text.at, parsed.len() as u64) {
+        let commands = if parsed.len() > postgres::MAX_TEXT {
+            Err("length")
+        } else if spend(&mut self.allowances, text.session, text.at, parsed.len() as u64) {
+            commands(text.dialect, parsed, &self.shape, conforming)
+        } else {
             return analysis(Err("budget"), fingerprint);
-        }
-        let commands = commands(text.dialect, parsed, &self.shape, conforming);
+        };
         let analysis = if kind == b'S' && commands.is_err() {
             Arc::new(Analysis { by_text: true, ..Analysis::default() })
         } else {
@@ -254,9 +258,6 @@ fn commands(
     shape: &Shape,
     conforming: Option<bool>,
 ) -> Result<Vec<(Command, Effect)>, Name> {
-    if text.len() > postgres::MAX_TEXT {
-        return Err("length");
-    }
     let text = std::str::from_utf8(text).map_err(|_| "encoding")?;
     if shape.backslash && conforming.is_none() {
         return Err("settings");

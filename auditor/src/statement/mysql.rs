@@ -12,7 +12,8 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use sqlparser::ast::{
-    AlterTable, Expr, Function, GrantObjects, ObjectName, ObjectType, Query, Select, Statement, Use, Visit, Visitor,
+    AlterTable, Expr, Function, GrantObjects, ObjectName, ObjectType, Query, Select, Statement, Use, Visit,
+    Visitor,
 };
 use sqlparser::dialect::MySqlDialect;
 use sqlparser::parser::Parser;
@@ -172,8 +173,11 @@ impl Walk {
                 self.verb("revoke", Classes::GRANTS)?;
                 self.granted(revoke.objects.as_ref())
             }
-            Statement::Set(_) => {
-                self.effect = Effect::Unsettles;
+            Statement::Set(set) => {
+                // How strings and names are quoted hangs on it.
+                if set.to_string().to_ascii_lowercase().contains("sql_mode") {
+                    self.effect = Effect::Unsettles;
+                }
                 self.verb("set", Classes::SETTINGS)
             }
             Statement::Use(to) => {
@@ -239,7 +243,9 @@ impl Walk {
     fn is_local(&self, name: &ObjectName) -> bool {
         let [part] = name.0.as_slice() else { return false };
         let Some(name) = part.as_ident() else { return false };
-        let seen = |scope: &Scope| scope.names[..scope.visible].iter().any(|known| known.eq_ignore_ascii_case(&name.value));
+        let seen = |scope: &Scope| {
+            scope.names[..scope.visible].iter().any(|known| known.eq_ignore_ascii_case(&name.value))
+        };
         self.scopes.iter().any(seen)
     }
 
@@ -321,7 +327,11 @@ fn add(names: &mut Vec<String>, name: String) -> ControlFlow<Unknown> {
 fn written(name: &ObjectName) -> Option<String> {
     let part = |part: &sqlparser::ast::ObjectNamePart| {
         let value = &part.as_ident()?.value;
-        Some(if value.contains(['.', '`']) { format!("`{}`", value.replace('`', "``")) } else { value.clone() })
+        Some(if value.contains(['.', '`']) {
+            format!("`{}`", value.replace('`', "``"))
+        } else {
+            value.clone()
+        })
     };
     Some(name.0.iter().map(part).collect::<Option<Vec<_>>>()?.join("."))
 }

@@ -88,7 +88,8 @@ impl Shape {
         let end = self.tokens.len();
         match self.closed {
             Some((first, last))
-                if self.tokens[last..start] == *b" ," && self.tokens[first..last] == self.tokens[start..end] =>
+                if self.tokens[last..start] == *b" ,"
+                    && self.tokens[first..last] == self.tokens[start..end] =>
             {
                 self.tokens.truncate(last);
             }

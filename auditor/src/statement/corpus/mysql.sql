@@ -104,13 +104,13 @@ drop user u
 -> drop | u | defines grants
 
 grant all privileges on *.* to 'u'@'%'
--> grant |  | grants
+-> grant | *.* | grants
 
 grant select on shop.t to u
--> grant |  | grants
+-> grant | shop.t | grants
 
 revoke all on t from u
--> revoke |  | grants
+-> revoke | t | grants
 
 set @a = 1
 -> set |  | settings
@@ -125,7 +125,7 @@ use shop
 -> use |  | settings
 
 call p(1)
--> call |  | calls
+-> call |  | calls | p
 
 prepare s from 'delete from t'
 -> unclassified: syntax

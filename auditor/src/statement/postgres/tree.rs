@@ -14,7 +14,9 @@ const MAX_ENTRIES: usize = 1 << 20;
 enum Kind {
     Object,
     Array,
-    Text { escaped: bool },
+    Text {
+        escaped: bool,
+    },
     /// A number, true, false, null.
     Word,
 }
@@ -88,7 +90,8 @@ impl<'a> Tree<'a> {
         if self.entries.len() >= MAX_ENTRIES {
             return None;
         }
-        let narrow = |range: Range<usize>| Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?);
+        let narrow =
+            |range: Range<usize>| Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?);
         let end = u32::try_from(self.entries.len() + 1).ok()?;
         self.entries.push(Entry { key: narrow(key)?, value: narrow(value)?, kind, end });
         Some(())

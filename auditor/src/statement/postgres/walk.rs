@@ -72,7 +72,9 @@ impl<'t> Walk<'t> {
         let key = node.key();
         match key {
             // Values, types and columns say nothing here, and there are many of them.
-            "A_Const" | "String" | "ColumnRef" | "ParamRef" | "A_Star" | "Integer" | "Float" | "Boolean" => return,
+            "A_Const" | "String" | "ColumnRef" | "ParamRef" | "A_Star" | "Integer" | "Float" | "Boolean" => {
+                return;
+            }
             "RangeVar" => return self.table(task, true),
             "FuncCall" | "funccall" => self.call(task),
             _ if node.get("relname").is_some() => return self.table(task, false),
@@ -83,7 +85,8 @@ impl<'t> Walk<'t> {
         }
         if key.ends_with("Stmt") && key.starts_with(|first: char| first.is_ascii_uppercase()) {
             task.planned |= self.statement(key, node, task.planned);
-            task.query |= matches!(key, "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt");
+            task.query |=
+                matches!(key, "SelectStmt" | "InsertStmt" | "UpdateStmt" | "DeleteStmt" | "MergeStmt");
         }
         if key == "MergeWhenClause" {
             match node.string("commandType").as_deref() {
@@ -98,7 +101,8 @@ impl<'t> Walk<'t> {
             self.verb("create");
             self.may(Classes::DEFINES | Classes::WRITES, task.planned);
         }
-        if matches!(key, "onConflictClause") && node.string("action").as_deref() == Some("ONCONFLICT_UPDATE") {
+        if matches!(key, "onConflictClause") && node.string("action").as_deref() == Some("ONCONFLICT_UPDATE")
+        {
             self.verb("update");
         }
         if key == "LockingClause" {
@@ -259,13 +263,18 @@ impl<'t> Walk<'t> {
             return self.object([name].into_iter());
         }
         // `RangeVar` is found where the tree is walked.
-        if let Some(inside) = object.inside().filter(|inside| inside.is_object() && inside.key() != "RangeVar") {
+        if let Some(inside) =
+            object.inside().filter(|inside| inside.is_object() && inside.key() != "RangeVar")
+        {
             let parts = inside.get("objname").or_else(|| inside.get("names")).or_else(|| inside.get("items"));
             if let Some(parts) = parts {
                 let flat = parts.children().flat_map(|part| match part.inside() {
-                    Some(inside) if inside.key() == "TypeName" => {
-                        inside.get("names").into_iter().flat_map(Node::children).filter_map(Node::sval).collect()
-                    }
+                    Some(inside) if inside.key() == "TypeName" => inside
+                        .get("names")
+                        .into_iter()
+                        .flat_map(Node::children)
+                        .filter_map(Node::sval)
+                        .collect(),
                     _ => part.sval().into_iter().collect::<Vec<_>>(),
                 });
                 self.object(flat.filter(|part| part != "pg_catalog"));
@@ -384,7 +393,9 @@ fn analyzes(node: Node<'_>) -> bool {
     let mut analyzes = false;
     for option in options.filter(|option| option.string("defname").as_deref() == Some("analyze")) {
         let off = option.get("arg").and_then(Node::inside).is_some_and(|value| {
-            value.string("sval").is_some_and(|word| word.eq_ignore_ascii_case("off") || word.eq_ignore_ascii_case("false"))
+            value
+                .string("sval")
+                .is_some_and(|word| word.eq_ignore_ascii_case("off") || word.eq_ignore_ascii_case("false"))
         });
         analyzes = !off;
     }
