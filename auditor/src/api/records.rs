@@ -55,7 +55,7 @@ const KINDS: &[&str] = &[
     "api-access",
 ];
 /// What connections can be recognised as.
-const PROTOCOLS: &[&str] = &[Protocol::Postgres.name()];
+const PROTOCOLS: &[&str] = &[Protocol::Postgres.name(), Protocol::Redis.name()];
 /// What can be decided, of statements and of connections; the trail takes both forms for the same.
 const DECISIONS: &[&str] = &["allowed", "denied", "allow", "deny"];
 
@@ -312,7 +312,7 @@ mod tests {
             ),
             (
                 RecordFilter { protocol: some("mysql"), ..RecordFilter::default() },
-                "protocol: \"mysql\" is not known; known are postgres",
+                "protocol: \"mysql\" is not known; known are postgres, redis",
             ),
             (
                 RecordFilter { to: some("db.internal:5432"), ..RecordFilter::default() },

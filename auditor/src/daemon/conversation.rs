@@ -13,7 +13,7 @@ use crate::clock::Boottime;
 use crate::interned::Name;
 use crate::protocol::{self, Limits, Observation, Outcome, Side, Statement, StatementKind};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process, Transport};
-use crate::statement::{Classifier, Dialect, Dialogue, Meaning, Text};
+use crate::statement::{self, Classifier, Dialect, Dialogue, Meaning, Text};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
 use crate::tls::Keyring;
 
@@ -518,14 +518,19 @@ impl Conversation {
         classifier: &mut Classifier,
         statement: &Statement,
     ) -> Option<Arc<Meaning>> {
-        let dialect = Dialect::of(self.application.protocol?)?;
+        let protocol = self.application.protocol?;
+        let incomplete = statement.incomplete || statement.text_length > statement.text.len() as u64;
+        if protocol == "redis" {
+            return Some(statement::redis(&statement.text, incomplete));
+        }
+        let dialect = Dialect::of(protocol)?;
         if matches!(statement.kind, StatementKind::Admin | StatementKind::Function) {
             return None;
         }
         let text = Text {
             dialect,
             bytes: &statement.text,
-            incomplete: statement.incomplete || statement.text_length > statement.text.len() as u64,
+            incomplete,
             session: self.session,
             at: statement.finished,
         };

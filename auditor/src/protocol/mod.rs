@@ -5,6 +5,7 @@
 //! over. Everything it is given is hostile.
 
 pub mod postgres;
+pub mod redis;
 
 use bytes::Bytes;
 
@@ -31,6 +32,8 @@ pub enum Detection<T = ()> {
 pub enum Protocol {
     /// PostgreSQL frontend/backend protocol 3.
     Postgres,
+    /// Redis: RESP2, RESP3, and commands in one line.
+    Redis,
 }
 
 impl Protocol {
@@ -38,6 +41,7 @@ impl Protocol {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Postgres => "postgres",
+            Self::Redis => "redis",
         }
     }
 
@@ -45,6 +49,7 @@ impl Protocol {
     pub fn dissector(self, limits: Limits) -> Box<dyn Dissector> {
         match self {
             Self::Postgres => Box::new(postgres::Postgres::new(limits)),
+            Self::Redis => Box::new(redis::Redis::new(limits)),
         }
     }
 
@@ -54,6 +59,7 @@ impl Protocol {
             Self::Postgres => {
                 Ok(Box::new(shared::scope(|| postcard::from_bytes::<postgres::Postgres>(state))?))
             }
+            Self::Redis => Ok(Box::new(shared::scope(|| postcard::from_bytes::<redis::Redis>(state))?)),
         }
     }
 }
@@ -65,11 +71,17 @@ impl Protocol {
 /// byte on is `No` here, and what it carries is detected again once it is decrypted.
 pub fn detect(first: &[u8]) -> Detection<Protocol> {
     let first = &first[..first.len().min(DETECTION_BYTES)];
-    match postgres::detect(first) {
-        Detection::Yes(()) => Detection::Yes(Protocol::Postgres),
-        Detection::Incomplete if first.len() < DETECTION_BYTES => Detection::Incomplete,
-        Detection::Incomplete | Detection::No => Detection::No,
+    let detectors: [(Protocol, fn(&[u8]) -> Detection); 2] =
+        [(Protocol::Postgres, postgres::detect), (Protocol::Redis, redis::detect)];
+    let mut incomplete = false;
+    for (protocol, detect) in detectors {
+        match detect(first) {
+            Detection::Yes(()) => return Detection::Yes(protocol),
+            Detection::Incomplete => incomplete = true,
+            Detection::No => {}
+        }
     }
+    if incomplete && first.len() < DETECTION_BYTES { Detection::Incomplete } else { Detection::No }
 }
 
 /// Who sent the bytes. The client is the one that opened the connection.
@@ -171,7 +183,8 @@ pub(crate) mod saved {
         deserializer: D,
     ) -> Result<Box<dyn Dissector>, D::Error> {
         let (name, state) = <(String, Vec<u8>)>::deserialize(deserializer)?;
-        let protocol = [Protocol::Postgres].into_iter().find(|protocol| protocol.name() == name);
+        let protocol =
+            [Protocol::Postgres, Protocol::Redis].into_iter().find(|protocol| protocol.name() == name);
         let protocol = protocol.ok_or_else(|| de::Error::custom("a protocol that is not known"))?;
         protocol.restore(&state).map_err(de::Error::custom)
     }

@@ -24,6 +24,7 @@ mod class;
 mod dialogue;
 mod mysql;
 mod postgres;
+mod redis;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -79,7 +80,8 @@ pub struct Command {
 pub struct Meaning {
     /// Its commands, in order. None where it is not classified, or says nothing.
     pub commands: Vec<Command>,
-    /// Why it is not classified: `syntax`, `length`, `encoding`, `incomplete`, `settings`, `prepared`, `budget`.
+    /// Why it is not classified: `syntax`, `length`, `encoding`, `incomplete`, `settings`, `prepared`, `budget`; for Redis
+    /// `command` (it is not known) and `more-keys` (than are told).
     #[serde(with = "crate::interned::option")]
     pub unclassified: Option<Name>,
     /// Of its shape: the same for texts that differ in their literals alone.
@@ -189,6 +191,11 @@ pub struct Text<'a> {
     pub session: u64,
     /// When.
     pub at: Boottime,
+}
+
+/// What a command of Redis means, as its record has it.
+pub fn redis(text: &[u8], incomplete: bool) -> Arc<Meaning> {
+    redis::meaning(text, incomplete)
 }
 
 impl Classifier {

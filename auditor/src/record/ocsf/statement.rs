@@ -143,7 +143,7 @@ fn means(own: &mut Object<'_>, meaning: &Meaning) -> Result<(), serde_json::Erro
 /// A command's classes and what it names.
 fn does(object: &mut Object<'_>, command: &Command) -> Result<(), serde_json::Error> {
     if command.classes != Classes::NONE {
-        json::array(object.key("classes"), command.classes.names(), |out, class| json::string(out, class))?;
+        json::array(object.key("classes"), command.classes.names(), json::string)?;
     }
     for (key, found) in [("objects", &command.objects), ("functions", &command.functions)] {
         if !found.is_empty() {

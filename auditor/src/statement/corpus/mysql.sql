@@ -150,10 +150,10 @@ unlock tables
 -> unlock
 
 explain select * from t
--> explain select | t | reads
+-> explain select | t
 
 explain delete from t
--> explain delete | t | writes
+-> explain delete | t
 
 describe t
 -> explain | t
