@@ -49,9 +49,9 @@ const HEADER: u32 = 5;
 /// The longest message that PostgreSQL sends.
 const MAX_LENGTH: u32 = 0x3fff_ffff;
 /// Messages of one step of a walk.
-const MESSAGES_OF_A_STEP: u32 = 16;
+const MESSAGES_OF_A_STEP: u32 = 4;
 /// Steps of a walk. A packet has 512 KiB at most, so that only messages of less than 16 bytes on average are too many.
-const STEPS: u32 = 2048;
+const STEPS: u32 = 8192;
 
 /// Not at a beginning.
 const UNKNOWN: u8 = 0;
@@ -131,11 +131,11 @@ pub(crate) fn are_released(cookie: u64) -> bool {
 
 /// A walk over the messages of one segment.
 #[repr(C)]
-pub(crate) struct Walk {
+struct Walk {
     /// The rows that the segment begins with.
-    pub(crate) rows: Rows,
+    rows: Rows,
     /// Where it has come to.
-    pub(crate) after: Frames,
+    after: Frames,
     /// Place of the payload in the packet.
     offset: u32,
     /// Its length.
@@ -209,9 +209,11 @@ impl Frames {
         refused: 0,
     };
 
-    /// Takes over where it has come to, the sequence number last.
+    /// Takes over where [`Self::follow`] has come to, the sequence number last.
     #[inline(always)]
-    pub(crate) fn advance(&mut self, after: &Self) {
+    pub(crate) fn advance(&mut self) {
+        let Some(walk) = walk() else { return };
+        let after = &walk.after;
         if self.phase == UNKNOWN && after.phase != FIRST {
             // Lost meanwhile by another processor, whose segment did not wait for this one.
             return;
@@ -242,11 +244,11 @@ impl Frames {
         sequence.wrapping_sub(self.next).cast_signed() > 0
     }
 
-    /// A segment found no room and was refused; `after`: where the walk over it has come to. Only the next one is sure to come again,
-    /// see [`Self::refuses`].
+    /// The segment of [`Self::follow`] found no room and was refused. Only the next one is sure to come again, see
+    /// [`Self::refuses`].
     #[inline(always)]
-    pub(crate) fn refuse(&mut self, after: &Self) {
-        if after.phase == UNKNOWN {
+    pub(crate) fn refuse(&mut self) {
+        if walk().is_none_or(|walk| walk.after.phase == UNKNOWN) {
             self.phase = UNKNOWN;
         }
         self.refused = 1;
@@ -260,7 +262,8 @@ impl Frames {
         }
     }
 
-    /// Goes over a segment. `None`: it has no payload. (An array's entries exist from the beginning.)
+    /// Goes over a segment; [`rows`] answers what it begins with. `false`: it has no payload. (An array's entries exist from the
+    /// beginning.)
     #[inline(always)]
     pub(crate) fn follow(
         &self,
@@ -269,14 +272,14 @@ impl Frames {
         length: u32,
         sequence: u32,
         flags: u8,
-    ) -> Option<&'static Walk> {
+    ) -> bool {
         if length == 0 && flags & SYN == 0 {
-            return None;
+            return false;
         }
         if self.phase == WITHIN && self.refused == 0 && self.is_behind(sequence) {
             await_turn(self, sequence);
         }
-        let walk = WALK.get_ptr_mut(0)?;
+        let Some(walk) = WALK.get_ptr_mut(0) else { return false };
         // SAFETY: this processor's own, see `WALK`. No reference is held while `segment` runs, which makes its own.
         unsafe {
             (*walk).rows.clear();
@@ -289,7 +292,7 @@ impl Frames {
                 (*walk).after = Self::UNKNOWN;
                 (*walk).after.next = sequence.wrapping_add(1);
                 (*walk).after.phase = if length == 0 { FIRST } else { UNKNOWN };
-                return Some(&*walk);
+                return true;
             }
             // Bytes that have passed before: the receiver had no room for them, or its answer was lost.
             let repeated = self.next.wrapping_sub(sequence);
@@ -304,9 +307,22 @@ impl Frames {
                     (*walk).rows.clear();
                 }
             }
-            Some(&*walk)
         }
+        true
     }
+}
+
+/// This processor's walk over the segment that it has in hand.
+#[inline(always)]
+fn walk() -> Option<&'static Walk> {
+    // SAFETY: this processor's own, see `WALK`; nothing changes it between one segment's `follow` and the next.
+    unsafe { WALK.get_ptr(0)?.as_ref() }
+}
+
+/// The rows that the segment in hand begins with.
+#[inline(always)]
+pub(crate) fn rows() -> Option<&'static Rows> {
+    walk().map(|walk| &walk.rows)
 }
 
 /// A wait for the segment before this one.

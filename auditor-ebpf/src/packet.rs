@@ -30,7 +30,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_s
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::emit::Owner;
-use crate::frames::{Rows, Walk};
+use crate::frames::Rows;
 use crate::session::SocketState;
 use crate::verdict::Subject;
 use crate::{emit, frames, session, verdict};
@@ -127,20 +127,18 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         // to the connection.
         return parsed.length == 0;
     }
-    let walk = if DIRECTION == INGRESS && parsed.transport == TCP {
-        state.frames.follow(context, parsed.offset, parsed.length, parsed.sequence, parsed.flags)
-    } else {
-        None
-    };
+    let walked = DIRECTION == INGRESS
+        && parsed.transport == TCP
+        && state.frames.follow(context, parsed.offset, parsed.length, parsed.sequence, parsed.flags);
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
     let lossless = control.overload != OVERLOAD_RECORD_LOSS && !alone;
     if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
         emit::count_refused_behind::<DIRECTION>(state.owner());
         return false;
     }
-    if told && !copy::<DIRECTION>(context, state, now, &parsed, walk, control) && lossless {
-        if let Some(walk) = walk {
-            state.frames.refuse(&walk.after);
+    if told && !copy::<DIRECTION>(context, state, now, &parsed, walked, control) && lossless {
+        if walked {
+            state.frames.refuse();
         }
         return false;
     }
@@ -151,9 +149,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         }
     } else {
         state.received += u64::from(parsed.length);
-        if let Some(walk) = walk {
+        if walked {
             // Only now: a packet that is refused comes again.
-            state.frames.advance(&walk.after);
+            state.frames.advance();
         }
     }
     true
@@ -276,30 +274,31 @@ fn copy<const DIRECTION: u8>(
     state: &mut SocketState,
     now: u64,
     parsed: &Parsed,
-    walk: Option<&Walk>,
+    walked: bool,
     control: &Control,
 ) -> bool {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     let stamp = Stamp { owner: state.owner(), time: now };
-    let Some(rows) = walk.map(|walk| &walk.rows).filter(|rows| {
-        rows.end >= frames::LEAST
-            && (state.received as u32).wrapping_sub(state.asked) >= frames::ANSWER_BEGINS
-            && frames::are_released(cookie)
-    }) else {
-        return copy_whole::<DIRECTION>(context, state, stamp, cookie, parsed, control);
-    };
-    if rows.end == parsed.length && parsed.flags & FIN == 0 {
-        return skip(stamp, cookie, parsed, rows, control);
-    }
-    let rest = parsed.length - rows.end;
-    if rest > LARGEST as u32 {
-        // Not in the middle of rows, where all that costs time is: simple rather than quick.
-        return copy_whole::<DIRECTION>(context, state, stamp, cookie, parsed, control);
+    let rows = if walked { uncopied_rows(state, cookie) } else { 0 };
+    // For the verifier all ways to get here are one from here on; it would walk what follows for each.
+    // SAFETY: a local variable.
+    let rows = unsafe { read_volatile(&raw const rows) };
+    if (rows == 0 || rows < parsed.length || parsed.flags & FIN != 0)
+        && !copy_from::<DIRECTION>(context, state, stamp, cookie, parsed, rows, control)
+    {
+        return false;
     }
     // The rows last: if they find no room, all of it comes again, and what was copied twice is told apart by its place.
-    record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, rows.end, rest, control)
-        && skip(stamp, cookie, parsed, rows, control)
+    rows == 0 || frames::rows().is_some_and(|rows| skip(stamp, cookie, parsed, rows, control))
+}
+
+/// How many bytes of rows at the segment's beginning are counted instead of copied.
+#[inline(always)]
+fn uncopied_rows(state: &SocketState, cookie: u64) -> u32 {
+    let long = (state.received as u32).wrapping_sub(state.asked) >= frames::ANSWER_BEGINS;
+    let rows = frames::rows().filter(|rows| rows.end >= frames::LEAST && long);
+    rows.filter(|_| frames::are_released(cookie)).map_or(0, |rows| rows.end)
 }
 
 /// Records rows that are not copied.
@@ -327,44 +326,47 @@ fn skip(stamp: Stamp, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Contr
     true
 }
 
-/// Copies all that a segment holds.
+/// Copies what a segment holds from `begin` on.
 #[inline(always)]
-fn copy_whole<const DIRECTION: u8>(
+fn copy_from<const DIRECTION: u8>(
     context: &SkBuffContext,
     state: &mut SocketState,
     stamp: Stamp,
     cookie: u64,
     parsed: &Parsed,
+    begin: u32,
     control: &Control,
 ) -> bool {
-    let mut done = 0;
+    let mut done = begin;
+    let mut told = true;
     for _ in 0..LARGEST_RECORDS {
-        if parsed.length - done <= LARGEST as u32 {
+        if parsed.length.wrapping_sub(done) <= LARGEST as u32 {
             break;
         }
-        if !record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, LARGEST as u32, control) {
-            if DIRECTION == INGRESS && done != 0 {
-                state.frames.partly_told(parsed.sequence.wrapping_add(done));
-            }
-            return false;
+        told = record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, LARGEST as u32, control);
+        if !told {
+            break;
         }
         done += LARGEST as u32;
     }
-    let rest = parsed.length - done;
-    let told = match rest {
-        0..=256 => record::<DIRECTION, 256>(context, stamp, cookie, parsed, done, rest, control),
-        257..=1024 => record::<DIRECTION, 1024>(context, stamp, cookie, parsed, done, rest, control),
-        1025..=2048 => record::<DIRECTION, 2048>(context, stamp, cookie, parsed, done, rest, control),
-        2049..=4096 => record::<DIRECTION, 4096>(context, stamp, cookie, parsed, done, rest, control),
-        4097..=16384 => record::<DIRECTION, 16384>(context, stamp, cookie, parsed, done, rest, control),
-        16385..=32768 => record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, rest, control),
-        _ => {
-            emit::count(SITE_PACKET_LENGTH, errno::EMSGSIZE);
-            false
-        }
-    };
-    if DIRECTION == INGRESS && !told && done != 0 {
-        state.frames.partly_told(parsed.sequence.wrapping_add(done));
+    let rest = parsed.length.wrapping_sub(done);
+    told = told
+        && match rest {
+            0..=256 => record::<DIRECTION, 256>(context, stamp, cookie, parsed, done, rest, control),
+            257..=1024 => record::<DIRECTION, 1024>(context, stamp, cookie, parsed, done, rest, control),
+            1025..=2048 => record::<DIRECTION, 2048>(context, stamp, cookie, parsed, done, rest, control),
+            2049..=4096 => record::<DIRECTION, 4096>(context, stamp, cookie, parsed, done, rest, control),
+            4097..=16384 => record::<DIRECTION, 16384>(context, stamp, cookie, parsed, done, rest, control),
+            16385..=32768 => {
+                record::<DIRECTION, LARGEST>(context, stamp, cookie, parsed, done, rest, control)
+            }
+            _ => {
+                emit::count(SITE_PACKET_LENGTH, errno::EMSGSIZE);
+                false
+            }
+        };
+    if DIRECTION == INGRESS && !told && parsed.length.wrapping_sub(begin) > LARGEST as u32 {
+        state.frames.partly_told(parsed.sequence.wrapping_add(parsed.length));
     }
     told
 }

@@ -202,6 +202,28 @@ pub(crate) fn of_current() -> Option<Found> {
     )
 }
 
+/// The cgroup of the calling task's session, 0 where it has none: for a program that is asked by everybody, and looks the session itself
+/// up for the few that have one ([`by_cgroup`], which may find that it has ended meanwhile).
+///
+/// A function of its own, with little to remember at each level: the verifier follows the loop to its end wherever it stands.
+#[inline(never)]
+pub(crate) extern "C" fn cgroup_of_current() -> u64 {
+    let mut nearest = 0;
+    let mut level = 1;
+    while level <= MAX_CGROUP_DEPTH as i32 {
+        // SAFETY: as in `of_current`.
+        let cgroup = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if cgroup == 0 {
+            break;
+        }
+        if SESSIONS.get_ptr(cgroup).is_some() {
+            nearest = cgroup;
+        }
+        level += 1;
+    }
+    nearest
+}
+
 /// The nearest session of a chain of ancestors: cgroup ids by level, 0 where there is none.
 #[inline(always)]
 pub(crate) fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {

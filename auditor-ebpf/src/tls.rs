@@ -15,6 +15,7 @@
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
+use core::ptr::read_volatile;
 
 use auditor_common::counter::{SITE_SECRET, errno};
 use auditor_common::tls::{
@@ -49,17 +50,17 @@ const PARAMETER_SIZE: u64 = 24;
 /// More than any of OpenSSL's lists has.
 const PARAMETERS: u32 = 16;
 
-/// Names that are looked for, as a number with the NUL, and its bytes.
-const fn name<const N: usize>(text: &[u8; N]) -> (u64, u32) {
-    let (mut number, mut index) = (0, 0);
-    while index < N {
-        number |= (text[index] as u64) << (8 * index);
-        index += 1;
-    }
-    (number, N as u32)
+/// The first four bytes of a name, as a number: no two of the names that OpenSSL gives to a key derivation begin with the same.
+const fn name(text: &[u8; 4]) -> u64 {
+    u32::from_le_bytes(*text) as u64
 }
 
-/// Reads the caller's memory, see the module. `false`: it cannot be read.
+/// The first eight of a text that is that long, or longer.
+const fn text(text: &[u8; 8]) -> u64 {
+    u64::from_le_bytes(*text)
+}
+
+/// Reads the caller's memory, see the module. `false`: it cannot be read; zeros are at the place then.
 ///
 /// # Safety
 /// `length` writable bytes are at `place`.
@@ -73,26 +74,41 @@ unsafe fn read(place: *mut u8, length: u32, address: u64) -> bool {
     }
 }
 
-/// Up to eight bytes of the caller's memory, the first the lowest; 0 where they cannot be read.
+/// Eight bytes of the caller's memory, the first the lowest; 0 where they cannot be read. That is known by the zeros which a read
+/// leaves that fails, so that the verifier has a case less to follow at each of many places.
 #[inline(never)]
-extern "C" fn word(address: u64, length: u32) -> u64 {
+extern "C" fn word(address: u64) -> u64 {
     let mut word = 0_u64;
-    // SAFETY: eight bytes, and the length is no more after the mask but for 8, which is 8.
-    let got = unsafe { read((&raw mut word).cast(), if length >= 8 { 8 } else { length & 7 }, address) };
-    if got { word } else { 0 }
+    // SAFETY: eight bytes. What is read again is volatile, because a helper has written it.
+    unsafe {
+        let _ = read((&raw mut word).cast(), 8, address);
+        read_volatile(&raw const word)
+    }
 }
 
-/// The first parameter of a name in a list that ends with one without; 0: there is none.
+/// Four bytes, as [`word`].
 #[inline(never)]
-extern "C" fn find(list: u64, name: u64, length: u32) -> u64 {
+extern "C" fn half(address: u64) -> u64 {
+    let mut half = 0_u32;
+    // SAFETY: four bytes, otherwise as above.
+    unsafe {
+        let _ = read((&raw mut half).cast(), 4, address);
+        u64::from(read_volatile(&raw const half))
+    }
+}
+
+/// The first parameter of one of two names in a list that ends with one without; 0: there is none.
+#[inline(never)]
+extern "C" fn find(list: u64, one: u64, other: u64) -> u64 {
     let mut at = list;
     let mut index = 0;
     while index < PARAMETERS {
-        let key = word(at, 8);
+        let key = word(at);
         if key == 0 {
             break;
         }
-        if word(key, length) == name {
+        let key = half(key);
+        if key == one || key == other {
             return at;
         }
         at += PARAMETER_BYTES;
@@ -101,105 +117,120 @@ extern "C" fn find(list: u64, name: u64, length: u32) -> u64 {
     0
 }
 
+/// The data of a parameter that has this name and is a random; 0: it is another.
 #[inline(always)]
-fn find_named(list: u64, (name, length): (u64, u32)) -> u64 {
-    find(list, name, length)
+fn random(parameter: u64) -> u64 {
+    if half(word(parameter)) == name(b"seed") && size(parameter) == RANDOM_BYTES as u64 {
+        data(parameter)
+    } else {
+        0
+    }
 }
 
 #[inline(always)]
 fn data(parameter: u64) -> u64 {
-    word(parameter + PARAMETER_DATA, 8)
+    word(parameter + PARAMETER_DATA)
 }
 
 #[inline(always)]
 fn size(parameter: u64) -> u64 {
-    word(parameter + PARAMETER_SIZE, 8)
+    word(parameter + PARAMETER_SIZE)
 }
 
 /// EVP_KDF_derive. TLS 1.3 (`tls13_hkdf_expand` in OpenSSL) gives `key` and `label`; TLS 1.2 (`tls1_PRF`) gives `secret` and, each as a `seed`,
-/// a label, the server's random and the client's.
+/// one behind the other, a label, the server's random and the client's.
 pub(crate) fn openssl_derives(context: &ProbeContext) {
-    if session::of_current().is_none() {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
         return;
     }
     let Some(list) = context.arg::<u64>(3) else { return };
-    let label = find_named(list, name(b"label\0"));
-    if label != 0 {
-        let (key, length) = name(b"key");
-        if size(label) == 3 && word(data(label), length) == key {
-            let key = find_named(list, name(b"key\0"));
-            keep(context, data(key), size(key), 0, 0);
+    let told = find(list, name(b"labe"), name(b"seed"));
+    if told == 0 {
+        return;
+    }
+    let (length, label) = (size(told), data(told));
+    let (mut client, mut server, mut wanted) = (0, 0, name(b"key\0"));
+    if length == 3 {
+        // With the NUL that stands behind it.
+        if half(label) != name(b"key\0") {
+            return;
         }
+    } else if length == 13 {
+        // "key expansion", by its first eight bytes and its length.
+        if word(label) != text(b"key expa") {
+            return;
+        }
+        server = random(told + PARAMETER_BYTES);
+        client = random(told + 2 * PARAMETER_BYTES);
+        if server == 0 || client == 0 {
+            return;
+        }
+        wanted = name(b"secr");
+    } else {
         return;
     }
-    let seed = find_named(list, name(b"seed\0"));
-    // "key expansion": by its first eight bytes and its length.
-    if seed == 0 || size(seed) != 13 || word(data(seed), 8) != name(b"key expa").0 {
-        return;
+    let secret = find(list, wanted, wanted);
+    if secret != 0 {
+        keep(context, cgroup, data(secret), size(secret), client, server);
     }
-    let server = find_named(seed + PARAMETER_BYTES, name(b"seed\0"));
-    if server == 0 || size(server) != RANDOM_BYTES as u64 {
-        return;
-    }
-    let client = find_named(server + PARAMETER_BYTES, name(b"seed\0"));
-    if client == 0 || size(client) != RANDOM_BYTES as u64 {
-        return;
-    }
-    let secret = find_named(list, name(b"secret\0"));
-    keep(context, data(secret), size(secret), data(client), data(server));
 }
 
 /// gnutls_hkdf_expand. For TLS 1.3, `info` is a HkdfLabel (RFC 8446, section 7.1): length of what is wanted (2 bytes), length of the
 /// label, the label, an empty context.
 pub(crate) fn gnutls_expands(context: &ProbeContext) {
-    if session::of_current().is_none() {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
         return;
     }
     let (Some(key), Some(info)) = (context.arg::<u64>(1), context.arg::<u64>(2)) else { return };
     // gnutls_datum_t: a pointer, and an unsigned int.
-    if word(info + 8, 4) != 13 {
+    if half(info + 8) != 13 {
         return;
     }
-    let info = word(info, 8);
-    if word(info + 2, 8) == name(b"\x09tls13 k").0 && word(info + 10, 3) == name(b"ey\0").0 {
-        keep(context, word(key, 8), word(key + 8, 4), 0, 0);
+    let info = word(info);
+    if word(info + 2) == text(b"\x09tls13 k") && word(info + 5) == text(b"s13 key\0") {
+        keep(context, cgroup, word(key), half(key + 8), 0, 0);
     }
 }
 
 /// _gnutls_prf_raw. The seed of a key expansion is the server's random and the client's, in one.
 pub(crate) fn gnutls_prf(context: &ProbeContext) {
-    if session::of_current().is_none() {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
         return;
     }
     let (Some(length), Some(master)) = (context.arg::<u64>(1), context.arg::<u64>(2)) else { return };
     let (Some(label_length), Some(label)) = (context.arg::<u64>(3), context.arg::<u64>(4)) else { return };
     let Some(seed_length) = context.arg::<u64>(5) else { return };
-    if label_length != 13 || seed_length != 2 * RANDOM_BYTES as u64 || word(label, 8) != name(b"key expa").0 {
+    if label_length != 13 || seed_length != 2 * RANDOM_BYTES as u64 || word(label) != text(b"key expa") {
         return;
     }
     let seed = seventh(context);
     if seed != 0 {
-        keep(context, master, length, seed + RANDOM_BYTES as u64, seed);
+        keep(context, cgroup, master, length, seed + RANDOM_BYTES as u64, seed);
     }
 }
 
 /// crypto/tls.(*cipherSuiteTLS13).trafficKey. Go has its own order of registers (cmd/compile/abi-internal.md): the receiver first, then the
 /// slice's pointer, length and capacity.
 pub(crate) fn go_traffic_key(context: &ProbeContext) {
-    if session::of_current().is_some() {
-        keep(context, go_argument(context, 1), go_argument(context, 2), 0, 0);
+    let cgroup = session::cgroup_of_current();
+    if cgroup != 0 {
+        keep(context, cgroup, go_argument(context, 1), go_argument(context, 2), 0, 0);
     }
 }
 
 /// crypto/tls.keysFromMasterSecret. Version and suite are before the three slices. On x86-64 the last of these does not fit into
 /// registers and is on the stack, behind the return address.
 pub(crate) fn go_master_secret(context: &ProbeContext) {
-    if session::of_current().is_none() {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
         return;
     }
     let (client, server) = (go_argument(context, 5), go_argument(context, 8));
     if client != 0 && server != 0 {
-        keep(context, go_argument(context, 2), go_argument(context, 3), client, server);
+        keep(context, cgroup, go_argument(context, 2), go_argument(context, 3), client, server);
     }
 }
 
@@ -220,7 +251,7 @@ fn go_argument(context: &ProbeContext, number: usize) -> u64 {
             5 => (*registers).r8,
             6 => (*registers).r9,
             7 => (*registers).r10,
-            _ => word((*registers).rsp + 8, 8),
+            _ => word((*registers).rsp + 8),
         }
     };
     #[cfg(not(bpf_target_arch = "x86_64"))]
@@ -237,7 +268,7 @@ fn go_argument(context: &ProbeContext, number: usize) -> u64 {
 fn seventh(context: &ProbeContext) -> u64 {
     // SAFETY: the registers are the program's context.
     #[cfg(bpf_target_arch = "x86_64")]
-    return word(unsafe { (*context.regs).rsp } + 8, 8);
+    return word(unsafe { (*context.regs).rsp } + 8);
     #[cfg(not(bpf_target_arch = "x86_64"))]
     context.arg::<u64>(6).unwrap_or(0)
 }
@@ -247,7 +278,14 @@ const PROCESSORS: u64 = 0xff;
 
 /// Puts a secret into the table and says so. With randoms it is a master secret.
 #[inline(always)]
-fn keep(context: &ProbeContext, secret: u64, length: u64, client_random: u64, server_random: u64) {
+fn keep(
+    context: &ProbeContext,
+    cgroup: u64,
+    secret: u64,
+    length: u64,
+    client_random: u64,
+    server_random: u64,
+) {
     if length != 32 && length != 48 {
         return;
     }
@@ -266,7 +304,7 @@ fn keep(context: &ProbeContext, secret: u64, length: u64, client_random: u64, se
     let kept = unsafe {
         (*element).id = id;
         fill(element, secret, length, client_random, server_random) != 0
-            && sign(element) != 0
+            && sign(element, cgroup) != 0
             && tell(context.as_ptr(), element) != 0
     };
     if !kept {
@@ -302,13 +340,13 @@ unsafe extern "C" fn fill(
     u64::from(filled)
 }
 
-/// Writes into an element whose it is. 0: nobody's.
+/// Writes into an element whose it is: of the session of a cgroup. 0: it has ended meanwhile.
 ///
 /// # Safety
 /// As for [`fill`].
 #[inline(never)]
-unsafe extern "C" fn sign(element: *mut Secret) -> u64 {
-    let Some(found) = session::of_current() else { return 0 };
+unsafe extern "C" fn sign(element: *mut Secret, cgroup: u64) -> u64 {
+    let Some(found) = session::by_cgroup(cgroup) else { return 0 };
     // SAFETY: the caller's promise.
     unsafe {
         (*element).session = found.id;

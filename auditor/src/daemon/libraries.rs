@@ -31,6 +31,8 @@ use crate::kernel::tables::Members;
 use crate::kernel::uprobe::Uprobes;
 use crate::library::{self, Point, Probe};
 
+use super::scheduling;
+
 use std::os::fd::AsFd as _;
 
 /// Time between two looks at whether probed files are still what they were.
@@ -119,7 +121,7 @@ impl Libraries {
         watch.look_at_all();
         let own = Arc::clone(&wake);
         let thread = thread::Builder::new().name("libraries".to_owned()).spawn(move || {
-            go_first();
+            scheduling::go_first();
             watch.run(mappings, &ordered, &own);
         })?;
         let own = Arc::clone(&wake);
@@ -158,27 +160,6 @@ impl Drop for Libraries {
             // It does not panic; if it did, there is nothing to do about it.
             let _ = thread.join();
         }
-    }
-}
-
-/// Lets threads of this process be real-time, which takes privileges that the daemon is about to give up.
-pub(super) fn may_go_first() {
-    use nix::sys::resource::{Resource, setrlimit};
-    if let Err(error) = setrlimit(Resource::RLIMIT_RTPRIO, 1, 1) {
-        tracing::debug!(%error, "no thread will be real-time");
-    }
-}
-
-/// Puts the calling thread before all that are not real-time: it works for microseconds, and races. Where that is not permitted it is as
-/// quick as others.
-fn go_first() {
-    let parameter = libc::sched_param { sched_priority: 1 };
-    // SAFETY: a thread of ours (0: the caller), and a parameter that outlives the call.
-    if unsafe {
-        libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameter)
-    } != 0
-    {
-        tracing::debug!(error = %io::Error::last_os_error(), "the thread that watches libraries has no priority");
     }
 }
 

@@ -18,6 +18,7 @@ mod policies;
 mod reading;
 mod recorder;
 pub mod replay;
+mod scheduling;
 mod takeover;
 mod unfollowed;
 
@@ -238,7 +239,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
     degraded.extend(posture::paths::doubts(&loaded.settings));
     degraded.extend(secrecy::protect());
-    libraries::may_go_first();
+    scheduling::may_go_first();
+    scheduling::give_way();
     // Before any thread is started: capabilities belong to threads.
     capabilities::set_no_new_privileges()
         .and_then(|()| capabilities::keep_only(&KEPT))

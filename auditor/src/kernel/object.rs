@@ -5,7 +5,9 @@ use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::DirBuilderExt as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use aya::maps::{Map, MapData};
 use aya::programs::cgroup_skb::CgroupSkbAttachType;
@@ -344,14 +346,18 @@ impl Object {
             return Err(KernelError::NotPinned(name.to_owned()));
         }
         // Before the tables are taken out.
-        let unix = unix.and_then(|_| unix::Programs::load(OBJECT, &ebpf));
+        let linked = unix::linked(OBJECT, &ebpf);
         let layout = pinned.to_owned();
         let uprobe_pins = layout.join(uprobes_directory());
-        let uprobes = Uprobes::load(OBJECT, &ebpf, uprobe_pins.clone());
-        for hook in &HOOKS {
-            load_program(&mut ebpf, hook.name, hook.kernel)?;
-        }
-        load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1)?;
+        // What takes time is the verifier's work, which two processors can share.
+        let (loaded, unix, uprobes) = thread::scope(|scope| {
+            let beside = scope.spawn(|| Uprobes::load(&linked, uprobe_pins.clone()));
+            let loaded = HOOKS.iter().try_for_each(|hook| load_program(&mut ebpf, hook.name, hook.kernel));
+            let loaded = loaded.and_then(|()| load_program(&mut ebpf, MEMBERSHIP.0, MEMBERSHIP.1));
+            let unix = unix.and_then(|_| unix::Programs::load(&linked));
+            (loaded, unix, beside.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        loaded?;
         let tables = Tables::take(&mut ebpf, !found)?;
         let payload = ring(&mut ebpf, "PAYLOAD")?;
         let lifecycle = ring(&mut ebpf, "LIFECYCLE")?;

@@ -203,15 +203,13 @@ impl Program {
 pub(super) struct Programs(Vec<Program>);
 
 impl Programs {
-    /// Loads them from the object that `ebpf` was loaded from, with `ebpf`'s tables.
+    /// Loads them from a [`linked`] object.
     ///
     /// # Errors
     /// [`Unsupported::Program`].
-    pub(super) fn load(object: &[u8], ebpf: &Ebpf) -> Result<Self, Unsupported> {
+    pub(super) fn load(object: &Result<aya_obj::Object, String>) -> Result<Self, Unsupported> {
         let refused = |name: &'static str| move |error: String| Unsupported::Program { name, error };
-        let first = HOOKS[0].name;
-        let mut object = aya_obj::Object::parse(object).map_err(|error| refused(first)(error.to_string()))?;
-        link(&mut object, ebpf).map_err(|error| refused(first)(error.to_string()))?;
+        let object = object.as_ref().map_err(|error| refused(HOOKS[0].name)(error.clone()))?;
         let mut programs = Vec::with_capacity(HOOKS.len());
         for hook in HOOKS {
             let Hook { name, attach_type } = hook;
@@ -232,11 +230,15 @@ impl Programs {
     }
 }
 
+/// The object that `ebpf` was loaded from, its programs with `ebpf`'s tables: for what aya has no word for.
+pub(super) fn linked(object: &[u8], ebpf: &Ebpf) -> Result<aya_obj::Object, String> {
+    let mut object = aya_obj::Object::parse(object).map_err(|error| error.to_string())?;
+    link(&mut object, ebpf).map_err(|error| error.to_string())?;
+    Ok(object)
+}
+
 /// Puts the descriptors of the tables into the instructions, as aya does for its own programs.
-pub(super) fn link(
-    object: &mut aya_obj::Object,
-    ebpf: &Ebpf,
-) -> Result<(), aya_obj::relocation::EbpfRelocationError> {
+fn link(object: &mut aya_obj::Object, ebpf: &Ebpf) -> Result<(), aya_obj::relocation::EbpfRelocationError> {
     let text: HashSet<usize> = object.functions.keys().map(|(section, _)| *section).collect();
     let tables: Vec<(String, RawFd, aya_obj::Map)> = object
         .maps

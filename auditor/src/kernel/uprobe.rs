@@ -17,8 +17,6 @@ use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use aya::Ebpf;
-
 use super::bpf;
 use super::object::make_pins;
 use super::unix::{self, ProgramLoad};
@@ -91,12 +89,10 @@ pub struct Uprobes {
 }
 
 impl Uprobes {
-    /// Loads the programs from the object that `ebpf` was loaded from, with `ebpf`'s tables. `pins` is the directory of links.
-    pub(super) fn load(object: &[u8], ebpf: &Ebpf, pins: PathBuf) -> Result<Self, Unsupported> {
-        let first = Point::ALL[0].program();
+    /// Loads the programs from a [`unix::linked`] object. `pins` is the directory of links.
+    pub(super) fn load(object: &Result<aya_obj::Object, String>, pins: PathBuf) -> Result<Self, Unsupported> {
         let refused = |name| move |error: String| Unsupported::Program { name, error };
-        let mut object = aya_obj::Object::parse(object).map_err(|error| refused(first)(error.to_string()))?;
-        unix::link(&mut object, ebpf).map_err(|error| refused(first)(error.to_string()))?;
+        let object = object.as_ref().map_err(|error| refused(Point::ALL[0].program())(error.clone()))?;
         let mut programs = Vec::with_capacity(Point::ALL.len());
         for point in Point::ALL {
             let name = point.program();
@@ -202,6 +198,7 @@ fn load(
     let words = log.split(|byte| *byte == 0).next().unwrap_or_default();
     let words = String::from_utf8_lossy(words);
     let descriptor = loaded.map_err(|error| format!("{error}: {}", words.trim()))?;
+    tracing::debug!(program = name, statistics = words.trim().replace('\n', ", "), "the verifier is content");
     let depth = stack_depth(&words).ok_or("the verifier does not tell the depth of the stack")?;
     Ok((descriptor, depth))
 }
