@@ -71,10 +71,10 @@ impl Protocol {
 /// byte on is `No` here, and what it carries is detected again once it is decrypted.
 pub fn detect(first: &[u8]) -> Detection<Protocol> {
     let first = &first[..first.len().min(DETECTION_BYTES)];
-    let detectors: [(Protocol, fn(&[u8]) -> Detection); 2] =
+    const DETECTORS: [(Protocol, Detector); 2] =
         [(Protocol::Postgres, postgres::detect), (Protocol::Redis, redis::detect)];
     let mut incomplete = false;
-    for (protocol, detect) in detectors {
+    for (protocol, detect) in DETECTORS {
         match detect(first) {
             Detection::Yes(()) => return Detection::Yes(protocol),
             Detection::Incomplete => incomplete = true,
@@ -83,6 +83,9 @@ pub fn detect(first: &[u8]) -> Detection<Protocol> {
     }
     if incomplete && first.len() < DETECTION_BYTES { Detection::Incomplete } else { Detection::No }
 }
+
+/// Tells one protocol.
+type Detector = fn(&[u8]) -> Detection;
 
 /// Who sent the bytes. The client is the one that opened the connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Serialize, serde::Deserialize)]

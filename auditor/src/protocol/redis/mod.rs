@@ -112,16 +112,16 @@ pub fn detect(first: &[u8]) -> Detection {
     let longest = FIRST.iter().map(|name| name.len()).max().unwrap_or_default();
     let length = first.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
     let word = &first[..length];
-    let begins = |name: &&str| {
+    let begins = |name: &str| {
         name.get(..length).is_some_and(|beginning| beginning.as_bytes().eq_ignore_ascii_case(word))
     };
-    if length > longest || !FIRST.iter().any(|name| begins(&name)) {
+    if length > longest || !FIRST.iter().any(|name| begins(name)) {
         return Detection::No;
     }
     if length == first.len() {
         return Detection::Incomplete;
     }
-    let whole = FIRST.iter().any(|name| name.len() == length && begins(&name));
+    let whole = FIRST.iter().any(|name| name.len() == length && begins(name));
     if !whole || !matches!(first[length], b' ' | b'\r' | b'\n') {
         return Detection::No;
     }

@@ -156,10 +156,8 @@ impl ReplyReader {
         if !attributes && !within_attributes {
             if !std::mem::replace(&mut self.begun, true) {
                 self.reply.head = head(kind, value, opens);
-            } else if depth == 1 {
-                if elements && self.reply.elements.len() < MAX_ELEMENTS {
-                    self.reply.elements.push(head(kind, value, opens));
-                }
+            } else if depth == 1 && elements && self.reply.elements.len() < MAX_ELEMENTS {
+                self.reply.elements.push(head(kind, value, opens));
             }
         }
         // The first element of an aggregate says what a message is.

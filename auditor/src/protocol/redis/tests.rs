@@ -310,11 +310,11 @@ fn the_server_says_who_is_who() {
 
 #[test]
 fn holes_harm_as_little_as_they_must() {
-    let long = format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$10\r\n01");
+    let long = "*3\r\n$3\r\nSET\r\n$1\r\na\r\n$10\r\n01";
     // Within an argument, and up to its end.
     for (hole, rest) in [(5, "789\r\n"), (10, "")] {
         let said = [
-            client(&long),
+            client(long),
             Said::Hole(Side::Client, hole),
             client(rest),
             server("+OK\r\n"),
@@ -325,7 +325,7 @@ fn holes_harm_as_little_as_they_must() {
         assert_eq!(found.iter().map(|statement| statement.incomplete).collect::<Vec<_>>(), [true, false]);
         assert_eq!(found[0].outcome, Outcome::Completed);
     }
-    let said = [client(&long), Said::Hole(Side::Client, 50), client(command(&["PING"]))];
+    let said = [client(long), Said::Hole(Side::Client, 50), client(command(&["PING"]))];
     assert_eq!(told(&said), ["SET a 01 => unknown"]);
     assert!(play(&said, 3).contains(&Observation::Opaque(Opaque::Hole)));
     // In the server's bytes.
