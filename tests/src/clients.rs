@@ -24,6 +24,12 @@ pub const UNIX_WAYS: &str = include_str!("../clients/unix_ways.py");
 pub const AGENT: &str = include_str!("../clients/agent.py");
 /// Talks over TLS with one of many drivers.
 pub const TLS: &str = include_str!("../clients/tls_client.py");
+/// What a program sends to Redis with redis-py.
+pub const REDIS_PY: &str = include_str!("../clients/redis_client.py");
+/// What a program sends to Redis with ioredis.
+pub const IOREDIS: &str = include_str!("../clients/redis_client.js");
+/// What redis-cli sends.
+pub const REDIS_CLI: &str = include_str!("../clients/redis.txt");
 /// The demo's script for psql.
 pub const DEMO_SQL: &str = include_str!("../clients/demo.sql");
 /// The demo's program.

@@ -38,6 +38,14 @@ pub fn drivers() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-drivers"))
 }
 
+/// And one with a client of Redis.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn redis() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-redis"))
+}
+
 impl Python {
     /// Copies the packages into `folder`, once.
     ///
@@ -55,7 +63,19 @@ impl Python {
         Self::of(&drivers()?, folder)
     }
 
+    /// The one with a client of Redis.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn with_redis(folder: &Path) -> Result<Self> {
+        Self::holding("redis", &redis()?, folder)
+    }
+
     fn of(environment: &Path, folder: &Path) -> Result<Self> {
+        Self::holding("psycopg", environment, folder)
+    }
+
+    fn holding(package: &str, environment: &Path, folder: &Path) -> Result<Self> {
         // The link leads to the interpreter that the environment was made with.
         let interpreter = environment
             .join("bin/python3")
@@ -71,9 +91,9 @@ impl Python {
             .flatten()
             .flatten()
             .map(|entry| entry.path().join("site-packages"))
-            .find(|path| path.join("psycopg").is_dir());
+            .find(|path| path.join(package).is_dir());
         let Some(installed) = installed else {
-            bail!("psycopg is not in {}: run `cargo xtask setup`", library.display());
+            bail!("{package} is not in {}: run `cargo xtask setup`", library.display());
         };
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-preserve=ownership"]).arg(&installed).arg(&packages);

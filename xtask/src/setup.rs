@@ -36,6 +36,7 @@ pub(crate) fn setup() -> Result<()> {
     servers()?;
     python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
     python_packages(&python::drivers()?, &DRIVERS)?;
+    python_packages(&python::redis()?, &["redis==8.1.0"])?;
     runtimes::install()?;
     test_tools()
 }
@@ -144,6 +145,12 @@ fn servers() -> Result<()> {
     }
     if !Path::new("/usr/sbin/pgbouncer").is_file() {
         missing.push("pgbouncer");
+    }
+    if find("redis-server").is_none() {
+        missing.push("redis-server");
+    }
+    if find("redis-cli").is_none() {
+        missing.push("redis-tools");
     }
     if find("ip").is_none() {
         missing.push("iproute2");
