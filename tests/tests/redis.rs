@@ -146,7 +146,9 @@ fn is_hidden(words: &[Vec<u8>], statement: &Value) -> bool {
     let message = statement["error_message"].as_str().unwrap_or_default();
     ["CONFIG", "ACL", "MONITOR"].contains(&name.as_str())
         || statement["outcome"] == "skipped"
-        || ["unknown command", "unknown subcommand", "wrong number of arguments"].iter().any(|why| message.contains(why))
+        || ["unknown command", "unknown subcommand", "wrong number of arguments"]
+            .iter()
+            .any(|why| message.contains(why))
 }
 
 struct Scene {
