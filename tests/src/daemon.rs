@@ -38,6 +38,8 @@ const LOG_LIMIT: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Home {
     folder: TempDir,
+    /// Of `runtime`.
+    _memory: TempDir,
     /// `--state-dir`; a test may put something else there, such as a small file system.
     pub state: PathBuf,
     /// `--runtime-dir`
@@ -59,14 +61,16 @@ impl Home {
     pub fn new(program: PathBuf, configuration: &str) -> Result<Self> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let folder = place::scratch()?;
+        let memory = place::volatile_scratch()?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let home = Self {
             state: folder.path().join("state"),
-            runtime: folder.path().join("run"),
+            runtime: memory.path().join("run"),
             pins: PathBuf::from(format!("/sys/fs/bpf/auditor-test-{}-{number}", std::process::id())),
             daemon_arguments: Vec::new(),
             replace: false,
             folder,
+            _memory: memory,
             program,
         };
         fs::write(home.configuration(), configuration).context("cannot write the configuration")?;

@@ -12,6 +12,7 @@ pub mod certificates;
 pub mod child;
 pub mod clients;
 pub mod daemon;
+pub mod mariadb;
 pub mod namespace;
 pub mod network;
 pub mod oracle;

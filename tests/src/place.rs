@@ -54,7 +54,21 @@ pub fn cache() -> Result<PathBuf> {
 /// # Errors
 /// The temporary folder cannot be written.
 pub fn scratch() -> Result<TempDir> {
-    let folder = tempfile::Builder::new().prefix("auditor-test-").tempdir().context("no scratch folder")?;
+    scratch_in(&env::temp_dir())
+}
+
+/// The same in memory, as `/run` is on most hosts; on disk where there is no `/dev/shm`.
+///
+/// # Errors
+/// As for [`scratch`].
+pub fn volatile_scratch() -> Result<TempDir> {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { scratch_in(memory) } else { scratch() }
+}
+
+fn scratch_in(parent: &Path) -> Result<TempDir> {
+    let folder =
+        tempfile::Builder::new().prefix("auditor-test-").tempdir_in(parent).context("no scratch folder")?;
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).context("scratch folder's mode")?;
     Ok(folder)
 }

@@ -38,6 +38,14 @@ pub fn drivers() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-drivers"))
 }
 
+/// One of its own for drivers of MySQL's protocol.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn mysql_drivers() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-mysql"))
+}
+
 /// And one with a client of Redis.
 ///
 /// # Errors
@@ -52,7 +60,7 @@ impl Python {
     /// # Errors
     /// They are not installed.
     pub fn new(folder: &Path) -> Result<Self> {
-        Self::of(&environment()?, folder)
+        Self::of(&environment()?, "psycopg", folder)
     }
 
     /// The same with all drivers.
@@ -60,7 +68,15 @@ impl Python {
     /// # Errors
     /// They are not installed.
     pub fn with_drivers(folder: &Path) -> Result<Self> {
-        Self::of(&drivers()?, folder)
+        Self::of(&drivers()?, "psycopg", folder)
+    }
+
+    /// The same with the drivers of MySQL's protocol.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn with_mysql_drivers(folder: &Path) -> Result<Self> {
+        Self::of(&mysql_drivers()?, "pymysql", folder)
     }
 
     /// The one with a client of Redis.
@@ -68,14 +84,11 @@ impl Python {
     /// # Errors
     /// It is not installed.
     pub fn with_redis(folder: &Path) -> Result<Self> {
-        Self::holding("redis", &redis()?, folder)
+        Self::of(&redis()?, "redis", folder)
     }
 
-    fn of(environment: &Path, folder: &Path) -> Result<Self> {
-        Self::holding("psycopg", environment, folder)
-    }
-
-    fn holding(package: &str, environment: &Path, folder: &Path) -> Result<Self> {
+    /// `driver`: a package by which the right folder is known.
+    fn of(environment: &Path, driver: &str, folder: &Path) -> Result<Self> {
         // The link leads to the interpreter that the environment was made with.
         let interpreter = environment
             .join("bin/python3")
@@ -91,9 +104,9 @@ impl Python {
             .flatten()
             .flatten()
             .map(|entry| entry.path().join("site-packages"))
-            .find(|path| path.join(package).is_dir());
+            .find(|path| path.join(driver).is_dir());
         let Some(installed) = installed else {
-            bail!("{package} is not in {}: run `cargo xtask setup`", library.display());
+            bail!("{driver} is not in {}: run `cargo xtask setup`", library.display());
         };
         let mut copy = Command::new("cp");
         copy.args(["--recursive", "--no-preserve=ownership"]).arg(&installed).arg(&packages);

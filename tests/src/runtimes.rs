@@ -24,6 +24,8 @@ use crate::place;
 pub const GO: &str = "1.27.3";
 /// The driver for node and bun.
 pub const NODE_DRIVER: &str = "pg@8.16.3";
+/// The driver for MySQL's protocol.
+pub const MYSQL_DRIVER: &str = "mysql2@3.24.5";
 /// bun as the npm package of its program.
 pub const BUN: &str = "@oven/bun-linux-x64-baseline@1.4.4";
 
@@ -40,6 +42,14 @@ const SCRIPT: &str = include_str!("../clients/tls_client.js");
 /// There is no cache folder.
 pub fn node_modules() -> Result<PathBuf> {
     Ok(place::cache()?.join("node"))
+}
+
+/// The same for [`MYSQL_DRIVER`].
+///
+/// # Errors
+/// There is no cache folder.
+pub fn mysql_modules() -> Result<PathBuf> {
+    Ok(place::cache()?.join("node-mysql"))
 }
 
 /// Where setup installs Go: `go` is the toolchain, `path` Go's workspace with the driver, `build` its build cache.
@@ -86,13 +96,20 @@ impl JavaScript {
     /// # Errors
     /// One of them is not installed.
     pub fn node(folder: &Path) -> Result<Self> {
-        let program = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
-            .map(|folder| folder.join("node"))
-            .find(|path| path.is_file());
-        let program = program.context("node is not in PATH: run `cargo xtask setup`")?;
-        Ok(Self { program, script: client(folder)? })
+        Ok(Self { program: node()?, script: client(folder)? })
     }
 
+    /// node, with the driver for MySQL's protocol and this client in `folder`.
+    ///
+    /// # Errors
+    /// One of them is not installed.
+    pub fn mysql(folder: &Path, client: &str) -> Result<Self> {
+        let modules = folder.join("node_modules");
+        if !modules.is_dir() {
+            copy(&mysql_modules()?.join("node_modules"), &modules)?;
+        }
+        Ok(Self { program: node()?, script: crate::clients::write(folder, "mysql_client.js", client)? })
+    }
     /// bun, likewise.
     ///
     /// # Errors
@@ -116,6 +133,13 @@ impl JavaScript {
     pub fn program(&self) -> &Path {
         &self.program
     }
+}
+
+fn node() -> Result<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+        .map(|folder| folder.join("node"))
+        .find(|path| path.is_file())
+        .context("node is not in PATH: run `cargo xtask setup`")
 }
 
 fn client(folder: &Path) -> Result<PathBuf> {

@@ -94,7 +94,7 @@ fn require_root(call: &str) -> Result<()> {
 
 /// Services of our packages that start at boot. Where systemd is not installed there are none.
 fn enabled_services() -> Vec<String> {
-    let candidates = ["postgresql.service", "pgbouncer.service"];
+    let candidates = ["postgresql.service", "pgbouncer.service", "mariadb.service"];
     let enabled = |unit: &&str| capture(Command::new("systemctl").args(["is-enabled", unit])).is_ok();
     candidates
         .iter()

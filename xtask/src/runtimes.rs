@@ -30,12 +30,18 @@ fn javascript() -> Result<()> {
     }
     let folder = runtimes::node_modules()?;
     let wanted = [runtimes::NODE_DRIVER, runtimes::BUN];
-    stamped(&folder, &wanted.join("\n"), || {
+    npm(&folder, &wanted)?;
+    npm(&runtimes::mysql_modules()?, &[runtimes::MYSQL_DRIVER])
+}
+
+/// npm's packages in a folder of their own.
+fn npm(folder: &Path, wanted: &[&str]) -> Result<()> {
+    stamped(folder, &wanted.join("\n"), || {
         if find("npm").is_none() {
-            install_missing(&["npm"], "npm for the tests of TLS")?;
+            install_missing(&["npm"], "npm for the tests")?;
         }
         let mut npm = Command::new("npm");
-        npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&folder);
+        npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(folder);
         capture(npm.args(wanted)).map(drop)
     })
 }

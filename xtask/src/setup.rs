@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use auditor_tests::{place, postgres, python};
+use auditor_tests::{mariadb, place, postgres, python};
 
 use crate::apt;
 use crate::invocation::{capture, cargo, find, run};
@@ -26,6 +26,8 @@ const DRIVERS: [&str; 5] = [
     "SQLAlchemy==2.1.9",
     "tlslite-ng==0.8.2",
 ];
+/// Drivers for MySQL's protocol.
+const MYSQL_DRIVERS: [&str; 2] = ["PyMySQL==1.2.4", "mysql-connector-python==26.10.0"];
 /// Companions of cargo, with the version that is built where the host has none.
 const CARGO_TOOLS: [(&str, &str); 3] =
     [("cargo-nextest", "0.9.143"), ("cargo-deny", "0.20.2"), ("cargo-fuzz", "0.13.2")];
@@ -37,6 +39,7 @@ pub(crate) fn setup() -> Result<()> {
     python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
     python_packages(&python::drivers()?, &DRIVERS)?;
     python_packages(&python::redis()?, &["redis==8.1.0"])?;
+    python_packages(&python::mysql_drivers()?, &MYSQL_DRIVERS)?;
     runtimes::install()?;
     test_tools()
 }
@@ -151,6 +154,13 @@ fn servers() -> Result<()> {
     }
     if find("redis-cli").is_none() {
         missing.push("redis-tools");
+    }
+    // The programs alone: Debian's mariadb-server would make a data folder in /var/lib when it is installed.
+    if !mariadb::server().is_ok_and(|program| program.is_file()) {
+        missing.push("mariadb-server-core");
+    }
+    if find("mariadb").is_none() {
+        missing.push("mariadb-client");
     }
     if find("ip").is_none() {
         missing.push("iproute2");

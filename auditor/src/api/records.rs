@@ -55,7 +55,7 @@ const KINDS: &[&str] = &[
     "api-access",
 ];
 /// What connections can be recognised as.
-const PROTOCOLS: &[&str] = &[Protocol::Postgres.name(), Protocol::Redis.name()];
+const PROTOCOLS: &[&str] = &Protocol::NAMES;
 /// What can be decided, of statements and of connections; the trail takes both forms for the same.
 const DECISIONS: &[&str] = &["allowed", "denied", "allow", "deny"];
 
@@ -311,8 +311,8 @@ mod tests {
                 "decision: \"refused\" is not known; known are allowed, denied, allow, deny",
             ),
             (
-                RecordFilter { protocol: some("mysql"), ..RecordFilter::default() },
-                "protocol: \"mysql\" is not known; known are postgres, redis",
+                RecordFilter { protocol: some("smtp"), ..RecordFilter::default() },
+                "protocol: \"smtp\" is not known; known are postgres, mysql, redis",
             ),
             (
                 RecordFilter { to: some("db.internal:5432"), ..RecordFilter::default() },

@@ -226,11 +226,8 @@ fn rule(section: &Section<'_>, number: u32, now: Utc, report: &mut Report<'_>) -
         );
     }
     let action = action(section, "action", report);
-    let protocol = section.choice(
-        "protocol",
-        &[("postgres", Word::Means(Protocol::Postgres)), ("redis", Word::Means(Protocol::Redis))],
-        report,
-    );
+    let protocol =
+        section.choice("protocol", &Protocol::ALL.map(|known| (known.name(), Word::Means(known))), report);
     if let (Some(Action::Deny), Some(protocol), Some(value)) = (action, protocol, section.value("protocol")) {
         report.error(
             value.span(),

@@ -979,6 +979,7 @@ impl Attribution {
                     let how = match opaque {
                         Opaque::Tls | Opaque::GssEncryption => "went on encrypted",
                         Opaque::Hole => "has a hole behind which it cannot be read on",
+                        Opaque::Replication => "went on as a stream of replication",
                     };
                     let message = format!(
                         "the rule names the protocol, and the connection {how}: what is said on it is not in the record"
@@ -986,7 +987,7 @@ impl Attribution {
                     let connection = Some(Arc::clone(&connection));
                     enter(at, Recorded::Finding { kind: "opaque-connection", message, connection });
                 }
-                Observation::Encrypted
+                Observation::Encrypted { .. }
                 | Observation::Opaque(_)
                 | Observation::Login(_)
                 | Observation::Authenticated => {}

@@ -556,6 +556,7 @@ impl Conversation {
                     protocol::Opaque::Tls => "tls",
                     protocol::Opaque::GssEncryption => "gss-encryption",
                     protocol::Opaque::Hole => "hole",
+                    protocol::Opaque::Replication => "replication",
                 };
                 Arc::make_mut(&mut self.application).opaque = Some(reason);
             }
@@ -563,7 +564,7 @@ impl Conversation {
                 Arc::make_mut(&mut self.application).opaque = Some("violation");
             }
             Observation::Statement(_) => self.statements += 1,
-            Observation::Encrypted | Observation::Authenticated | Observation::Refused(_) => {}
+            Observation::Encrypted { .. } | Observation::Authenticated | Observation::Refused(_) => {}
         }
     }
 }

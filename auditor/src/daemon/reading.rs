@@ -1,12 +1,12 @@
 //! How what is said on a connection is read: TLS where both ends speak it, the protocol inside, or neither.
 //!
-//! Begins with nothing known. The client's first bytes tell the protocol, or that TLS comes first; a protocol may also agree on TLS
-//! later. There is one layer of TLS at most, and what is inside is read as if it had been said in the clear.
+//! Begins with nothing known. What both ends say first tells the protocol, or that TLS comes first; a protocol may also agree on TLS
+//! later. Up to then it is kept, in order, and no more of it than detection looks at. There is one layer of TLS at most, and what is inside is read as if it had been said in the clear.
 
 use std::sync::Arc;
 
 use crate::clock::Boottime;
-use crate::protocol::{self, Detection, Dissector, Limits, Observation, Side};
+use crate::protocol::{self, Detection, Dissector, First, Limits, Observation, Side};
 use crate::record::Application;
 use crate::stream::Skip;
 use crate::tls::{self, Keyring};
@@ -40,25 +40,86 @@ pub(super) struct Opaque {
 /// How the application's bytes are read.
 #[derive(serde::Serialize, serde::Deserialize)]
 enum Clear {
-    /// Not enough of the client's bytes are there to tell the protocol.
-    Detecting(Vec<u8>),
+    /// Not enough is said to tell the protocol.
+    Detecting(Opening),
     /// It is told.
     Reading(#[serde(with = "protocol::saved")] Box<dyn Dissector>),
     /// It cannot be told, or not be read: bytes are counted only.
     Blind,
 }
 
+/// What both ends have said before the protocol is told.
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Opening {
+    client: Vec<u8>,
+    server: Vec<u8>,
+    /// Who said how much of it, when, in order.
+    order: Vec<(Side, Boottime, usize)>,
+}
+
 /// What became of bytes.
 enum Became {
     Read,
-    Unread,
-    /// They were read, and what follows is TLS.
-    Agreed,
+    /// Nor were so many before them.
+    Unread(Opaque),
+    /// They were read, and what follows is TLS; so many of them at the end are already.
+    Agreed(usize),
     /// They, and these before them, are TLS.
     Tls(Vec<u8>),
 }
 
+impl Opening {
+    fn first(&self) -> First<'_> {
+        First { client: &self.client, server: &self.server }
+    }
+
+    /// Adds what detection may look at of `bytes`.
+    fn say(&mut self, side: Side, at: Boottime, bytes: &[u8]) {
+        let said = match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        let kept = bytes.len().min(protocol::DETECTION_BYTES);
+        said.extend_from_slice(&bytes[..kept]);
+        self.order.push((side, at, kept));
+    }
+
+    /// Takes back what was added last, by this side.
+    fn unsay(&mut self, side: Side) {
+        let said = match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        let (_, _, kept) = self.order.pop().unwrap_or((side, Boottime::default(), 0));
+        said.truncate(said.len().saturating_sub(kept));
+    }
+
+    /// Tells it again; all of it was kept.
+    fn replay(&self, mut tell: impl FnMut(Side, Boottime, &[u8])) {
+        let (mut client, mut server) = (&self.client[..], &self.server[..]);
+        for &(side, at, length) in &self.order {
+            let rest = match side {
+                Side::Client => &mut client,
+                Side::Server => &mut server,
+            };
+            let (piece, after) = rest.split_at(length.min(rest.len()));
+            *rest = after;
+            tell(side, at, piece);
+        }
+    }
+
+    /// Bytes of each side.
+    fn size(&self) -> Opaque {
+        Opaque { client: self.client.len() as u64, server: self.server.len() as u64 }
+    }
+}
+
 impl Opaque {
+    fn add(&mut self, other: Self) {
+        self.client += other.client;
+        self.server += other.server;
+    }
+
     fn count(&mut self, side: Side, bytes: u64) {
         match side {
             Side::Client => self.client += bytes,
@@ -69,7 +130,7 @@ impl Opaque {
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { tls: None, clear: Clear::Detecting(Vec::new()), opaque: Opaque::default() }
+        Self { tls: None, clear: Clear::Detecting(Opening::default()), opaque: Opaque::default() }
     }
 }
 
@@ -84,8 +145,18 @@ impl Reader {
         }
         match self.clear.bytes(side, at, bytes, context) {
             Became::Read => {}
-            Became::Unread => self.opaque.count(side, bytes.len() as u64),
-            Became::Agreed => self.tls = Some(Box::default()),
+            Became::Unread(before) => {
+                self.opaque.add(before);
+                self.opaque.count(side, bytes.len() as u64);
+            }
+            Became::Agreed(rest) => {
+                self.tls = Some(Box::default());
+                if let Some(rest) = bytes.len().checked_sub(rest).and_then(|read| bytes.get(read..))
+                    && !rest.is_empty()
+                {
+                    self.bytes(side, at, rest, context);
+                }
+            }
             Became::Tls(before) => {
                 self.tls = Some(Box::default());
                 self.bytes(side, at, &before, context);
@@ -108,7 +179,7 @@ impl Reader {
         let keyring = context.keyring;
         let (clear, opaque) = (&mut self.clear, &mut self.opaque);
         match &mut self.tls {
-            None => clear.gap(side, at, length, context),
+            None => opaque.add(clear.gap(side, at, length, context)),
             Some(tls) => {
                 tls.gap(side, at, length, keyring, &mut |event| inside(clear, opaque, at, event, context));
             }
@@ -155,7 +226,9 @@ impl Reader {
     pub(super) fn memory(&self) -> usize {
         let tls = self.tls.as_ref().map_or(0, |tls| tls.memory());
         tls + match &self.clear {
-            Clear::Detecting(seen) => seen.len(),
+            Clear::Detecting(opening) => {
+                opening.client.len() + opening.server.len() + size_of_val(&opening.order[..])
+            }
             Clear::Reading(dissector) => dissector.memory(),
             Clear::Blind => 0,
         }
@@ -219,14 +292,17 @@ fn inside(
     match event {
         tls::Event::Plaintext { side, at, bytes } => match clear.bytes(side, at, bytes, context) {
             Became::Read => {}
-            Became::Unread => opaque.count(side, bytes.len() as u64),
+            Became::Unread(before) => {
+                opaque.add(before);
+                opaque.count(side, bytes.len() as u64);
+            }
             // TLS within TLS is nobody's protocol here.
-            Became::Agreed | Became::Tls(_) => {
-                clear.unrecognised(context);
+            Became::Agreed(_) | Became::Tls(_) => {
+                opaque.add(clear.unrecognised(context));
                 opaque.count(side, bytes.len() as u64);
             }
         },
-        tls::Event::Gap { side, at, most } => clear.gap(side, at, most, context),
+        tls::Event::Gap { side, at, most } => opaque.add(clear.gap(side, at, most, context)),
         tls::Event::Facts(facts) => Arc::make_mut(context.application).tls = Some(facts.clone()),
         tls::Event::Bound { secret, .. } => context.out.secrets.push((secret, true)),
         tls::Event::Released { secret } => context.out.secrets.push((secret, false)),
@@ -246,46 +322,54 @@ impl Clear {
     fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], context: &mut Context<'_>) -> Became {
         match self {
             Self::Reading(_) => self.step(context, |dissector, out| dissector.bytes(side, at, bytes, out)),
-            Self::Blind => Became::Unread,
-            // The server speaks first: of the protocols that are known, none does.
-            Self::Detecting(_) if side == Side::Server => {
-                self.unrecognised(context);
-                Became::Unread
-            }
-            Self::Detecting(seen) => {
-                let before = seen.len();
-                seen.extend_from_slice(&bytes[..bytes.len().min(protocol::DETECTION_BYTES)]);
-                if tls::detect(seen) == Detection::Yes(()) {
-                    seen.truncate(before);
-                    return Became::Tls(std::mem::take(seen));
+            Self::Blind => Became::Unread(Opaque::default()),
+            Self::Detecting(opening) => {
+                let before = opening.client.len();
+                opening.say(side, at, bytes);
+                let first = opening.first();
+                // Who speaks TLS from the first byte on speaks first.
+                let tls = if first.server.is_empty() { tls::detect(first.client) } else { Detection::No };
+                if tls == Detection::Yes(()) {
+                    opening.client.truncate(before);
+                    return Became::Tls(std::mem::take(&mut opening.client));
                 }
-                match protocol::detect(seen) {
+                match protocol::detect(first) {
                     Detection::Incomplete => Became::Read,
-                    Detection::No if tls::detect(seen) == Detection::Incomplete => Became::Read,
+                    Detection::No if tls == Detection::Incomplete => Became::Read,
                     Detection::No => {
-                        self.unrecognised(context);
-                        Became::Unread
+                        opening.unsay(side);
+                        Became::Unread(self.unrecognised(context))
                     }
                     Detection::Yes(found) => {
-                        let mut dissector = found.dissector(context.limits);
+                        opening.unsay(side);
+                        let before = std::mem::take(opening);
+                        let dissector = found.dissector(context.limits);
                         Arc::make_mut(context.application).protocol = Some(dissector.name());
-                        // What was seen before these bytes; they themselves follow whole.
-                        dissector.bytes(side, at, &seen[..before], &mut context.out.observations);
                         *self = Self::Reading(dissector);
-                        self.bytes(side, at, bytes, context)
+                        let mut unread = Opaque::default();
+                        before.replay(|side, at, piece| {
+                            if let Became::Unread(_) = self.bytes(side, at, piece, context) {
+                                unread.count(side, piece.len() as u64);
+                            }
+                        });
+                        // These follow whole.
+                        let became = self.bytes(side, at, bytes, context);
+                        if let Became::Unread(_) = became { Became::Unread(unread) } else { became }
                     }
                 }
             }
         }
     }
 
-    fn gap(&mut self, side: Side, at: Boottime, length: u64, context: &mut Context<'_>) {
+    /// Bytes were lost. Answers what is not read because of it, of what came before.
+    fn gap(&mut self, side: Side, at: Boottime, length: u64, context: &mut Context<'_>) -> Opaque {
         match self {
             Self::Reading(_) => {
                 self.step(context, |dissector, out| dissector.gap(side, at, length, out));
+                Opaque::default()
             }
             Self::Detecting(_) => self.unrecognised(context),
-            Self::Blind => {}
+            Self::Blind => Opaque::default(),
         }
     }
 
@@ -295,13 +379,13 @@ impl Clear {
         context: &mut Context<'_>,
         step: impl FnOnce(&mut dyn Dissector, &mut Vec<Observation>),
     ) -> Became {
-        let Self::Reading(dissector) = self else { return Became::Unread };
+        let Self::Reading(dissector) = self else { return Became::Unread(Opaque::default()) };
         let observations = &mut context.out.observations;
         let before = observations.len();
         step(&mut **dissector, observations);
         for observation in &observations[before..] {
             match observation {
-                Observation::Encrypted => return Became::Agreed,
+                Observation::Encrypted { rest } => return Became::Agreed(*rest),
                 Observation::Opaque(_) | Observation::Violation(_) => {
                     *self = Self::Blind;
                     break;
@@ -312,9 +396,12 @@ impl Clear {
         Became::Read
     }
 
-    fn unrecognised(&mut self, context: &mut Context<'_>) {
+    /// Gives up. Answers what came before, which is not read.
+    fn unrecognised(&mut self, context: &mut Context<'_>) -> Opaque {
+        let before = if let Self::Detecting(opening) = self { opening.size() } else { Opaque::default() };
         *self = Self::Blind;
         Arc::make_mut(context.application).opaque = Some("unrecognised");
         context.out.notices.push(Notice::Unrecognised);
+        before
     }
 }

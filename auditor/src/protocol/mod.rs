@@ -4,16 +4,18 @@
 //! network: reassembly ([`crate::stream`]) happened before, and a hole is announced with [`Dissector::gap`], never papered
 //! over. Everything it is given is hostile.
 
+pub mod mysql;
 pub mod postgres;
 pub mod redis;
 
 use bytes::Bytes;
+use serde::de::DeserializeOwned;
 
 use crate::clock::Boottime;
 use crate::shared;
 use crate::stream::Skip;
 
-/// How much of the client's first bytes detection looks at.
+/// How much of each end's first bytes detection looks at.
 pub const DETECTION_BYTES: usize = 1024;
 
 /// What the first bytes of a connection say about its protocol.
@@ -27,65 +29,135 @@ pub enum Detection<T = ()> {
     No,
 }
 
-/// A protocol that can be dissected.
+/// A protocol that can be dissected. To add one: a folder beside `postgres`, a variant, its place in [`Self::ALL`] and its row in
+/// `row`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Protocol {
     /// PostgreSQL frontend/backend protocol 3.
     Postgres,
+    /// MySQL's and MariaDB's client/server protocol, version 10.
+    Mysql,
     /// Redis: RESP2, RESP3, and commands in one line.
     Redis,
 }
 
+/// What has to be known of a protocol before there is a connection that speaks it.
+struct Row {
+    name: &'static str,
+    told: Told,
+    begin: fn(Limits) -> Box<dyn Dissector>,
+    restore: Restore,
+}
+
+/// Makes a state machine of what [`Dissector::save`] wrote.
+type Restore = fn(&[u8]) -> Result<Box<dyn Dissector>, postcard::Error>;
+
+/// By whose first bytes a protocol is told.
+#[derive(Clone, Copy)]
+enum Told {
+    /// The client's, which speaks first.
+    ByClient(fn(&[u8]) -> Detection),
+    /// Both ends': the server speaks first.
+    ByBoth(fn(First<'_>) -> Detection),
+}
+
+/// What each end has said first, up to [`DETECTION_BYTES`].
+#[derive(Clone, Copy, Debug)]
+pub struct First<'a> {
+    /// The end that connected.
+    pub client: &'a [u8],
+    /// The end that accepted.
+    pub server: &'a [u8],
+}
+
 impl Protocol {
+    /// All of them, in the order in which detection asks for them.
+    pub const ALL: [Self; 3] = [Self::Postgres, Self::Mysql, Self::Redis];
+
+    /// Their names.
+    pub const NAMES: [&str; Self::ALL.len()] = {
+        let mut names = [""; Self::ALL.len()];
+        let mut index = 0;
+        while index < names.len() {
+            names[index] = Self::ALL[index].name();
+            index += 1;
+        }
+        names
+    };
+
+    const fn row(self) -> Row {
+        match self {
+            Self::Postgres => {
+                Row::new::<postgres::Postgres>("postgres", Told::ByClient(postgres::detect), |limits| {
+                    Box::new(postgres::Postgres::new(limits))
+                })
+            }
+            Self::Mysql => Row::new::<mysql::Mysql>("mysql", Told::ByBoth(mysql::detect), |limits| {
+                Box::new(mysql::Mysql::new(limits))
+            }),
+            Self::Redis => Row::new::<redis::Redis>("redis", Told::ByClient(redis::detect), |limits| {
+                Box::new(redis::Redis::new(limits))
+            }),
+        }
+    }
+
     /// As rules and records have it.
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Postgres => "postgres",
-            Self::Redis => "redis",
-        }
+        self.row().name
     }
 
     /// A state machine for one connection, to be given all bytes from the connection's first.
     pub fn dissector(self, limits: Limits) -> Box<dyn Dissector> {
-        match self {
-            Self::Postgres => Box::new(postgres::Postgres::new(limits)),
-            Self::Redis => Box::new(redis::Redis::new(limits)),
-        }
+        (self.row().begin)(limits)
     }
+}
 
-    /// A state machine as [`Dissector::save`] wrote it.
-    fn restore(self, state: &[u8]) -> Result<Box<dyn Dissector>, postcard::Error> {
-        match self {
-            Self::Postgres => {
-                Ok(Box::new(shared::scope(|| postcard::from_bytes::<postgres::Postgres>(state))?))
-            }
-            Self::Redis => Ok(Box::new(shared::scope(|| postcard::from_bytes::<redis::Redis>(state))?)),
+impl Row {
+    const fn new<T: Dissector + DeserializeOwned + 'static>(
+        name: &'static str,
+        told: Told,
+        begin: fn(Limits) -> Box<dyn Dissector>,
+    ) -> Self {
+        Self {
+            name,
+            told,
+            begin,
+            restore: |state| Ok(Box::new(shared::scope(|| postcard::from_bytes::<T>(state))?)),
         }
     }
 }
 
-/// Tells the protocol from the first bytes that the client sent; at most [`DETECTION_BYTES`] of them are looked at.
+impl Told {
+    fn by(self, first: First<'_>) -> Detection {
+        match self {
+            // A server that does not wait for the client speaks something else.
+            Self::ByClient(_) if !first.server.is_empty() => Detection::No,
+            Self::ByClient(detect) => detect(first.client),
+            Self::ByBoth(detect) => detect(first),
+        }
+    }
+}
+
+/// Tells the protocol from what both ends said first; at most [`DETECTION_BYTES`] of each are looked at.
 ///
 /// The bias is towards `Yes`: a connection wrongly taken for a known protocol ends in a [`Observation::Violation`], which
 /// everybody sees, while one wrongly let go is a database session that nobody reads. Plaintext only: TLS from the first
 /// byte on is `No` here, and what it carries is detected again once it is decrypted.
-pub fn detect(first: &[u8]) -> Detection<Protocol> {
-    let first = &first[..first.len().min(DETECTION_BYTES)];
-    const DETECTORS: [(Protocol, Detector); 2] =
-        [(Protocol::Postgres, postgres::detect), (Protocol::Redis, redis::detect)];
-    let mut incomplete = false;
-    for (protocol, detect) in DETECTORS {
-        match detect(first) {
+pub fn detect(first: First<'_>) -> Detection<Protocol> {
+    let cut = |bytes: &[u8]| bytes.len().min(DETECTION_BYTES);
+    let first =
+        First { client: &first.client[..cut(first.client)], server: &first.server[..cut(first.server)] };
+    let mut possible = false;
+    for protocol in Protocol::ALL {
+        match protocol.row().told.by(first) {
             Detection::Yes(()) => return Detection::Yes(protocol),
-            Detection::Incomplete => incomplete = true,
+            Detection::Incomplete => possible = true,
             Detection::No => {}
         }
     }
-    if incomplete && first.len() < DETECTION_BYTES { Detection::Incomplete } else { Detection::No }
+    let room = first.client.len() < DETECTION_BYTES && first.server.len() < DETECTION_BYTES;
+    if possible && room { Detection::Incomplete } else { Detection::No }
 }
-
-/// Tells one protocol.
-type Detector = fn(&[u8]) -> Detection;
 
 /// Who sent the bytes. The client is the one that opened the connection.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -186,10 +258,9 @@ pub(crate) mod saved {
         deserializer: D,
     ) -> Result<Box<dyn Dissector>, D::Error> {
         let (name, state) = <(String, Vec<u8>)>::deserialize(deserializer)?;
-        let protocol =
-            [Protocol::Postgres, Protocol::Redis].into_iter().find(|protocol| protocol.name() == name);
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
         let protocol = protocol.ok_or_else(|| de::Error::custom("a protocol that is not known"))?;
-        protocol.restore(&state).map_err(de::Error::custom)
+        (protocol.row().restore)(&state).map_err(de::Error::custom)
     }
 }
 
@@ -205,7 +276,10 @@ pub enum Observation {
     /// A statement has ended, one way or another.
     Statement(Box<Statement>),
     /// Both ends have agreed on TLS and go on in it: the dissector is given what is inside next, from its first byte.
-    Encrypted,
+    Encrypted {
+        /// Of the bytes that it was given last, so many at the end are TLS already.
+        rest: usize,
+    },
     /// From here on the bytes of this connection cannot be read.
     Opaque(Opaque),
     /// The bytes do not follow the protocol; the dissector has given up on this connection.
@@ -221,6 +295,8 @@ pub enum Opaque {
     GssEncryption,
     /// A hole in the stream, behind which it cannot be proven where a message begins.
     Hole,
+    /// The server sends its log, or a copy of itself, to another server.
+    Replication,
 }
 
 /// Who the client said it is.

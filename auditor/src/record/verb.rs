@@ -60,7 +60,9 @@ impl<'a> Verbs<'a> {
             all.extend(first);
         }
         let told = match statement.outcome {
-            Outcome::Completed => completed || statement.kind == StatementKind::Prepared,
+            Outcome::Completed => {
+                completed || statement.kind == StatementKind::Prepared || is_one_command(statement)
+            }
             // The first one did not get through, so no other one was begun.
             Outcome::Failed(_) | Outcome::Skipped => !completed,
             Outcome::Unknown => false,
@@ -70,6 +72,16 @@ impl<'a> Verbs<'a> {
             told && !statement.incomplete && first.is_some() && !first.iter().chain(&all).any(carries);
         Self { first, all, classified }
     }
+}
+
+/// Whether what was completed without a tag is certainly one command, of which the first keyword speaks: nothing in the text can
+/// separate it from another, and no comment is executed by one server and skipped by another (`/*! */`).
+fn is_one_command(statement: &Statement) -> bool {
+    let [only] = &statement.results[..] else { return false };
+    let text = statement.text.trim_ascii_end();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    let hides = |pair: &[u8]| pair == b"/*" || pair.first() == Some(&b';');
+    only.tag.is_empty() && only.rows.is_some() && !text.windows(2).any(hides)
 }
 
 /// Longer words than this are no keyword of any dialect.
@@ -169,6 +181,24 @@ mod tests {
             ..statement("select 1", &["PortalSuspended"], Outcome::Completed)
         };
         assert!(Verbs::of(&suspended, None).classified, "one message, one command");
+    }
+
+    #[test]
+    fn without_tags_one_result_of_one_command_is_enough() {
+        for (text, results, classified) in [
+            ("select 1", 1, true),
+            ("select 1 ;", 1, true),
+            ("select 1; drop table t", 1, false),
+            ("select 1; drop table t", 2, false),
+            ("/* /* */ drop table t -- */ */ select 1", 1, false),
+            ("select 1 /*! into outfile 'x' */", 1, false),
+            ("call p()", 1, false),
+        ] {
+            let mut statement = statement(text, &[], Outcome::Completed);
+            let result = CommandResult { tag: String::new(), rows: Some(1) };
+            statement.results = vec![result; results];
+            assert_eq!(Verbs::of(&statement, None).classified, classified, "{text}");
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Postgres {
                 self.violation(reason, out);
             }
             (b'S', Wanted::Tls) => {
-                out.push(Observation::Encrypted);
+                out.push(Observation::Encrypted { rest: 0 });
                 // No server reads a second request within.
                 self.refused = (true, true);
                 self.phase = Phase::Startup(StartupReader::default());

@@ -214,7 +214,8 @@ fn own(
     if let Some(rows) = statement.rows() {
         own.number("rows", rows);
     }
-    if !statement.results.is_empty() {
+    // MySQL has none.
+    if statement.results.iter().any(|result| !result.tag.is_empty()) {
         json::array(own.key("tags"), &statement.results, |out, result| json::string(out, &result.tag))?;
     }
     if let Outcome::Failed(error) = &statement.outcome {

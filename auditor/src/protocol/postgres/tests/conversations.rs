@@ -447,14 +447,14 @@ fn encryption_is_negotiated_or_not() {
         .server(&[welcome()]);
     assert_eq!(plain.observations().len(), 2);
     let tls = Script::default().client(std::slice::from_ref(&ssl)).server(&[b"S".to_vec()]);
-    assert_eq!(tls.observations(), [Observation::Encrypted]);
+    assert_eq!(tls.observations(), [Observation::Encrypted { rest: 0 }]);
     let inside = tls.client(&[startup()]).server(&[welcome()]);
     assert_eq!(inside.observations().len(), 3);
     let again = Script::default()
         .client(std::slice::from_ref(&ssl))
         .server(&[b"S".to_vec()])
         .client(std::slice::from_ref(&ssl));
-    assert!(matches!(again.observations()[..], [Observation::Encrypted, Observation::Violation(_)]));
+    assert!(matches!(again.observations()[..], [Observation::Encrypted { .. }, Observation::Violation(_)]));
     let gss = Script::default().client(&[gss]).server(&[b"G".to_vec()]).client(&[query("X")]);
     assert_eq!(gss.observations(), [Observation::Opaque(Opaque::GssEncryption)]);
     let refused = Script::default().client(&[ssl]).server(&[message(b'E', b"VFATAL\0C53300\0\0")]);

@@ -1,0 +1,6 @@
+//! See each file.
+
+mod captures;
+mod conversations;
+mod properties;
+mod script;
