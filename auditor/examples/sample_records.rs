@@ -15,6 +15,14 @@ use auditor::record::{
     Agent, Application, Caller, Certificate, CloseReason, Connection, Coverage, Entry, Event, GapRange, Loss,
     Process, Session, SessionTotals, Tls, Transport, Verdict,
 };
+use auditor::statement::{Classifier, Dialect, Dialogue, Meaning, Text};
+
+fn means(statement: &Statement) -> Arc<Meaning> {
+    let (dialect, at) = (Dialect::Postgres, statement.finished);
+    let incomplete = statement.text_length > statement.text.len() as u64;
+    let text = Text { dialect, bytes: &statement.text, incomplete, session: 1, at };
+    Classifier::default().classify(text, &mut Dialogue::default())
+}
 
 fn main() -> anyhow::Result<()> {
     let renderer = Renderer::new(&Host {
@@ -185,12 +193,14 @@ fn statements() -> Vec<Event> {
     .map(|statement| Event::Statement {
         connection: Arc::new(connection()),
         application: Arc::new(application()),
+        meaning: Some(means(&statement)),
         statement: Box::new(statement),
     })
     .chain([Event::Statement {
         connection: Arc::new(Connection { local: None, remote: None, inbound: true, ..connection() }),
         application: Arc::new(Application::default()),
         statement: Box::new(statement(b"select 1")),
+        meaning: None,
     }])
     .collect()
 }

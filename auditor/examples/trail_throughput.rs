@@ -145,6 +145,7 @@ fn statement() -> Entry {
                 }),
                 ..Application::default()
             }),
+            meaning: None,
             statement: Box::new(Statement {
                 sequence: 3,
                 kind: StatementKind::Simple,

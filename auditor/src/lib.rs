@@ -20,6 +20,7 @@ pub mod secrecy;
 pub mod session;
 pub mod shared;
 pub mod source;
+pub mod statement;
 pub mod stream;
 pub mod tls;
 pub mod trail;

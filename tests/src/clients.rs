@@ -34,6 +34,12 @@ pub const HTTP_PROXY: &str = include_str!("../clients/http_proxy.py");
 pub const GRPC_SERVER: &str = include_str!("../clients/grpc_server.py");
 /// A gRPC client.
 pub const GRPC_CLIENT: &str = include_str!("../clients/grpc_client.py");
+/// What a program sends to Redis with redis-py.
+pub const REDIS_PY: &str = include_str!("../clients/redis_client.py");
+/// What a program sends to Redis with ioredis.
+pub const IOREDIS: &str = include_str!("../clients/redis_client.js");
+/// What redis-cli sends.
+pub const REDIS_CLI: &str = include_str!("../clients/redis.txt");
 /// The demo's script for psql.
 pub const DEMO_SQL: &str = include_str!("../clients/demo.sql");
 /// The demo's program.

@@ -54,6 +54,14 @@ pub fn mysql_drivers() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-mysql"))
 }
 
+/// And one with a client of Redis.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn redis() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-redis"))
+}
+
 impl Python {
     /// Copies the packages into `folder`, once.
     ///
@@ -85,6 +93,14 @@ impl Python {
     /// They are not installed.
     pub fn with_mysql_drivers(folder: &Path) -> Result<Self> {
         Self::of(&mysql_drivers()?, "pymysql", folder)
+    }
+
+    /// The one with a client of Redis.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn with_redis(folder: &Path) -> Result<Self> {
+        Self::of(&redis()?, "redis", folder)
     }
 
     /// `driver`: a package by which the right folder is known.

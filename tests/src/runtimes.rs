@@ -60,6 +60,29 @@ pub fn go() -> Result<PathBuf> {
     Ok(place::cache()?.join(format!("go-{GO}")))
 }
 
+/// Where setup installs the client of Redis for node, and which.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn redis_modules() -> Result<PathBuf> {
+    Ok(place::cache()?.join("node-redis"))
+}
+
+/// The client of Redis for node.
+pub const NODE_REDIS: &str = "ioredis@6.0.0";
+
+/// The words that run `script` with node, with the client of Redis beside it in `folder`.
+///
+/// # Errors
+/// One of them is not installed.
+pub fn node_with_redis(folder: &Path, script: &Path) -> Result<Vec<OsString>> {
+    let modules = folder.join("node_modules");
+    if !modules.is_dir() {
+        copy(&redis_modules()?.join("node_modules"), &modules)?;
+    }
+    Ok(vec!["/usr/bin/env".into(), "node".into(), script.into()])
+}
+
 /// A runtime of JavaScript with a client.
 #[derive(Debug)]
 pub struct JavaScript {

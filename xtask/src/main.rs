@@ -63,6 +63,8 @@ enum Bench {
     Overhead(bench::Overhead),
     /// Statements and bytes a second that one core decodes, from captures of real clients
     Decode(bench::decode::Decode),
+    /// Time to know what a statement means, and commands of Redis a second, in one thread from memory
+    Classify,
     /// Bytes a second that one core decrypts, by cipher suite
     Decrypt,
     /// Speed of large transfers with the auditor against none
@@ -92,6 +94,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Demo => demo::demo(),
         Task::Bench(Bench::Overhead(options)) => bench::overhead(&options),
         Task::Bench(Bench::Decode(options)) => bench::decode::decode(&options),
+        Task::Bench(Bench::Classify) => bench::classify(),
         Task::Bench(Bench::Decrypt) => bench::decrypt(),
         Task::Bench(Bench::Transfer(options)) => bench::transfer(&options),
         Task::Bench(Bench::Tls(options)) => bench::tls(&options),

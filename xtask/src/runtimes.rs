@@ -20,6 +20,7 @@ const GO_DRIVER: (&str, &str) = ("golang-github-lib-pq-dev", "usr/share/gocode/s
 /// All of them.
 pub(crate) fn install() -> Result<()> {
     javascript()?;
+    redis()?;
     go()
 }
 
@@ -42,6 +43,18 @@ fn npm(folder: &Path, wanted: &[&str]) -> Result<()> {
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(folder);
         capture(npm.args(wanted)).map(drop)
+    })
+}
+
+fn redis() -> Result<()> {
+    let folder = runtimes::redis_modules()?;
+    stamped(&folder, runtimes::NODE_REDIS, || {
+        if find("npm").is_none() {
+            install_missing(&["npm"], "npm for the tests of Redis")?;
+        }
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&folder);
+        capture(npm.arg(runtimes::NODE_REDIS)).map(drop)
     })
 }
 

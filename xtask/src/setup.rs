@@ -41,13 +41,16 @@ pub(crate) fn setup() -> Result<()> {
     python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
     python_packages(&python::drivers()?, &DRIVERS)?;
     python_packages(&python::http()?, &HTTP_PACKAGES)?;
+    python_packages(&python::redis()?, &["redis==8.1.0"])?;
     python_packages(&python::mysql_drivers()?, &MYSQL_DRIVERS)?;
     runtimes::install()?;
     test_tools()
 }
 
-/// What `cargo xtask build` needs: a compiler for the kernel programs and the linker that goes with it.
+/// What `cargo xtask build` needs: a compiler for the kernel programs and the linker that goes with it, and libclang, with which the
+/// bindings of PostgreSQL's parser are made.
 pub(crate) fn build_tools() -> Result<()> {
+    libclang()?;
     let compiler = match Compiler::find() {
         Some(compiler) => compiler,
         None => install_compiler()?,
@@ -61,6 +64,28 @@ pub(crate) fn build_tools() -> Result<()> {
     install_missing(&headers, "LLVM's headers for bpf-linker")?;
     say(&format!("building bpf-linker for LLVM {llvm} (about a minute)"));
     toolchain::install_linker(llvm)
+}
+
+/// Where bindgen looks for it, as far as distributions put it there.
+fn libclang() -> Result<()> {
+    let mut folders: Vec<PathBuf> =
+        ["/usr/lib", "/usr/lib64", "/usr/local/lib"].into_iter().map(PathBuf::from).collect();
+    folders.extend(std::env::var_os("LIBCLANG_PATH").map(PathBuf::from));
+    for entry in fs::read_dir("/usr/lib").into_iter().flatten().flatten() {
+        folders.extend([entry.path(), entry.path().join("lib")]);
+    }
+    let is_library = |name: &str| name.starts_with("libclang.so") || name.starts_with("libclang-");
+    let found =
+        folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten().any(|entry| {
+            let name = entry.file_name();
+            name.to_str()
+                .is_some_and(|name| is_library(name) && name.contains(".so") && !name.contains("cpp"))
+        });
+    if found {
+        Ok(())
+    } else {
+        install_missing(&["libclang-dev"], "libclang, for the bindings of PostgreSQL's parser")
+    }
 }
 
 /// Tools that only `cargo xtask test` needs.
@@ -129,6 +154,12 @@ fn servers() -> Result<()> {
     }
     if !Path::new("/usr/sbin/nginx").is_file() {
         missing.push("nginx");
+    }
+    if find("redis-server").is_none() {
+        missing.push("redis-server");
+    }
+    if find("redis-cli").is_none() {
+        missing.push("redis-tools");
     }
     // The programs alone: Debian's mariadb-server would make a data folder in /var/lib when it is installed.
     if !mariadb::server().is_ok_and(|program| program.is_file()) {

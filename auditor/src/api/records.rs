@@ -89,9 +89,6 @@ pub enum FilterError {
         /// What may be given, joined with commas.
         known: String,
     },
-    /// Records have no objects yet.
-    #[error("object: this needs classification of statements, which this version does not have; try grep")]
-    Object,
     /// A pattern is none.
     #[error("grep: {0}")]
     Pattern(#[source] Error),
@@ -103,9 +100,6 @@ impl RecordFilter {
     /// # Errors
     /// A time, the destination, the pattern or a word cannot be understood, or this version cannot filter so.
     pub fn query(&self) -> Result<Query, FilterError> {
-        if self.object.is_some() {
-            return Err(FilterError::Object);
-        }
         known("kind", self.kind.as_deref(), KINDS)?;
         known("protocol", self.protocol.as_deref(), PROTOCOLS)?;
         known("decision", self.decision.as_deref(), DECISIONS)?;
@@ -314,16 +308,12 @@ mod tests {
         let some = |text: &str| Some(text.to_owned());
         for (filter, message) in [
             (
-                RecordFilter { object: some("orders"), ..RecordFilter::default() },
-                "object: this needs classification of statements, which this version does not have; try grep",
-            ),
-            (
                 RecordFilter { decision: some("refused"), ..RecordFilter::default() },
                 "decision: \"refused\" is not known; known are allowed, denied, allow, deny",
             ),
             (
                 RecordFilter { protocol: some("smtp"), ..RecordFilter::default() },
-                "protocol: \"smtp\" is not known; known are postgres, mysql, http",
+                "protocol: \"smtp\" is not known; known are postgres, mysql, http, redis",
             ),
             (
                 RecordFilter { to: some("db.internal:5432"), ..RecordFilter::default() },

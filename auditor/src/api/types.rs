@@ -163,7 +163,7 @@ pub struct RecordFilter {
     /// Verb of a statement, e.g. `delete`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verb: Option<String>,
-    /// Object that a statement names. Refused: this version does not classify statements.
+    /// Table, function or key that a statement names: `shop.orders`, `orders` in whatever schema, or `shop.*`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     /// What was decided: `allowed`, `denied`.

@@ -221,7 +221,7 @@ f:24:11: error: `default` = "ask": holding for approval is not supported by this
 f:26:8: error: `to` is empty, so the rule can never match: add a destination or remove the rule
 f:27:12: error: `action` = "guard": holding for approval is not supported by this version, write "allow" or "deny"
 f:28:3: error: [[policy.rule]] has no `to`: add the destinations, `to = ["10.20.0.0/16:5432"]`
-f:30:14: error: `protocol` = "smtp" is not known: write "postgres" or "mysql" or "http"
+f:30:14: error: `protocol` = "smtp" is not known: write "postgres" or "mysql" or "http" or "redis"
 f:31:12: error: [[policy.statement]] is not supported by this version: remove it, and decide by destination
 f:33:1: warning: policy "backfill" has no rules and denies everything: add a [[policy.rule]]
 f:34:8: error: policy "backfill" is named on line 23 already: give each its own name

@@ -38,6 +38,7 @@ use crate::record::{
 };
 use crate::session::Sessions;
 use crate::source::Event;
+use crate::statement::Classifier;
 
 /// TCP connections of one session that are followed at most. Further ones are named in a finding, and not followed.
 const CONVERSATIONS_OF_A_SESSION: u64 = 16_384;
@@ -144,6 +145,8 @@ pub(super) struct Attribution {
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
+    /// Keeps what statements mean. Not saved: what it says is a function of what it is asked.
+    classifier: Classifier,
     joined: Vec<Joined>,
     /// Failures of the kernel programs that were reported.
     pub(super) reported: Reported,
@@ -192,6 +195,7 @@ impl Attribution {
             counting: Vec::new(),
             entries: Vec::new(),
             statements: 0,
+            classifier: Classifier::default(),
             joined: Vec::new(),
             reported: Reported::new(),
             folded_of_nobody: 0,
@@ -957,9 +961,13 @@ impl Attribution {
             conversation.learn(&observation);
             match observation {
                 Observation::Statement(statement) => {
+                    let meaning = conversation.understand(&mut self.classifier, &statement);
                     let application = Arc::clone(&conversation.application);
                     let connection = Arc::clone(&connection);
-                    enter(statement.finished, Recorded::Statement { connection, application, statement });
+                    enter(
+                        statement.finished,
+                        Recorded::Statement { connection, application, statement, meaning },
+                    );
                 }
                 Observation::Request(request) => {
                     let application = Arc::clone(&conversation.application);

@@ -11,8 +11,9 @@ use super::memory::{Account, Held};
 use super::reading::{Context, Reader};
 use crate::clock::Boottime;
 use crate::interned::Name;
-use crate::protocol::{self, Limits, Observation, Side};
+use crate::protocol::{self, Limits, Observation, Outcome, Side, Statement, StatementKind};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process, Transport};
+use crate::statement::{self, Classifier, Dialect, Dialogue, Meaning, Text};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
 use crate::tls::Keyring;
 
@@ -109,6 +110,8 @@ pub(super) struct Conversation {
     need: Need,
     /// Bytes that passed between unix sockets by calls whose content cannot be had.
     unreadable: u64,
+    /// What its earlier statements make of later ones.
+    dialogue: Dialogue,
 }
 
 impl Conversation {
@@ -142,13 +145,17 @@ impl Conversation {
             account: Account::default(),
             need: Need::default(),
             unreadable: 0,
+            dialogue: Dialogue::default(),
         }
     }
 
     /// What it keeps, of all that grows with what is said on it. `None`: as little as any, and it will not be more.
     pub(super) fn held(&self) -> Option<Held> {
         let history = self.sent.history_memory() + self.received.history_memory();
-        let working = self.sent.early_memory() + self.received.early_memory() + self.reader.memory();
+        let working = self.sent.early_memory()
+            + self.received.early_memory()
+            + self.reader.memory()
+            + self.dialogue.memory();
         (!self.need.reading).then_some(Held { history, working })
     }
 
@@ -171,6 +178,7 @@ impl Conversation {
             self.need.reading = true;
             self.keep_early(0, 0, at, keyring, out);
             self.forget_history();
+            self.dialogue = Dialogue::default();
             let (reader, mut context) = self.reader(keyring, out);
             reader.stop(at, &mut context);
             let application = Arc::make_mut(&mut self.application);
@@ -506,11 +514,44 @@ impl Conversation {
         });
     }
 
+    /// What a statement of this connection means. To be asked for each, in their order.
+    pub(super) fn understand(
+        &mut self,
+        classifier: &mut Classifier,
+        statement: &Statement,
+    ) -> Option<Arc<Meaning>> {
+        let protocol = self.application.protocol?;
+        let incomplete = statement.incomplete || statement.text_length > statement.text.len() as u64;
+        if protocol == "redis" {
+            return Some(statement::redis(&statement.text, incomplete));
+        }
+        let dialect = Dialect::of(protocol)?;
+        if matches!(statement.kind, StatementKind::Admin | StatementKind::Function) {
+            return None;
+        }
+        let text = Text {
+            dialect,
+            bytes: &statement.text,
+            incomplete,
+            session: self.session,
+            at: statement.finished,
+        };
+        let meaning = classifier.classify(text, &mut self.dialogue);
+        // MySQL tells of no settings.
+        let transaction = statement.transaction.filter(|_| dialect == Dialect::Postgres);
+        self.dialogue.ended(statement.outcome == Outcome::Completed, transaction);
+        Some(meaning)
+    }
+
     /// Takes over what an observation says of the connection as a whole.
     pub(super) fn learn(&mut self, observation: &Observation) {
         match observation {
             Observation::Login(login) => {
                 Arc::make_mut(&mut self.application).login = Some(login.clone());
+                match self.application.protocol {
+                    Some("mysql") => self.dialogue.database(login.database.as_deref()),
+                    _ => self.dialogue.login(login),
+                }
             }
             Observation::Opaque(opaque) => {
                 let reason = match opaque {

@@ -7,6 +7,7 @@
 pub mod http;
 pub mod mysql;
 pub mod postgres;
+pub mod redis;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -39,6 +40,8 @@ pub enum Protocol {
     Mysql,
     /// HTTP/1.0, HTTP/1.1 and HTTP/2.
     Http,
+    /// Redis: RESP2, RESP3, and commands in one line.
+    Redis,
 }
 
 /// What has to be known of a protocol before there is a connection that speaks it.
@@ -72,7 +75,7 @@ pub struct First<'a> {
 
 impl Protocol {
     /// All of them, in the order in which detection asks for them.
-    pub const ALL: [Self; 3] = [Self::Postgres, Self::Mysql, Self::Http];
+    pub const ALL: [Self; 4] = [Self::Postgres, Self::Mysql, Self::Http, Self::Redis];
 
     /// Their names.
     pub const NAMES: [&str; Self::ALL.len()] = {
@@ -97,6 +100,9 @@ impl Protocol {
             }),
             Self::Http => Row::new::<http::Http>("http", Told::ByBoth(http::detect_first), |limits| {
                 Box::new(http::Http::new(limits))
+            }),
+            Self::Redis => Row::new::<redis::Redis>("redis", Told::ByClient(redis::detect), |limits| {
+                Box::new(redis::Redis::new(limits))
             }),
         }
     }
@@ -450,6 +456,22 @@ impl Login {
         let parameters = self.parameters.iter();
         optional.map(String::len).sum::<usize>()
             + parameters.map(|(name, value)| PARAMETER + name.len() + value.len()).sum::<usize>()
+    }
+
+    /// A parameter has this value now; one that was not told has `default`. Answers whether that changes it.
+    pub(crate) fn set(&mut self, name: &str, value: &str, default: &str) -> bool {
+        match self.parameters.iter_mut().find(|(known, _)| known == name) {
+            Some((_, known)) if known == value => false,
+            Some((_, known)) => {
+                value.clone_into(known);
+                true
+            }
+            None if value == default => false,
+            None => {
+                self.parameters.push((name.to_owned(), value.to_owned()));
+                true
+            }
+        }
     }
 
     /// Keeps the beginnings only.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::clock::Utc;
 use crate::interned::Name;
 use crate::protocol::{Login, Statement, http};
+use crate::statement::Meaning;
 
 /// A named identity and what is known of it.
 #[derive(Clone, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -283,6 +284,8 @@ pub enum Event {
         application: Arc<Application>,
         /// The statement.
         statement: Box<Statement>,
+        /// What it means, where somebody knows its language.
+        meaning: Option<Arc<Meaning>>,
     },
     /// A request of HTTP came to its end.
     Request {

@@ -1,11 +1,12 @@
-//! What a statement does, in one word or several, until there is a parser that knows.
+//! A statement's verbs: of its tree where it was parsed ([`crate::statement`]), with the server's word beside them; else labels.
 //!
-//! Two witnesses: the first keyword of the text, and the server's command tags, one for each command that was completed.
+//! For labels there are two witnesses: the first keyword of the text, and the server's command tags, one for each command that was completed.
 //! The tags are the better one (`EXECUTE p` is completed as `DELETE 3`, and a message may hold several commands), but there
 //! is none for what was not completed. Both are labels: `SELECT` may call a function that deletes, and its tag is `SELECT 1`.
 //! Nothing may be allowed on the strength of a verb. Where even the labels are known not to say it all, the record says so.
 
 use crate::protocol::{Outcome, Statement, StatementKind};
+use crate::statement::Meaning;
 
 /// Commands that carry others within them, or run what was defined elsewhere.
 const CARRIERS: [&str; 8] = ["with", "do", "execute", "explain", "call", "function", "prepare", "copy"];
@@ -23,8 +24,29 @@ pub struct Verbs<'a> {
 }
 
 impl<'a> Verbs<'a> {
+    /// Of its meaning, with what the server's tags add: it may have been told by a rule to do something else. Where it is not
+    /// classified, of its text and its results.
+    pub fn of(statement: &'a Statement, meaning: Option<&'a Meaning>) -> Self {
+        let labels = Self::labels(statement);
+        let Some(meaning) = meaning else { return labels };
+        let mut all: Vec<&str> = Vec::new();
+        let parsed = meaning.commands.iter().flat_map(|command| &command.verbs).map(String::as_str);
+        let told = labels
+            .all
+            .into_iter()
+            .filter(|_| meaning.unclassified.is_some() || !statement.results.is_empty());
+        for verb in parsed.chain(told) {
+            if !all.iter().any(|known| known.eq_ignore_ascii_case(verb)) {
+                all.push(verb);
+            }
+        }
+        let own = meaning.commands.first().and_then(|command| command.verbs.first());
+        let first = own.map(String::as_str).or(labels.first);
+        Self { first, all, classified: meaning.unclassified.is_none() }
+    }
+
     /// Reads a statement's text and its results.
-    pub fn of(statement: &'a Statement) -> Self {
+    fn labels(statement: &'a Statement) -> Self {
         let first = first_keyword(&statement.text);
         let mut all: Vec<&str> = Vec::new();
         // A portal that was left before its end has no tag of the server's.
@@ -151,14 +173,14 @@ mod tests {
             ("", &[""], &[], false),
         ] {
             let statement = statement(text, tags, Outcome::Completed);
-            let verbs = Verbs::of(&statement);
+            let verbs = Verbs::of(&statement, None);
             assert_eq!((&verbs.all[..], verbs.classified), (all, classified), "{text}");
         }
         let suspended = Statement {
             kind: StatementKind::Prepared,
             ..statement("select 1", &["PortalSuspended"], Outcome::Completed)
         };
-        assert!(Verbs::of(&suspended).classified, "one message, one command");
+        assert!(Verbs::of(&suspended, None).classified, "one message, one command");
     }
 
     #[test]
@@ -175,7 +197,7 @@ mod tests {
             let mut statement = statement(text, &[], Outcome::Completed);
             let result = CommandResult { tag: String::new(), rows: Some(1) };
             statement.results = vec![result; results];
-            assert_eq!(Verbs::of(&statement).classified, classified, "{text}");
+            assert_eq!(Verbs::of(&statement, None).classified, classified, "{text}");
         }
     }
 
@@ -190,7 +212,7 @@ mod tests {
             (&["DELETE 1"], failed(), ["DELETE"], false),
         ] {
             let statement = statement("delete from t; drop table u", tags, outcome);
-            let verbs = Verbs::of(&statement);
+            let verbs = Verbs::of(&statement, None);
             assert_eq!((&verbs.all[..], verbs.classified), (&all[..], classified), "{statement:?}");
         }
     }

@@ -37,6 +37,13 @@ const STARTS: usize = 10;
 /// Connections that its memory is measured with.
 const MANY: u32 = 100;
 
+/// What statements mean, and reading Redis, from memory (`auditor/benches/classify.rs`).
+pub(crate) fn classify() -> Result<()> {
+    setup::build_tools()?;
+    build::build_kernel_programs()?;
+    run(cargo().args(["bench", "--package", "auditor", "--bench", "classify"]))
+}
+
 /// Decryption of what OpenSSL's server and client said to each other, from memory (`auditor/benches/decrypt.rs`).
 pub(crate) fn decrypt() -> Result<()> {
     // The library carries the kernel programs.

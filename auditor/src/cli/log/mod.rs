@@ -38,7 +38,7 @@ pub(crate) struct Log {
     /// Only statements and requests with this verb, e.g. delete
     #[arg(long, value_name = "VERB")]
     verb: Option<String>,
-    /// Only statements that name this object: not in this version
+    /// Only statements that name this table, function or key, e.g. orders, shop.orders or shop.*
     #[arg(long, value_name = "OBJECT")]
     object: Option<String>,
     /// Only what was decided so: allowed, denied

@@ -284,6 +284,15 @@ impl Conversation {
         let current = match name {
             b"application_name" => &mut self.login.application,
             b"session_authorization" => &mut self.login.user,
+            // What statements mean hangs on these. Of the second, only what is not the default is worth a word.
+            b"search_path" | b"standard_conforming_strings" => {
+                let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+                if self.login.set(&name, &value, if name == "search_path" { "" } else { "on" }) {
+                    self.login_bytes = 2 * self.login.memory();
+                    out.push(Observation::Login(self.login.clone()));
+                }
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let value = String::from_utf8_lossy(value);

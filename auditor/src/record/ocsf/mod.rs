@@ -129,9 +129,10 @@ impl Renderer {
         out: &mut Vec<u8>,
     ) -> Result<(), serde_json::Error> {
         match &entry.event {
-            Event::Statement { connection, application, statement } => {
+            Event::Statement { connection, application, statement, meaning } => {
                 let fragments = self.cache.get(entry, connection, application, self)?;
-                statement::render(entry.time, identity, &fragments, connection, statement, out)
+                let said = statement::Said { statement, meaning: meaning.as_deref() };
+                statement::render(entry.time, identity, &fragments, connection, said, out)
             }
             _ => serde_json::to_writer(out, &Record::new(self, entry, identity)),
         }

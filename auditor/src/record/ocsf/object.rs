@@ -388,6 +388,7 @@ impl<'a> Database<'a> {
             name: application.login.as_ref().and_then(|login| login.database.as_deref()).unwrap_or(UNKNOWN),
             type_id: match application.protocol {
                 Some("postgres" | "mysql") => 1, // Relational
+                Some("redis") => 6,              // NoSQL
                 _ => 0,
             },
         }

@@ -2,6 +2,8 @@
 //!
 //! By hand, member by member in the order of all records, see [`json`].
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
@@ -14,6 +16,7 @@ use crate::clock::Utc;
 use crate::protocol::{Outcome, Parameter, ServerError, Statement, StatementKind};
 use crate::record::Connection;
 use crate::record::verb::Verbs;
+use crate::statement::{Classes, Command, Meaning};
 
 /// Datastore Activity.
 const CLASS: u64 = 6005;
@@ -24,11 +27,11 @@ pub(super) fn render(
     identity: Identity<'_>,
     fragments: &Fragments,
     connection: &Connection,
-    statement: &Statement,
+    Said { statement, meaning }: Said<'_>,
     out: &mut Vec<u8>,
 ) -> Result<(), serde_json::Error> {
     let text = Verbatim::new(&statement.text);
-    let verbs = Verbs::of(statement);
+    let verbs = Verbs::of(statement, meaning);
     let truncated = truncated(statement);
     let activity = activity_of(&verbs);
 
@@ -81,9 +84,77 @@ pub(super) fn render(
         None => query.value("query_string", &text)?,
     }
     out.extend_from_slice(&fragments.own);
-    own(connection, statement, &verbs, text, out)?;
+    own(connection, Said { statement, meaning }, &verbs, text, out)?;
     out.extend_from_slice(b"}}}");
     Ok(())
+}
+
+/// A statement and what it means.
+#[derive(Clone, Copy)]
+pub(super) struct Said<'a> {
+    pub(super) statement: &'a Statement,
+    pub(super) meaning: Option<&'a Meaning>,
+}
+
+/// What all commands do together, and, where there are several, each on its own.
+fn means(own: &mut Object<'_>, meaning: &Meaning) -> Result<(), serde_json::Error> {
+    if let Some(reason) = meaning.unclassified {
+        own.word("unclassified", reason);
+    }
+    match meaning.commands.as_slice() {
+        [command] => does(own, command)?,
+        commands => {
+            let all = |names: fn(&Command) -> &[String]| {
+                let mut seen = HashSet::new();
+                let names = commands.iter().flat_map(names);
+                names.filter(|name| seen.insert(name.as_str())).cloned().collect()
+            };
+            let together = Command {
+                verbs: Vec::new(),
+                objects: all(|command| &command.objects),
+                functions: all(|command| &command.functions),
+                classes: commands.iter().fold(Classes::NONE, |classes, command| classes | command.classes),
+            };
+            does(own, &together)?;
+        }
+    }
+    let resolved = meaning.resolved();
+    if !resolved.is_empty() {
+        names(own, "resolved", &resolved)?;
+    }
+    if meaning.commands.len() > 1 {
+        json::array(own.key("commands"), &meaning.commands, |out, command| {
+            let mut object = Object::open(out);
+            names(&mut object, "verbs", &command.verbs)?;
+            does(&mut object, command)?;
+            object.close();
+            Ok(())
+        })?;
+    }
+    let out = own.key("fingerprint");
+    out.push(b'"');
+    for shift in (0..16).rev() {
+        out.push(b"0123456789abcdef"[(meaning.fingerprint >> (4 * shift) & 15) as usize]);
+    }
+    out.push(b'"');
+    Ok(())
+}
+
+/// A command's classes and what it names.
+fn does(object: &mut Object<'_>, command: &Command) -> Result<(), serde_json::Error> {
+    if command.classes != Classes::NONE {
+        json::array(object.key("classes"), command.classes.names(), json::string)?;
+    }
+    for (key, found) in [("objects", &command.objects), ("functions", &command.functions)] {
+        if !found.is_empty() {
+            names(object, key, found)?;
+        }
+    }
+    Ok(())
+}
+
+fn names(object: &mut Object<'_>, key: &'static str, names: &[String]) -> Result<(), serde_json::Error> {
+    json::array(object.key(key), names, |out, name| json::string(out, name))
 }
 
 fn truncated(statement: &Statement) -> bool {
@@ -93,7 +164,7 @@ fn truncated(statement: &Statement) -> bool {
 /// `unmapped.auditor.statement`.
 fn own(
     connection: &Connection,
-    statement: &Statement,
+    Said { statement, meaning }: Said<'_>,
     verbs: &Verbs<'_>,
     text: Verbatim<'_>,
     out: &mut Vec<u8>,
@@ -121,6 +192,9 @@ fn own(
     }
     if !verbs.classified {
         own.flag("classified", false);
+    }
+    if let Some(meaning) = meaning {
+        means(&mut own, meaning)?;
     }
     own.word(
         "outcome",

@@ -83,6 +83,7 @@ fn render_statement(statement: Statement) -> Value {
         connection: connection(),
         application: Arc::new(application),
         statement: Box::new(statement),
+        meaning: None,
     })
 }
 
@@ -252,6 +253,7 @@ fn a_change_of_the_connection_shows_in_its_next_statement() {
             connection: Arc::clone(&connection),
             application: Arc::clone(&application),
             statement: Box::new(statement(b"select 1")),
+            meaning: None,
         };
         let records = [render_with(&renderer, &event), render_with(&renderer, &event)];
         assert_eq!(records[0], records[1]);
@@ -285,6 +287,7 @@ fn nothing_is_guessed() {
         connection: connection(),
         application: Arc::new(Application::default()),
         statement: Box::new(statement(b"")),
+        meaning: None,
     });
     let own = &record["unmapped"]["auditor"];
     for absent in ["agent", "session"] {

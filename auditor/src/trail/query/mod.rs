@@ -123,7 +123,11 @@ impl Query {
                 of_request.chain(of_statement).any(|verb| verb.eq_ignore_ascii_case(wanted))
             })
             && self.object.as_deref().is_none_or(|wanted| {
-                statement.is_some_and(|statement| statement.objects.iter().any(|object| **object == *wanted))
+                statement.is_some_and(|statement| {
+                    let named =
+                        statement.objects.iter().chain(&statement.resolved).chain(&statement.functions);
+                    named.into_iter().any(|name| names(name, wanted))
+                })
             })
             && self.decision.as_deref().is_none_or(|wanted| {
                 view.decision().is_some_and(|decision| canonical(decision) == canonical(wanted))
@@ -141,16 +145,34 @@ impl Query {
 
     /// Byte strings that any matching line contains: values as the renderer writes them.
     fn needles(&self) -> Vec<Finder<'static>> {
-        let exact = [&self.session, &self.agent, &self.protocol, &self.object, &self.kind];
+        let exact = [&self.session, &self.agent, &self.protocol, &self.kind];
         let verb = self.verb.as_ref().map(|verb| verb.to_ascii_lowercase());
         exact
             .into_iter()
             .flatten()
             .chain(&verb)
             .filter_map(|value| serde_json::to_string(value).ok())
+            .chain(self.object.as_deref().and_then(part_of_name))
             .map(|value| Finder::new(value.as_bytes()).into_owned())
             .collect()
     }
+}
+
+/// Whether an object is the one that is looked for: the same name, `schema.*`, or a bare name in whatever schema.
+fn names(object: &str, wanted: &str) -> bool {
+    match wanted.strip_suffix('*').filter(|schema| schema.ends_with('.')) {
+        Some(schema) => object.starts_with(schema),
+        None => object.strip_suffix(wanted).is_some_and(|before| before.is_empty() || before.ends_with('.')),
+    }
+}
+
+/// What a line has to have of such a name: its end, or its beginning.
+fn part_of_name(wanted: &str) -> Option<String> {
+    let written = serde_json::to_string(wanted).ok()?;
+    Some(match wanted.ends_with(".*") {
+        true => written.strip_suffix("*\"")?.to_owned(),
+        false => written.strip_prefix('"')?.to_owned(),
+    })
 }
 
 fn is(wanted: &Option<String>, value: Option<&str>) -> bool {

@@ -264,7 +264,7 @@ pub struct Statement<'a> {
     /// First keyword of the text, in lower case.
     #[serde(borrow)]
     pub verb: Option<Text<'a>>,
-    /// Verbs of the commands that were completed, in lower case.
+    /// All verbs of its commands, in lower case.
     #[serde(borrow, default)]
     pub verbs: Vec<Text<'a>>,
     /// `false` where the verbs are known not to say what the statement does.
@@ -288,6 +288,12 @@ pub struct Statement<'a> {
     /// Objects that it names.
     #[serde(borrow, default)]
     pub objects: Vec<Text<'a>>,
+    /// The same with a schema, in each schema that they may be in.
+    #[serde(borrow, default)]
+    pub resolved: Vec<Text<'a>>,
+    /// Functions that are dangerous or not the server's own.
+    #[serde(borrow, default)]
+    pub functions: Vec<Text<'a>>,
 }
 
 /// `unmapped.auditor.request`.

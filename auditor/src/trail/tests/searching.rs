@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use super::{lines, open};
 use crate::clock::{Boottime, Utc};
-use crate::protocol::{CommandResult, Outcome, Statement, StatementKind};
+use crate::protocol::{CommandResult, Login, Outcome, Statement, StatementKind};
 use crate::record::{Agent, Application, Connection, Entry, Event, Session, Transport, Verdict};
+use crate::statement::{Classifier, Dialect, Dialogue, Meaning, Text};
 use crate::trail::query::{Cursor, Destination, Query, Scanned, find, scan};
 
 /// Twelve records: three sessions, each with a connection opened, two statements and a connection refused.
@@ -59,6 +60,7 @@ fn sample(directory: &Path) -> String {
                 response_bytes: 0,
                 incomplete: false,
             }),
+            meaning: Some(meaning(text)),
         };
         let events = [
             Event::ConnectionOpened { connection: connection(true, 5432) },
@@ -74,6 +76,16 @@ fn sample(directory: &Path) -> String {
     let id = trail.id().to_owned();
     trail.close().unwrap();
     id
+}
+
+/// As if it had been said with a search path of one schema.
+fn meaning(text: &str) -> Arc<Meaning> {
+    let mut dialogue = Dialogue::default();
+    let path = ("search_path".to_owned(), "shop".to_owned());
+    dialogue.login(&Login { parameters: vec![path], ..Login::default() });
+    let (dialect, bytes, at) = (Dialect::Postgres, text.as_bytes(), Boottime(0));
+    let text = Text { dialect, bytes, incomplete: false, session: 1, at };
+    Classifier::default().classify(text, &mut dialogue)
 }
 
 fn matching(directory: &Path, query: &Query) -> Vec<u64> {
@@ -97,7 +109,8 @@ fn each_filter_finds_what_it_says() {
     let some = |text: &str| Some(text.to_owned());
     let to = |text| Query { to: Some(Destination::parse(text).unwrap()), ..Query::default() };
     let grep = |pattern| Query { grep: Some(Query::pattern(pattern).unwrap()), ..Query::default() };
-    let cases: [(Query, &[u64]); 19] = [
+    let object = |name| Query { object: some(name), ..Query::default() };
+    let cases: [(Query, &[u64]); 26] = [
         (Query::default(), &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]),
         (Query { session: some("0000000000000001"), ..Query::default() }, &[5, 6, 7, 8]),
         (Query { agent: some("agent \"1\""), ..Query::default() }, &[5, 6, 7, 8]),
@@ -119,7 +132,14 @@ fn each_filter_finds_what_it_says() {
         (grep(r#"'a"b'"#), &[2, 6, 10]),
         (grep("t[12]$"), &[7, 11]),
         (grep("\"call\":\"connect\""), &[4, 8, 12]),
-        (Query { object: some("payments"), ..Query::default() }, &[]),
+        (object("payments"), &[]),
+        (object("t"), &[2, 6, 10]),
+        (object("t1"), &[7]),
+        (object("shop.t1"), &[7]),
+        (object("shop.*"), &[2, 3, 6, 7, 10, 11]),
+        (object("sho.*"), &[]),
+        (object("shop"), &[]),
+        (object("1"), &[]),
     ];
     for (query, found) in cases {
         assert_eq!(matching(folder.path(), &query), found, "{query:?}");

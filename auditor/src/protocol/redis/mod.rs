@@ -1,0 +1,272 @@
+//! Redis: RESP2, RESP3 and commands in one line.
+//!
+//! Follows both directions of one connection and gives out one record for each command, in the order in which the client sent them.
+//! The text is the command as one would type it into redis-cli: arguments that could be taken for something else stand in quotes, with
+//! escapes. There are no parameters beside it, because they would say the same again. The result's tag is the first line of the reply
+//! without values: `+OK`, `:`, `$5` (a string of five bytes), `*3` (three elements), `-MOVED`; `rows` are an aggregate's elements. An
+//! error is the outcome, redirects of a cluster included.
+//!
+//! Never kept: what replies hold, and passwords, in whose place stands `(redacted)`, as in the server's own logs: of AUTH, HELLO, MIGRATE,
+//! CONFIG SET, ACL SETUSER and SENTINEL. A misspelt one is a command like any other.
+//!
+//! Commands within MULTI are told when EXEC has said how each of them ended, and are skipped where it did not execute them. SUBSCRIBE is
+//! one command, however many channels it has; what comes for them later belongs to no command, and neither do MONITOR's lines. Of what a
+//! script does only its text is seen, and of a replication stream nothing (`kind` is `admin`).
+//!
+//! Assumes that a command passes before its reply. Refused ([`Observation::Violation`]), and from there on nothing is read: what the server
+//! would refuse, too. A hole within an argument or a string harms that command only. Another one in the server's bytes makes the
+//! conversation deaf (see `conversation`); in the client's nothing after it is told ([`Observation::Opaque`]): no place can be proven to
+//! begin a command, as anything that looks like one may be somebody's value.
+
+#![forbid(unsafe_code)]
+
+mod command;
+mod conversation;
+mod reply;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use super::{Detection, Dissector, Limits, Observation, Opaque, Side};
+use crate::clock::Boottime;
+
+use command::CommandReader;
+pub(crate) use command::split;
+use conversation::Conversation;
+use reply::ReplyReader;
+
+/// Bytes of a command's text that are kept where memory is short.
+const STATEMENT_IN_NEED: usize = 4 << 10;
+
+/// Commands that a client which types lines may begin with.
+const FIRST: [&str; 60] = [
+    "ACL",
+    "APPEND",
+    "AUTH",
+    "BGSAVE",
+    "CLIENT",
+    "CLUSTER",
+    "COMMAND",
+    "CONFIG",
+    "DBSIZE",
+    "DEBUG",
+    "DECR",
+    "DEL",
+    "ECHO",
+    "EVAL",
+    "EVALSHA",
+    "EXISTS",
+    "EXPIRE",
+    "FCALL",
+    "FLUSHALL",
+    "FLUSHDB",
+    "FUNCTION",
+    "GET",
+    "GETDEL",
+    "HELLO",
+    "HGET",
+    "HGETALL",
+    "HSET",
+    "INCR",
+    "INFO",
+    "KEYS",
+    "LPUSH",
+    "LRANGE",
+    "MEMORY",
+    "MGET",
+    "MIGRATE",
+    "MODULE",
+    "MONITOR",
+    "MSET",
+    "MULTI",
+    "PING",
+    "PSUBSCRIBE",
+    "PSYNC",
+    "PUBLISH",
+    "RENAME",
+    "REPLCONF",
+    "REPLICAOF",
+    "ROLE",
+    "SAVE",
+    "SCAN",
+    "SCRIPT",
+    "SELECT",
+    "SET",
+    "SETEX",
+    "SHUTDOWN",
+    "SLAVEOF",
+    "SUBSCRIBE",
+    "SYNC",
+    "TTL",
+    "TYPE",
+    "XADD",
+];
+
+/// Whether a client begins like this: with an array of strings, or with a line that begins with a command's name. The latter is
+/// also how HTTP's GET and memcached's commands look: HTTP says so at the line's end, and is not taken; memcached is, and its server's
+/// first answer is a violation.
+pub fn detect(first: &[u8]) -> Detection {
+    if first.starts_with(b"*") {
+        return detect_array(first);
+    }
+    let longest = FIRST.iter().map(|name| name.len()).max().unwrap_or_default();
+    let length = first.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
+    let word = &first[..length];
+    let begins = |name: &str| {
+        name.get(..length).is_some_and(|beginning| beginning.as_bytes().eq_ignore_ascii_case(word))
+    };
+    if length > longest || !FIRST.iter().any(|name| begins(name)) {
+        return Detection::No;
+    }
+    if length == first.len() {
+        return Detection::Incomplete;
+    }
+    let whole = FIRST.iter().any(|name| name.len() == length && begins(name));
+    if !whole || !matches!(first[length], b' ' | b'\r' | b'\n') {
+        return Detection::No;
+    }
+    let Some(end) = memchr::memchr(b'\n', first) else { return Detection::Incomplete };
+    let line = first[..end].strip_suffix(b"\r").unwrap_or(&first[..end]);
+    match memchr::memmem::rfind(line, b" HTTP/") {
+        Some(at) if line.len() - at <= b" HTTP/1.1".len() => Detection::No,
+        _ => Detection::Yes(()),
+    }
+}
+
+/// `*2\r\n$`: digits as many as the server reads.
+fn detect_array(first: &[u8]) -> Detection {
+    let digits = first[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let rest = &first[1 + digits..];
+    let expected = b"\r\n$";
+    let same = rest.iter().zip(expected).take_while(|(byte, expected)| byte == expected).count();
+    match (digits, rest.len()) {
+        (11.., _) => Detection::No,
+        (_, 0) => Detection::Incomplete,
+        (0, _) => Detection::No,
+        (_, length) if same == length.min(expected.len()) => {
+            if same == expected.len() {
+                Detection::Yes(())
+            } else {
+                Detection::Incomplete
+            }
+        }
+        _ => Detection::No,
+    }
+}
+
+/// One connection to a Redis server.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Redis {
+    commands: CommandReader,
+    replies: ReplyReader,
+    conversation: Conversation,
+    /// Nothing more is read.
+    over: bool,
+}
+
+impl Redis {
+    /// Begins at the connection's first byte.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            commands: CommandReader::default(),
+            replies: ReplyReader::default(),
+            conversation: Conversation::new(limits),
+            over: false,
+        }
+    }
+
+    fn client(&mut self, mut bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
+        let most = self.conversation.limits.max_statement_bytes;
+        while let Some(step) = self.commands.step(&mut bytes, at, most) {
+            match step {
+                command::Step::Command(command) => self.conversation.command(command, at, out),
+                command::Step::Malformed(reason) => {
+                    self.conversation.deafen(at, out);
+                    out.push(Observation::Violation(reason));
+                    self.over = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn server(&mut self, mut bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
+        while !self.conversation.deaf {
+            match self.replies.step(&mut bytes, self.conversation.wants_elements()) {
+                Some(reply::Step::Reply(reply)) => self.conversation.reply(reply, at, out),
+                Some(reply::Step::Malformed) => {
+                    self.conversation.deafen(at, out);
+                    out.push(Observation::Violation("an answer that is none of Redis'".into()));
+                    self.over = true;
+                    return;
+                }
+                None => return,
+            }
+        }
+    }
+}
+
+impl Dissector for Redis {
+    fn name(&self) -> &'static str {
+        super::Protocol::Redis.name()
+    }
+
+    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
+        crate::shared::scope(|| postcard::to_stdvec(self))
+    }
+
+    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {
+        match side {
+            _ if self.over => {}
+            Side::Client => self.client(bytes, at, out),
+            Side::Server => self.server(bytes, at, out),
+        }
+    }
+
+    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
+        if length == 0 || self.over {
+            return;
+        }
+        match side {
+            Side::Client => {
+                if self.commands.hole(length) {
+                    // The hole may have reached to the command's end.
+                    if let Some(command) = self.commands.ended_in_hole() {
+                        self.conversation.command(command, at, out);
+                    }
+                    return;
+                }
+                if let Some(command) = self.commands.partial() {
+                    self.conversation.command(command, at, out);
+                }
+                self.conversation.deafen(at, out);
+                out.push(Observation::Opaque(Opaque::Hole));
+                self.over = true;
+            }
+            Side::Server if self.conversation.deaf || self.replies.hole(length) => {}
+            Side::Server => self.conversation.deafen(at, out),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        self.commands.memory() + self.replies.memory() + self.conversation.memory()
+    }
+
+    fn spare(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        self.conversation.limits.max_statement_bytes = STATEMENT_IN_NEED;
+        self.conversation.deafen(at, out);
+        self.commands.spare();
+        self.replies = ReplyReader::default();
+    }
+
+    fn close(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        if self.over {
+            return;
+        }
+        self.conversation.deafen(at, out);
+        if let Some(command) = self.commands.partial() {
+            self.conversation.command(command, at, out);
+        }
+        self.over = true;
+    }
+}
