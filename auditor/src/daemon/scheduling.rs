@@ -11,8 +11,9 @@ use std::io;
 use std::mem::size_of;
 use std::time::Duration;
 
-/// The longest slice that Linux gives a fair task (`sched_setattr(2)`).
-const SLICE: Duration = Duration::from_millis(100);
+/// The longest and the shortest slice that Linux gives a fair task (`sched_setattr(2)`).
+const LONG: Duration = Duration::from_millis(100);
+const SHORT: Duration = Duration::from_micros(100);
 
 /// `struct sched_attr`, the first version (linux/sched/types.h).
 #[repr(C)]
@@ -30,22 +31,29 @@ struct Attributes {
 
 /// Lets the threads that the caller starts from here on, and itself, take their turn late and in one go.
 pub(super) fn give_way() {
+    if let Err(error) = take_slices_of(LONG) {
+        tracing::debug!(%error, "how the daemon is scheduled stays as it is");
+    }
+}
+
+/// How long the calling thread runs in one go, where it is a fair task: a service manager may have given it another policy, which
+/// has no slices.
+fn take_slices_of(slice: Duration) -> io::Result<()> {
     let mut attributes = Attributes::default();
     let size = size_of::<Attributes>();
     // SAFETY: the structure is as long as the call is told; 0 is the caller.
     if unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) } != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "how the daemon is scheduled stays as it is");
-        return;
+        return Err(io::Error::last_os_error());
     }
-    // A service manager may have given it another policy, which has no slices.
     if attributes.policy != libc::SCHED_OTHER.cast_unsigned() {
-        return;
+        return Ok(());
     }
-    attributes.runtime = SLICE.as_nanos() as u64;
+    attributes.runtime = slice.as_nanos() as u64;
     // SAFETY: as above; the size that the kernel has filled in is that of its first version.
     if unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) } != 0 {
-        tracing::debug!(error = %io::Error::last_os_error(), "how the daemon is scheduled stays as it is");
+        return Err(io::Error::last_os_error());
     }
+    Ok(())
 }
 
 /// Lets threads of this process be real-time, which takes privileges that the daemon is about to give up.
@@ -56,8 +64,8 @@ pub(super) fn may_go_first() {
     }
 }
 
-/// Puts the calling thread before all that are not real-time: it works for microseconds, and races. Where that is not permitted it is as
-/// quick as others.
+/// Puts the calling thread before all that are not real-time: it works for microseconds, and races. Where that is not permitted it
+/// takes short slices, so that it goes before those with longer ones when it wakes.
 pub(super) fn go_first() {
     let parameter = libc::sched_param { sched_priority: 1 };
     // SAFETY: a thread of ours (0: the caller), and a parameter that outlives the call.
@@ -66,6 +74,9 @@ pub(super) fn go_first() {
     } != 0
     {
         tracing::debug!(error = %io::Error::last_os_error(), "the thread that watches libraries has no priority");
+        if let Err(error) = take_slices_of(SHORT) {
+            tracing::debug!(%error, "nor short slices");
+        }
     }
 }
 
@@ -88,6 +99,6 @@ mod tests {
             give_way();
             (slice(), std::thread::spawn(slice).join().unwrap())
         });
-        assert_eq!(given.join().unwrap(), (SLICE, SLICE), "Linux before 6.12 takes no notice");
+        assert_eq!(given.join().unwrap(), (LONG, LONG), "Linux before 6.12 takes no notice");
     }
 }
