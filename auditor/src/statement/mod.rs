@@ -31,6 +31,7 @@ mod tests;
 
 pub use class::Classes;
 pub use dialogue::Dialogue;
+pub(crate) use redis::names as redis_commands;
 
 use std::collections::HashMap;
 use std::sync::Arc;

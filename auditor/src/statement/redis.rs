@@ -6,7 +6,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use super::{Classes, Command, Meaning, fingerprint_of, unclassified};
@@ -43,6 +43,15 @@ static COMMANDS: LazyLock<HashMap<&str, Known>> = LazyLock::new(|| {
         .collect()
 });
 
+/// Commands that do nothing but by their subcommands.
+static CONTAINERS: LazyLock<HashSet<&str>> =
+    LazyLock::new(|| COMMANDS.keys().filter_map(|name| Some(name.split_once(' ')?.0)).collect());
+
+/// Names of commands, subcommands apart.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    COMMANDS.keys().copied().filter(|name| !name.contains(' '))
+}
+
 /// What the server's table does not say.
 fn more(name: &str) -> Classes {
     match name {
@@ -51,9 +60,8 @@ fn more(name: &str) -> Classes {
         "module load" | "module loadex" => Classes::EXECUTES | Classes::READS_FILES,
         "module unload" | "function delete" | "function flush" | "script flush" => Classes::DEFINES,
         "config set" | "config rewrite" => Classes::SETTINGS | Classes::WRITES_FILES,
-        "config resetstat" | "latency reset" | "slowlog reset" | "client no-evict" | "client tracking" => {
-            Classes::SETTINGS
-        }
+        "config resetstat" | "latency reset" | "slowlog reset" | "client no-evict" | "client no-touch"
+        | "client tracking" => Classes::SETTINGS,
         "save" | "bgsave" | "bgrewriteaof" | "acl save" => Classes::WRITES_FILES,
         "acl setuser" | "acl deluser" => Classes::GRANTS,
         "acl load" => Classes::GRANTS | Classes::READS_FILES,
@@ -84,6 +92,7 @@ fn cluster(name: &str) -> Classes {
         "countkeysinslot",
         "getkeysinslot",
         "myid",
+        "myshardid",
         "links",
         "help",
     ];
@@ -103,6 +112,10 @@ pub(super) fn meaning(text: &[u8], incomplete: bool) -> Arc<Meaning> {
         words.get(1).map(|second| format!("{name} {}", String::from_utf8_lossy(second).to_lowercase()));
     let (known, verbs) = match both.and_then(|both| COMMANDS.get_key_value(both.as_str())) {
         Some((both, known)) => (Some(*known), vec![(*both).to_owned(), name]),
+        // What one of its subcommands does that is not known, the command itself does not say.
+        None if words.len() > 1 && CONTAINERS.contains(name.as_str()) => {
+            return unclassified("command", fingerprint_of(name.as_bytes()));
+        }
         None => (COMMANDS.get(name.as_str()).copied(), vec![name]),
     };
     let fingerprint = fingerprint_of(verbs[0].as_bytes());
@@ -145,7 +158,8 @@ fn keys<'a>(verb: &str, words: &'a [Vec<u8>], known: Known) -> Vec<&'a [u8]> {
             let keys = words.iter().skip(6).position(|word| word.eq_ignore_ascii_case(b"keys"));
             words.iter().skip(keys.map_or(words.len(), |at| at + 7)).collect()
         }
-        "sort" | "georadius" | "georadiusbymember" => {
+        "sort" | "sort_ro" => sorted(words),
+        "georadius" | "georadiusbymember" => {
             let stores = words.iter().rposition(|word| {
                 word.eq_ignore_ascii_case(b"store") || word.eq_ignore_ascii_case(b"storedist")
             });
@@ -164,6 +178,28 @@ fn keys<'a>(verb: &str, words: &'a [Vec<u8>], known: Known) -> Vec<&'a [u8]> {
     found.into_iter().map(Vec::as_slice).collect()
 }
 
+/// What SORT reads and writes: its key, keys of patterns that BY and GET name, and STORE's.
+fn sorted(words: &[Vec<u8>]) -> Vec<&Vec<u8>> {
+    let mut found: Vec<_> = words.get(1).into_iter().collect();
+    let mut at = 2;
+    while let Some(word) = words.get(at) {
+        let is = |option: &str| word.eq_ignore_ascii_case(option.as_bytes());
+        let value = words.get(at + 1);
+        if is("store") {
+            found.extend(value);
+        } else if is("by") || is("get") {
+            // Without a star it names no key.
+            found.extend(value.filter(|pattern| pattern.contains(&b'*')));
+        }
+        at += match () {
+            () if is("limit") => 3,
+            () if is("store") || is("by") || is("get") => 2,
+            () => 1,
+        };
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,12 +211,19 @@ mod tests {
             ("set \"a b\" c EX 1", "set", "a b", "writes"),
             ("MSET a 1 b 2", "mset", "a b", "writes"),
             ("DEL a b c", "del", "a b c", "writes"),
-            ("blpop a b 0", "blpop", "a b", "writes"),
+            ("blpop a b 0", "blpop", "a b", "reads writes"),
+            ("getex a", "getex", "a", "reads writes"),
+            ("getdel a", "getdel", "a", "reads writes"),
+            ("spop a", "spop", "a", "reads writes"),
+            ("bitfield a get u8 0", "bitfield", "a", "reads writes"),
+            ("sort l by w_* limit 0 store get # get o_*->f", "sort", "l w_* o_*->f", "reads writes"),
+            ("sort_ro l by nosort get o_*", "sort_ro", "l o_*", "reads"),
+            ("command", "command", "", ""),
             ("rename a b", "rename", "a b", "writes"),
             ("eval \"return 1\" 2 k1 k2 a1", "eval", "k1 k2", "executes"),
             ("xread count 1 streams s1 s2 0 0", "xread", "s1 s2", "reads"),
             ("zunionstore d 2 a b weights 1 2", "zunionstore", "d a b", "writes"),
-            ("sort l store d", "sort", "l d", "writes"),
+            ("sort l store d", "sort", "l d", "reads writes"),
             ("migrate h 1 \"\" 0 100 auth x keys a b", "migrate", "a b", "writes connects"),
             ("config set dir /tmp", "config set", "", "settings writes-files"),
             ("CONFIG GET *", "config get", "", "reads"),
@@ -201,7 +244,9 @@ mod tests {
             );
             assert_eq!(meaning.unclassified, None, "{text}");
         }
-        assert_eq!(meaning(b"ft.search idx *", false).unclassified, Some("command"));
+        for unknown in ["ft.search idx *", "config sett dir /tmp", "module loadnow x", "acl \"\""] {
+            assert_eq!(meaning(unknown.as_bytes(), false).unclassified, Some("command"), "{unknown}");
+        }
         let many = format!("del {}", (0..300).map(|key| format!("k{key} ")).collect::<String>());
         assert_eq!(meaning(many.as_bytes(), false).unclassified, Some("more-keys"));
     }

@@ -36,6 +36,8 @@ pub(super) struct Command {
     kept: usize,
     /// The argument under way is one too many to be kept.
     beyond: bool,
+    /// Something of it is lost: what comes after that could be taken for something else, a password for a name, and is not kept.
+    cut: bool,
 }
 
 /// The client's direction.
@@ -71,7 +73,7 @@ impl CommandReader {
                 }
                 continue;
             }
-            let Some(end) = memchr::memchr(b'\n', bytes) else {
+            let Some(end) = self.end(bytes) else {
                 self.line.extend_from_slice(bytes);
                 self.command.bytes += bytes.len() as u64;
                 *bytes = &[];
@@ -98,16 +100,26 @@ impl CommandReader {
         None
     }
 
+    /// Where the line under way ends. A header does so with the byte after its first `\r`, whatever that is.
+    fn end(&self, bytes: &[u8]) -> Option<usize> {
+        if self.missing == 0 && self.line.first().or(bytes.first()) != Some(&b'*') {
+            return memchr::memchr(b'\n', bytes);
+        }
+        if self.line.ends_with(b"\r") {
+            return Some(0);
+        }
+        memchr::memchr(b'\r', bytes).map(|at| at + 1).filter(|at| *at < bytes.len())
+    }
+
     fn line(&mut self, line: &[u8], most: usize) -> Option<Step> {
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
         if line.len() > MAX_LINE {
             return Some(Step::Malformed("a line that is too long".into()));
         }
-        let bare = line.strip_suffix(b"\r").unwrap_or(line);
+        let header = &line[..line.len().saturating_sub(2)];
         if self.missing > 0 {
-            return self.argument_header(bare);
+            return self.argument_header(header);
         }
-        if let Some(count) = bare.strip_prefix(b"*") {
+        if let Some(count) = header.strip_prefix(b"*") {
             let Some(count) = number(count) else {
                 return Some(Step::Malformed("an array of commands without a length".into()));
             };
@@ -125,7 +137,8 @@ impl CommandReader {
                 }
             };
         }
-        let Some(arguments) = split(bare) else {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let Some(arguments) = split(line.strip_suffix(b"\r").unwrap_or(line)) else {
             return Some(Step::Malformed("quotes that do not match".into()));
         };
         if arguments.is_empty() {
@@ -155,7 +168,7 @@ impl CommandReader {
 
     fn begin(&mut self, length: u64) {
         self.command.length += length;
-        self.command.beyond = self.command.arguments.len() >= MAX_KEPT;
+        self.command.beyond = self.command.cut || self.command.arguments.len() >= MAX_KEPT;
         if !self.command.beyond {
             self.command.arguments.push(Argument { kept: Vec::new(), length });
         }
@@ -174,7 +187,7 @@ impl CommandReader {
     }
 
     fn keep(&mut self, piece: &[u8], most: usize) {
-        let beyond = self.command.beyond;
+        let beyond = self.command.beyond || self.command.cut;
         let room = most.saturating_sub(self.command.kept);
         let piece = &piece[..piece.len().min(room)];
         if let Some(argument) = self.command.arguments.last_mut().filter(|_| !beyond) {
@@ -195,6 +208,7 @@ impl CommandReader {
     /// `length` bytes are missing. `false`: and with them the place of the next command.
     pub(super) fn hole(&mut self, length: u64) -> bool {
         self.command.incomplete = true;
+        self.command.cut = true;
         match self.argument {
             Some(left) if length <= left => {
                 self.command.bytes += length;
@@ -223,10 +237,13 @@ impl CommandReader {
 
     /// Forgets what it keeps of the command under way.
     pub(super) fn spare(&mut self) {
-        let kept = self.command.arguments.iter_mut().skip(1);
-        kept.for_each(|argument| argument.kept = Vec::new());
-        self.command.incomplete |= self.command.kept > 0;
-        self.command.kept = self.command.arguments.first().map_or(0, |name| name.kept.len());
+        let command = &mut self.command;
+        if command.arguments.is_empty() {
+            return;
+        }
+        command.arguments.truncate(1);
+        command.kept = command.arguments.first().map_or(0, |name| name.kept.len());
+        (command.incomplete, command.cut) = (true, true);
     }
 }
 
@@ -254,7 +271,7 @@ pub(crate) fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
             match (quote, rest) {
                 (None, [] | [0, ..]) => break,
                 (Some(_), [] | [0, ..]) => return None,
-                (None, [byte, ..]) if is_space(*byte) => break,
+                (None, [b' ' | b'\n' | b'\r' | b'\t', ..]) => break,
                 (None, [byte @ (b'"' | b'\''), after @ ..]) => {
                     quote = Some(*byte);
                     rest = after;
@@ -297,6 +314,7 @@ pub(crate) fn split(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     }
 }
 
+/// What may stand before a word, or after a quote; fewer bytes end a word.
 fn is_space(byte: u8) -> bool {
     byte.is_ascii_whitespace() || byte == 0x0b
 }

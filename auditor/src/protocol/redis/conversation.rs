@@ -1,8 +1,10 @@
 //! Brings commands and replies together.
 //!
-//! Replies come in the order of commands, but for what nobody asked for (pushes, messages, MONITOR's lines), what is answered several
-//! times (SUBSCRIBE), and what is not answered (CLIENT REPLY). Where a reply has no command, or a command's reply cannot be told any
-//! more, the conversation is deaf from there on: commands are told without outcomes, which is less than could be said, and nothing wrong.
+//! Replies come in the order of commands, but for what nobody asked for (pushes, messages), and what is answered several times
+//! (SUBSCRIBE). Only what the server itself has confirmed decides which is which, never what a reply looks like: a script can answer
+//! anything. Where a reply has no command, or a command's reply cannot be told any more (after MONITOR, and from CLIENT REPLY OFF or
+//! SKIP on, of which nobody hears whether it was refused), the conversation is deaf from there on: commands are told without outcomes,
+//! which is less than could be said, and nothing wrong.
 
 use std::collections::VecDeque;
 
@@ -23,19 +25,62 @@ const ENTRY: usize = size_of::<Entry>() + 32;
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 enum Special {
     None,
-    /// One for each channel.
-    Subscribes(u64),
+    /// One confirmation for each channel.
+    Subscribes(Confirmation, u64),
     /// As many as there are channels, or one.
-    UnsubscribesAll,
+    UnsubscribesAll(Confirmation),
     Multi,
     Exec,
     Discard,
+    /// What follows are lines that look like replies.
     Monitor,
     Reset,
-    /// CLIENT REPLY OFF or SKIP, and what comes after it: none.
-    Unanswered,
+    /// HELLO 2: messages are arrays again.
+    Resp2,
+    /// Nobody can tell which replies come from here on: CLIENT REPLY OFF or SKIP, or a command whose name is lost.
+    Deafens,
     /// What follows is a stream of the database's changes.
     Replicates,
+}
+
+/// Which of the six it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Confirmation {
+    of: Listened,
+    ends: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+enum Listened {
+    Channels,
+    Patterns,
+    Shards,
+}
+
+/// What the client listens to, as the server counts it.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Listening {
+    channels: i64,
+    patterns: i64,
+    shards: i64,
+}
+
+impl Listening {
+    /// Takes what a confirmation says. Answers how many of its kind are left.
+    fn confirmed(&mut self, of: Listened, number: i64) -> i64 {
+        // Channels and patterns are counted together.
+        let (count, others) = match of {
+            Listened::Channels => (&mut self.channels, self.patterns),
+            Listened::Patterns => (&mut self.patterns, self.channels),
+            Listened::Shards => (&mut self.shards, 0),
+        };
+        *count = number.saturating_sub(others).max(0);
+        *count
+    }
+
+    fn any(self) -> bool {
+        self.channels > 0 || self.patterns > 0 || self.shards > 0
+    }
 }
 
 /// What a command changes about who talks, if the server accepts it.
@@ -62,15 +107,6 @@ struct Entry {
     result: Option<Head>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
-enum Answers {
-    #[default]
-    All,
-    /// Not this one's.
-    NotTheNext,
-    None,
-}
-
 /// See the module.
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(super) struct Conversation {
@@ -79,10 +115,9 @@ pub(super) struct Conversation {
     /// Between MULTI and EXEC: commands whose outcome EXEC will tell.
     transaction: Option<Vec<Entry>>,
     queued_bytes: usize,
-    /// Channels that the client listens to, as the server counts them.
-    channels: i64,
-    monitors: bool,
-    answers: Answers,
+    listening: Listening,
+    /// The server has sent a push: messages are nothing else.
+    pushes: bool,
     login: Login,
     sequence: u64,
     /// Replies are not read any more.
@@ -96,9 +131,8 @@ impl Conversation {
             queue: VecDeque::new(),
             transaction: None,
             queued_bytes: 0,
-            channels: 0,
-            monitors: false,
-            answers: Answers::All,
+            listening: Listening::default(),
+            pushes: false,
             login: Login::default(),
             sequence: 0,
             deaf: false,
@@ -107,20 +141,10 @@ impl Conversation {
 
     /// Takes a command.
     pub(super) fn command(&mut self, mut command: Command, at: Boottime, out: &mut Vec<Observation>) {
-        let redacted = text::redact(&mut command);
-        let names = names(&command);
-        let mut special = special(&command);
-        match (self.answers, special) {
-            (Answers::None, _) if is_reply(&command, "ON") => self.answers = Answers::All,
-            (Answers::None, _) => special = Special::Unanswered,
-            (_, Special::Unanswered) if is_reply(&command, "OFF") => self.answers = Answers::None,
-            (_, Special::Unanswered) => self.answers = Answers::NotTheNext,
-            (Answers::NotTheNext, _) => {
-                special = Special::Unanswered;
-                self.answers = Answers::All;
-            }
-            (Answers::All, _) => {}
-        }
+        // Nobody knows what an incomplete one would have had; servers quote it in errors.
+        let redacted = text::redact(&mut command) || command.incomplete;
+        let names = if command.incomplete { None } else { names(&command) };
+        let special = special(&command);
         let (text, text_length) = text::line(&command, self.limits.max_statement_bytes);
         let entry = Entry {
             text: text.into(),
@@ -140,16 +164,13 @@ impl Conversation {
         if self.deaf || self.queued_bytes > MAX_QUEUED {
             self.deafen(at, out);
         }
-        self.unanswered(at, out);
+        self.lose_thread(at, out);
     }
 
-    /// Tells commands that are not answered, as far as they are next.
-    fn unanswered(&mut self, at: Boottime, out: &mut Vec<Observation>) {
-        while self.queue.front().is_some_and(|entry| entry.special == Special::Unanswered) {
-            let entry = self.pop();
-            if let Some(entry) = entry {
-                self.tell(entry, Outcome::Unknown, at, out);
-            }
+    /// Goes deaf where the next command is one whose reply nobody can tell.
+    fn lose_thread(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        if self.queue.front().is_some_and(|entry| entry.special == Special::Deafens) {
+            self.deafen(at, out);
         }
     }
 
@@ -166,8 +187,12 @@ impl Conversation {
 
     /// Takes a reply.
     pub(super) fn reply(&mut self, reply: Reply, at: Boottime, out: &mut Vec<Observation>) {
-        let confirms = confirms(&reply.word);
-        if self.is_unasked(&reply, confirms) {
+        let confirmation = reply.confirms();
+        let awaited = confirmation.is_some() && self.awaits() == confirmation;
+        if self.is_unasked(&reply, awaited) {
+            if let Some(confirmation) = confirmation {
+                self.listening.confirmed(confirmation.of, reply.number);
+            }
             return;
         }
         let Some(front) = self.queue.front_mut() else {
@@ -176,103 +201,126 @@ impl Conversation {
         };
         front.response_bytes += reply.bytes;
         front.incomplete |= reply.incomplete;
-        if confirms && reply.head.error.is_none() {
-            self.channels = reply.number;
-            if let Special::Subscribes(channels) = &mut front.special {
-                *channels = channels.saturating_sub(1);
-                if *channels > 0 {
-                    return;
+        if let Some(confirmation) = confirmation.filter(|_| awaited) {
+            let left = self.listening.confirmed(confirmation.of, reply.number);
+            let more = match &mut front.special {
+                Special::Subscribes(_, channels) => {
+                    *channels = channels.saturating_sub(1);
+                    *channels > 0
                 }
+                _ => left > 0,
+            };
+            if more {
+                return;
             }
         }
         let Some(entry) = self.pop() else { return };
         self.answered(entry, reply, at, out);
-        self.unanswered(at, out);
+        self.lose_thread(at, out);
+    }
+
+    /// What the next command is answered with, if it is a confirmation.
+    fn awaits(&self) -> Option<Confirmation> {
+        match self.queue.front()?.special {
+            Special::Subscribes(confirmation, _) | Special::UnsubscribesAll(confirmation) => {
+                Some(confirmation)
+            }
+            _ => None,
+        }
     }
 
     /// Whether nobody asked for it.
-    fn is_unasked(&self, reply: &Reply, confirms: bool) -> bool {
-        let awaited = self.queue.front().is_some_and(|entry| {
-            matches!(entry.special, Special::Subscribes(_) | Special::UnsubscribesAll | Special::Reset)
-        });
-        let is_message = matches!(&*reply.word, b"message" | b"pmessage" | b"smessage");
-        let listens = self.channels > 0;
+    fn is_unasked(&mut self, reply: &Reply, awaited: bool) -> bool {
         if reply.is_push() {
-            return !(confirms && awaited);
+            self.pushes = true;
+            return !awaited;
         }
-        if reply.head.tag.starts_with('*') && listens && (is_message || (confirms && !awaited)) {
-            return true;
-        }
-        // Confirmations of UNSUBSCRIBE without channels go on after its first.
-        if confirms && !awaited && reply.head.tag == "*3" && self.queue.is_empty() {
-            return true;
-        }
-        self.monitors && reply.head.tag.as_bytes().get(1).is_some_and(u8::is_ascii_digit)
+        // Without pushes, a server that sends messages answers no command with an array but PING.
+        let is_message = matches!(&*reply.word, b"message" | b"pmessage" | b"smessage");
+        let confirms = reply.confirms().is_some() && !awaited;
+        !self.pushes && self.listening.any() && reply.head.tag.starts_with('*') && (is_message || confirms)
     }
 
     fn answered(&mut self, mut entry: Entry, mut reply: Reply, at: Boottime, out: &mut Vec<Observation>) {
         let failed = reply.head.error.is_some();
+        let queued = reply.head.is_queued();
+        let done = !failed && !queued;
         let elements = std::mem::take(&mut reply.elements);
-        if !failed {
+        if done {
             self.accept(&entry, out);
         }
+        let count = reply.head.elements;
         entry.result = Some(reply.head);
         match entry.special {
-            Special::Exec | Special::Discard if self.transaction.is_some() => {
-                // EXEC without MULTI is an error and ends nothing; so is DISCARD.
-                self.settle(&elements, entry.special == Special::Exec && !failed, at, out);
+            // EXEC that fails has ended the transaction, or made sure that it will not be executed.
+            Special::Exec if self.transaction.is_some() => self.settle(&elements, count, at, out),
+            Special::Discard if done && self.transaction.is_some() => self.settle(&[], None, at, out),
+            Special::Reset if done => {
+                self.settle(&[], None, at, out);
+                self.listening = Listening::default();
+                self.pushes = false;
             }
-            Special::Reset if !failed => {
-                self.settle(&[], false, at, out);
-                self.monitors = false;
-                self.channels = 0;
-                self.answers = Answers::All;
-            }
-            Special::Multi if !failed && self.transaction.is_none() => self.transaction = Some(Vec::new()),
-            Special::Monitor if !failed => self.monitors = true,
-            Special::Replicates if !failed => {
+            Special::Multi if done && self.transaction.is_none() => self.transaction = Some(Vec::new()),
+            Special::Monitor | Special::Replicates if done => {
+                self.abandon(at, out);
                 self.finish(entry, at, out);
                 return self.deafen(at, out);
             }
-            _ => {
-                if let Some(transaction) = &mut self.transaction {
-                    entry.queued = entry.result.as_ref().is_some_and(|head| head.tag == "+QUEUED");
-                    self.queued_bytes += entry.memory();
-                    transaction.push(entry);
-                    if self.queued_bytes > MAX_QUEUED {
-                        self.deafen(at, out);
-                    }
-                    return;
+            special => {
+                let Some(transaction) = &mut self.transaction else { return self.finish(entry, at, out) };
+                entry.queued = queued;
+                self.queued_bytes += entry.memory();
+                transaction.push(entry);
+                // EXEC's reply would have more elements than commands, and others.
+                let unheard = matches!(
+                    special,
+                    Special::Subscribes(..)
+                        | Special::UnsubscribesAll(_)
+                        | Special::Monitor
+                        | Special::Replicates
+                        | Special::Deafens
+                );
+                if self.queued_bytes > MAX_QUEUED || (queued && unheard) {
+                    self.deafen(at, out);
                 }
+                return;
             }
         }
         self.finish(entry, at, out);
     }
 
-    /// Tells what was queued in a transaction, which has ended.
-    fn settle(&mut self, elements: &[Head], executed: bool, at: Boottime, out: &mut Vec<Observation>) {
-        let mut elements = elements.iter();
-        for mut entry in self.transaction.take().into_iter().flatten() {
+    /// Tells what was queued in a transaction, which has ended: with that many results, of which the first are known, or with none.
+    fn settle(&mut self, known: &[Head], count: Option<u64>, at: Boottime, out: &mut Vec<Observation>) {
+        let entries = self.transaction.take().unwrap_or_default();
+        let queued = entries.iter().filter(|entry| entry.queued).count() as u64;
+        let mut known = if count == Some(queued) { known } else { &[] }.iter();
+        for mut entry in entries {
             self.queued_bytes = self.queued_bytes.saturating_sub(entry.memory());
             if !entry.queued {
                 self.finish(entry, at, out);
                 continue;
             }
-            match elements.next().filter(|_| executed) {
-                Some(head) => {
-                    entry.result = Some(head.clone());
+            entry.result = known.next().cloned();
+            match (&entry.result, count) {
+                (Some(head), _) => {
+                    if head.error.is_none() {
+                        self.accept(&entry, out);
+                    }
                     self.finish(entry, at, out);
                 }
-                None => {
-                    entry.result = None;
-                    self.tell(entry, Outcome::Skipped, at, out);
-                }
+                (None, Some(_)) => self.tell(entry, Outcome::Unknown, at, out),
+                (None, None) => self.tell(entry, Outcome::Skipped, at, out),
             }
         }
     }
 
     /// Tells a command by its result.
-    fn finish(&mut self, entry: Entry, at: Boottime, out: &mut Vec<Observation>) {
+    fn finish(&mut self, mut entry: Entry, at: Boottime, out: &mut Vec<Observation>) {
+        if entry.result.as_ref().is_some_and(Head::is_queued) {
+            // Whether it was done ever is another question.
+            entry.result = None;
+            return self.tell(entry, Outcome::Unknown, at, out);
+        }
         let outcome = match entry.result.as_ref().and_then(|head| head.error.as_ref()) {
             None => Outcome::Completed,
             Some(error) => {
@@ -314,6 +362,9 @@ impl Conversation {
 
     /// The server has done what the command asked for.
     fn accept(&mut self, entry: &Entry, out: &mut Vec<Observation>) {
+        if entry.special == Special::Resp2 {
+            self.pushes = false;
+        }
         let Some(names) = entry.names.as_deref() else { return };
         let before = self.login.clone();
         for (name, known) in [
@@ -336,6 +387,15 @@ impl Conversation {
     /// Gives out what waits without an outcome, now and from here on.
     pub(super) fn deafen(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         self.deaf = true;
+        self.abandon(at, out);
+        while let Some(entry) = self.queue.pop_front() {
+            self.tell(entry, Outcome::Unknown, at, out);
+        }
+        self.queued_bytes = 0;
+    }
+
+    /// Gives out what was queued in a transaction whose end nobody will see.
+    fn abandon(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         for entry in self.transaction.take().into_iter().flatten() {
             if entry.queued {
                 self.tell(Entry { result: None, ..entry }, Outcome::Unknown, at, out);
@@ -343,10 +403,6 @@ impl Conversation {
                 self.finish(entry, at, out);
             }
         }
-        while let Some(entry) = self.queue.pop_front() {
-            self.tell(entry, Outcome::Unknown, at, out);
-        }
-        self.queued_bytes = 0;
     }
 
     pub(super) fn memory(&self) -> usize {
@@ -369,27 +425,33 @@ fn is(command: &Command, place: usize, expected: &str) -> bool {
     word(command, place).eq_ignore_ascii_case(expected.as_bytes())
 }
 
-fn is_reply(command: &Command, how: &str) -> bool {
-    is(command, 0, "CLIENT") && is(command, 1, "REPLY") && is(command, 2, how)
-}
-
 fn special(command: &Command) -> Special {
+    // A hole may have made another command of it.
+    let decides = if is(command, 0, "CLIENT") || is(command, 0, "HELLO") { 3 } else { 1 };
+    if command.incomplete && command.arguments.len() <= decides {
+        return Special::Deafens;
+    }
     let channels = command.count.saturating_sub(1);
     let mut name = [0; 16];
-    let Some(upper) = name.get_mut(..word(command, 0).len()) else { return Special::None };
-    upper.copy_from_slice(word(command, 0));
-    upper.make_ascii_uppercase();
-    match &*upper {
-        b"SUBSCRIBE" | b"PSUBSCRIBE" | b"SSUBSCRIBE" => Special::Subscribes(channels),
-        b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" if channels > 0 => Special::Subscribes(channels),
-        b"UNSUBSCRIBE" | b"PUNSUBSCRIBE" | b"SUNSUBSCRIBE" => Special::UnsubscribesAll,
-        b"MULTI" => Special::Multi,
-        b"EXEC" => Special::Exec,
-        b"DISCARD" => Special::Discard,
-        b"MONITOR" => Special::Monitor,
-        b"RESET" => Special::Reset,
-        b"SYNC" | b"PSYNC" => Special::Replicates,
-        b"CLIENT" if is_reply(command, "OFF") || is_reply(command, "SKIP") => Special::Unanswered,
+    let Some(lower) = name.get_mut(..word(command, 0).len()) else { return Special::None };
+    lower.copy_from_slice(word(command, 0));
+    lower.make_ascii_lowercase();
+    if let Some(confirmation) = confirmation(lower) {
+        return if confirmation.ends && channels == 0 {
+            Special::UnsubscribesAll(confirmation)
+        } else {
+            Special::Subscribes(confirmation, channels)
+        };
+    }
+    match &*lower {
+        b"multi" => Special::Multi,
+        b"exec" => Special::Exec,
+        b"discard" => Special::Discard,
+        b"monitor" => Special::Monitor,
+        b"reset" => Special::Reset,
+        b"sync" | b"psync" => Special::Replicates,
+        b"hello" if is(command, 1, "2") => Special::Resp2,
+        b"client" if is(command, 1, "REPLY") && !is(command, 2, "ON") => Special::Deafens,
         _ => Special::None,
     }
 }
@@ -425,9 +487,23 @@ fn names(command: &Command) -> Option<Box<Names>> {
     (names.user.is_some() || names.database.is_some() || names.application.is_some()).then(|| Box::new(names))
 }
 
-fn confirms(word: &[u8]) -> bool {
-    matches!(
-        word,
-        b"subscribe" | b"unsubscribe" | b"psubscribe" | b"punsubscribe" | b"ssubscribe" | b"sunsubscribe"
-    )
+/// By a command's name, or by a confirmation's first word.
+fn confirmation(word: &[u8]) -> Option<Confirmation> {
+    let (of, ends) = match word {
+        b"subscribe" => (Listened::Channels, false),
+        b"unsubscribe" => (Listened::Channels, true),
+        b"psubscribe" => (Listened::Patterns, false),
+        b"punsubscribe" => (Listened::Patterns, true),
+        b"ssubscribe" => (Listened::Shards, false),
+        b"sunsubscribe" => (Listened::Shards, true),
+        _ => return None,
+    };
+    Some(Confirmation { of, ends })
+}
+
+impl Reply {
+    /// What it confirms, by its looks.
+    fn confirms(&self) -> Option<Confirmation> {
+        matches!(&*self.head.tag, "*3" | ">3").then(|| confirmation(&self.word)).flatten()
+    }
 }

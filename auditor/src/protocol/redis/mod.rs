@@ -10,12 +10,13 @@
 //! CONFIG SET, ACL SETUSER and SENTINEL. A misspelt one is a command like any other.
 //!
 //! Commands within MULTI are told when EXEC has said how each of them ended, and are skipped where it did not execute them. SUBSCRIBE is
-//! one command, however many channels it has; what comes for them later belongs to no command, and neither do MONITOR's lines. Of what a
-//! script does only its text is seen, and of a replication stream nothing (`kind` is `admin`).
+//! one command, however many channels it has; what comes for them later belongs to no command. After MONITOR, and from CLIENT REPLY OFF
+//! or SKIP on, commands have no outcomes. Of what a script does only its text is seen, and of a replication stream nothing (`kind` is `admin`).
 //!
 //! Assumes that a command passes before its reply. Refused ([`Observation::Violation`]), and from there on nothing is read: what the server
-//! would refuse, too. A hole within an argument or a string harms that command only. Another one in the server's bytes makes the
-//! conversation deaf (see `conversation`); in the client's nothing after it is told ([`Observation::Opaque`]): no place can be proven to
+//! would refuse, too, and a server that begins with what no Redis says. A reply that is malformed, too long or too deep makes the
+//! conversation deaf (see `conversation`), and commands are told all the same. A hole within an argument or a string harms that command only. Another one in the server's bytes does
+//! the same; in the client's nothing after it is told ([`Observation::Opaque`]): no place can be proven to
 //! begin a command, as anything that looks like one may be somebody's value.
 
 #![forbid(unsafe_code)]
@@ -29,6 +30,7 @@ mod text;
 
 use super::{Detection, Dissector, Limits, Observation, Opaque, Side};
 use crate::clock::Boottime;
+use crate::statement::redis_commands;
 
 use command::CommandReader;
 pub(crate) use command::split;
@@ -38,120 +40,72 @@ use reply::ReplyReader;
 /// Bytes of a command's text that are kept where memory is short.
 const STATEMENT_IN_NEED: usize = 4 << 10;
 
-/// Commands that a client which types lines may begin with.
-const FIRST: [&str; 60] = [
-    "ACL",
-    "APPEND",
-    "AUTH",
-    "BGSAVE",
-    "CLIENT",
-    "CLUSTER",
-    "COMMAND",
-    "CONFIG",
-    "DBSIZE",
-    "DEBUG",
-    "DECR",
-    "DEL",
-    "ECHO",
-    "EVAL",
-    "EVALSHA",
-    "EXISTS",
-    "EXPIRE",
-    "FCALL",
-    "FLUSHALL",
-    "FLUSHDB",
-    "FUNCTION",
-    "GET",
-    "GETDEL",
-    "HELLO",
-    "HGET",
-    "HGETALL",
-    "HSET",
-    "INCR",
-    "INFO",
-    "KEYS",
-    "LPUSH",
-    "LRANGE",
-    "MEMORY",
-    "MGET",
-    "MIGRATE",
-    "MODULE",
-    "MONITOR",
-    "MSET",
-    "MULTI",
-    "PING",
-    "PSUBSCRIBE",
-    "PSYNC",
-    "PUBLISH",
-    "RENAME",
-    "REPLCONF",
-    "REPLICAOF",
-    "ROLE",
-    "SAVE",
-    "SCAN",
-    "SCRIPT",
-    "SELECT",
-    "SET",
-    "SETEX",
-    "SHUTDOWN",
-    "SLAVEOF",
-    "SUBSCRIBE",
-    "SYNC",
-    "TTL",
-    "TYPE",
-    "XADD",
-];
-
-/// Whether a client begins like this: with an array of strings, or with a line that begins with a command's name. The latter is
-/// also how HTTP's GET and memcached's commands look: HTTP says so at the line's end, and is not taken; memcached is, and its server's
-/// first answer is a violation.
+/// Whether a client begins like this: with an array of strings, or with a line that begins with a command's name, after whatever the
+/// server skips. The latter is also how HTTP's GET and memcached's commands look: HTTP says so at the line's end, and is not taken;
+/// memcached is, and its server's first answer is a violation.
 pub fn detect(first: &[u8]) -> Detection {
-    if first.starts_with(b"*") {
-        return detect_array(first);
+    let mut rest = first;
+    while let Some(&byte) = rest.first() {
+        let step = if byte == b'*' { skip_array(rest) } else { skip_line(rest) };
+        match step {
+            Ok(length) => rest = &rest[length..],
+            // Nothing but Redis has been seen, and nobody will look again.
+            Err(Detection::Incomplete) if first.len() >= super::DETECTION_BYTES => return Detection::Yes(()),
+            Err(found) => return found,
+        }
     }
-    let longest = FIRST.iter().map(|name| name.len()).max().unwrap_or_default();
-    let length = first.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
-    let word = &first[..length];
-    let begins = |name: &str| {
-        name.get(..length).is_some_and(|beginning| beginning.as_bytes().eq_ignore_ascii_case(word))
+    if first.len() >= super::DETECTION_BYTES { Detection::Yes(()) } else { Detection::Incomplete }
+}
+
+/// `*2\r\n$`, with as many digits as the server reads, and any byte after `\r`. The length of an array without elements, which is skipped.
+fn skip_array(first: &[u8]) -> Result<usize, Detection> {
+    let length = first[1..].iter().take_while(|byte| byte.is_ascii_digit() || **byte == b'-').count();
+    let (count, rest) = first[1..].split_at(length);
+    let none = || match command::number(count) {
+        Some(count) => Ok(count <= 0),
+        None if matches!(count, [] | [b'-']) && rest.is_empty() => Err(Detection::Incomplete),
+        None => Err(Detection::No),
     };
-    if length > longest || !FIRST.iter().any(|name| begins(name)) {
-        return Detection::No;
-    }
-    if length == first.len() {
-        return Detection::Incomplete;
-    }
-    let whole = FIRST.iter().any(|name| name.len() == length && begins(name));
-    if !whole || !matches!(first[length], b' ' | b'\r' | b'\n') {
-        return Detection::No;
-    }
-    let Some(end) = memchr::memchr(b'\n', first) else { return Detection::Incomplete };
-    let line = first[..end].strip_suffix(b"\r").unwrap_or(&first[..end]);
-    match memchr::memmem::rfind(line, b" HTTP/") {
-        Some(at) if line.len() - at <= b" HTTP/1.1".len() => Detection::No,
-        _ => Detection::Yes(()),
+    match rest {
+        _ if length > 11 => Err(Detection::No),
+        [] | [b'\r'] => Err(none().err().unwrap_or(Detection::Incomplete)),
+        [b'\r', _, after @ ..] => match (none()?, after) {
+            (true, _) => Ok(length + 3),
+            (false, []) => Err(Detection::Incomplete),
+            (false, [b'$', ..]) => Err(Detection::Yes(())),
+            (false, _) => Err(Detection::No),
+        },
+        _ => Err(Detection::No),
     }
 }
 
-/// `*2\r\n$`: digits as many as the server reads.
-fn detect_array(first: &[u8]) -> Detection {
-    let digits = first[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let rest = &first[1 + digits..];
-    let expected = b"\r\n$";
-    let same = rest.iter().zip(expected).take_while(|(byte, expected)| byte == expected).count();
-    match (digits, rest.len()) {
-        (11.., _) => Detection::No,
-        (_, 0) => Detection::Incomplete,
-        (0, _) => Detection::No,
-        (_, length) if same == length.min(expected.len()) => {
-            if same == expected.len() {
-                Detection::Yes(())
-            } else {
-                Detection::Incomplete
-            }
-        }
-        _ => Detection::No,
+/// A line: a command, or the length of an empty one, which is skipped.
+fn skip_line(first: &[u8]) -> Result<usize, Detection> {
+    let end = memchr::memchr(b'\n', first);
+    let line = &first[..end.unwrap_or(first.len())];
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let word = line.trim_ascii_start();
+    let length = word.iter().take_while(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte)).count();
+    let (word, after) = word.split_at(length);
+    let begins = |name: &str| {
+        name.get(..length).is_some_and(|beginning| beginning.as_bytes().eq_ignore_ascii_case(word))
+    };
+    let whole = |word: &[u8]| redis_commands().any(|name| name.as_bytes().eq_ignore_ascii_case(word));
+    if !redis_commands().any(begins) {
+        return Err(Detection::No);
     }
+    match after {
+        [] => {}
+        [b' ' | b'\t', ..] if whole(word) => {}
+        // A name in quotes, or partly.
+        [b'"' | b'\'', ..] => {}
+        _ => return Err(Detection::No),
+    }
+    let Some(end) = end else { return Err(Detection::Incomplete) };
+    let words = split(line).ok_or(Detection::No)?;
+    let Some(name) = words.first() else { return Ok(end + 1) };
+    let http = memchr::memmem::rfind(line, b" HTTP/").is_some_and(|at| line.len() - at <= b" HTTP/1.1".len());
+    Err(if whole(name) && !http { Detection::Yes(()) } else { Detection::No })
 }
 
 /// One connection to a Redis server.
@@ -195,6 +149,10 @@ impl Redis {
             match self.replies.step(&mut bytes, self.conversation.wants_elements()) {
                 Some(reply::Step::Reply(reply)) => self.conversation.reply(reply, at, out),
                 Some(reply::Step::Malformed) => {
+                    self.conversation.deafen(at, out);
+                    self.replies = ReplyReader::default();
+                }
+                Some(reply::Step::Foreign) => {
                     self.conversation.deafen(at, out);
                     out.push(Observation::Violation("an answer that is none of Redis'".into()));
                     self.over = true;

@@ -69,13 +69,18 @@ pub(super) struct ReplyReader {
     open: Vec<Open>,
     reply: Reply,
     begun: bool,
+    /// A whole reply has come: this is a server of Redis.
+    heard: bool,
 }
 
 /// What came out of the next bytes.
 #[derive(Debug)]
 pub(super) enum Step {
     Reply(Reply),
+    /// What comes after it cannot be read.
     Malformed,
+    /// Nothing that Redis says begins like this.
+    Foreign,
 }
 
 impl ReplyReader {
@@ -103,8 +108,14 @@ impl ReplyReader {
             let (head, rest) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
             *bytes = rest;
             self.reply.bytes += head.len() as u64;
+            let begins = self.line.first().or(head.first()).copied().unwrap_or_default();
+            let malformed = if self.heard || self.begun || b"+-_#,(:$=!*~>%|".contains(&begins) {
+                Step::Malformed
+            } else {
+                Step::Foreign
+            };
             if self.line.len() + head.len() > MAX_LINE {
-                return Some(Step::Malformed);
+                return Some(malformed);
             }
             if end.is_none() {
                 self.line.extend_from_slice(head);
@@ -123,7 +134,7 @@ impl ReplyReader {
             match ended {
                 Some(true) => return Some(Step::Reply(self.take())),
                 Some(false) => {}
-                None => return Some(Step::Malformed),
+                None => return Some(malformed),
             }
         }
         None
@@ -195,6 +206,7 @@ impl ReplyReader {
 
     fn take(&mut self) -> Reply {
         self.begun = false;
+        self.heard = true;
         std::mem::take(&mut self.reply)
     }
 
@@ -220,6 +232,11 @@ impl ReplyReader {
 }
 
 impl Head {
+    /// A command was put into a transaction; or a script says so.
+    pub(super) fn is_queued(&self) -> bool {
+        self.tag == "+QUEUED"
+    }
+
     pub(super) fn memory(&self) -> usize {
         size_of::<Self>() + self.tag.len() + self.error.as_ref().map_or(0, ServerError::memory)
     }

@@ -19,12 +19,15 @@ pub(super) fn redact(command: &mut Command) -> bool {
         // AUTH password, AUTH user password.
         let first = if arguments.len() > 2 { 2 } else { 1 };
         secret.extend(first..arguments.len());
-    } else if is(name, "HELLO") || is(name, "MIGRATE") {
-        // HELLO version AUTH user password; MIGRATE host port key db timeout … AUTH password, AUTH2 user password, KEYS key….
-        let (mut at, words) = if is(name, "HELLO") { (1, 2) } else { (6, 1) };
+    } else if is(name, "HELLO") {
+        // HELLO version AUTH user password SETNAME name. A name may be AUTH, and may be forgotten: whatever could be a password is one.
+        secret.extend((1..arguments.len()).filter(|at| is(arguments.get(*at), "AUTH")).map(|at| at + 2));
+    } else if is(name, "MIGRATE") {
+        // MIGRATE host port key db timeout … AUTH password, AUTH2 user password, KEYS key….
+        let mut at = 6;
         while at < arguments.len() && !is(arguments.get(at), "KEYS") {
             let words = match () {
-                () if is(arguments.get(at), "AUTH") => words,
+                () if is(arguments.get(at), "AUTH") => 1,
                 () if is(arguments.get(at), "AUTH2") => 2,
                 () => 0,
             };
