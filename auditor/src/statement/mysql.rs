@@ -17,6 +17,7 @@ use sqlparser::ast::{
 };
 use sqlparser::dialect::MySqlDialect;
 use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
 
 use super::shape::Shape;
 use super::{Classes, Command, Effect};
@@ -39,8 +40,10 @@ pub(super) fn commands(text: &str, shape: &Shape) -> Option<Vec<(Command, Effect
     }
     let dialect = MySqlDialect {};
     let parser = Parser::new(&dialect).with_recursion_limit(MAX_DEPTH);
-    let statements = parser.try_with_sql(text).ok()?.parse_statements().ok()?;
-    if statements.len() > MAX_NAMES {
+    let mut parser = parser.try_with_sql(text).ok()?;
+    let statements = parser.parse_statements().ok()?;
+    // It stops without an error where a block would end.
+    if parser.peek_token_ref().token != Token::EOF || statements.len() > MAX_NAMES {
         return None;
     }
     statements.iter().map(command).collect()

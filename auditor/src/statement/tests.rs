@@ -277,6 +277,17 @@ fn what_is_not_whole_is_not_classified() {
 }
 
 #[test]
+fn what_a_server_executes_in_a_comment_is_not_left_out() {
+    let (mut classifier, mut dialogue) = (Classifier::default(), Dialogue::default());
+    let mut says = |sql| said(&classifier.classify(text(Dialect::MySql, sql), &mut dialogue));
+    // The shape of the first one is known when the others come.
+    assert_eq!(says("select 1"), "-> select\n");
+    for sql in ["select 1 /*! into outfile '/tmp/x' */", "select 1 /*M! into outfile '/tmp/x' */"] {
+        assert_eq!(says(sql), "-> unclassified: syntax\n", "{sql}");
+    }
+}
+
+#[test]
 fn a_session_cannot_have_everything_parsed() {
     let (mut classifier, mut dialogue) = (Classifier::default(), Dialogue::default());
     let mut says = |session, number: u64, at| {
