@@ -549,7 +549,10 @@ impl Conversation {
             Observation::Login(login) => {
                 Arc::make_mut(&mut self.application).login = Some(login.clone());
                 match self.application.protocol {
-                    Some("mysql") => self.dialogue.database(login.database.as_deref()),
+                    Some("mysql") => {
+                        self.dialogue.database(login.database.as_deref());
+                        self.dialogue.character_set(login);
+                    }
                     _ => self.dialogue.login(login),
                 }
             }

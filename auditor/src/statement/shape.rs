@@ -13,8 +13,18 @@
 use super::Dialect;
 
 /// Names on which the meaning of later statements hangs, with a value that may be a literal.
-const TELLING: [&[u8]; 6] =
-    [b"search_path", b"set_config", b"standard_conforming_strings", b"sql_mode", b"role", b"authorization"];
+const TELLING: [&[u8]; 10] = [
+    b"search_path",
+    b"set_config",
+    b"standard_conforming_strings",
+    b"sql_mode",
+    b"role",
+    b"authorization",
+    b"session_authorization",
+    b"names",
+    b"client_encoding",
+    b"character_set_client",
+];
 
 /// What a literal is in a shape, so that a parser takes it for one.
 const TEXT: &[u8] = b"'?'";

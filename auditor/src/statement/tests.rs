@@ -288,6 +288,41 @@ fn what_a_server_executes_in_a_comment_is_not_left_out() {
 }
 
 #[test]
+fn a_character_may_hide_a_quote() {
+    let sql = "select '\u{4f60}\\' into outfile \"/tmp/x\" -- '";
+    let mut connection = Connection::default();
+    let mut does = |sql: &str| {
+        let meaning = connection.0.classify(text(Dialect::MySql, sql), &mut connection.1);
+        connection.1.ended(true, None);
+        said(&meaning)
+    };
+    assert_eq!(does("select '\u{e9}' from t"), "-> select | t | reads\n");
+    assert_eq!(does("set names gbk"), "-> set |  | settings\n");
+    assert_eq!(does(sql), "-> unclassified: encoding\n");
+    assert_eq!(does("select '\u{e9}' from t"), "-> unclassified: encoding\n");
+    assert_eq!(does("select 'e' from t"), "-> select | t | reads\n");
+    does("set names 'utf8mb4'");
+    assert_eq!(does("select '\u{e9}' from t"), "-> select | t | reads\n");
+    assert_eq!(does("set names gbk; select '\u{e9}'"), "-> unclassified: encoding\n");
+    does("set names utf8mb4");
+    does("set @@character_set_client = concat('g', 'bk')");
+    assert_eq!(does("select '\u{e9}' from t"), "-> unclassified: encoding\n");
+
+    let mut connection = Connection::default();
+    let encoding = |name: &str| Login {
+        parameters: vec![("client_encoding".into(), name.into())],
+        ..Login::default()
+    };
+    connection.1.login(&encoding("GBK"));
+    assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> unclassified: encoding\n");
+    connection.1.login(&encoding("UTF8"));
+    assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> select\n");
+    connection.0.classify(text(Dialect::Postgres, "set client_encoding = 'SJIS'"), &mut connection.1);
+    connection.1.ended(true, None);
+    assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> unclassified: encoding\n");
+}
+
+#[test]
 fn a_session_cannot_have_everything_parsed() {
     let (mut classifier, mut dialogue) = (Classifier::default(), Dialogue::default());
     let mut says = |session, number: u64, at| {

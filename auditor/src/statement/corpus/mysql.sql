@@ -287,3 +287,15 @@ select 1 /* /* */ , 2 from t
 
 select '/*', 1 /*!50000 into outfile '/tmp/x' */
 -> unclassified: syntax
+
+set password = 'x'
+-> set |  | grants settings
+
+set role admin
+-> set |  | identity settings
+
+select setval(s, 5)
+-> select |  | writes | setval
+
+explain select * from (select sys_exec('id')) x
+-> explain select |  | executes calls | sys_exec
