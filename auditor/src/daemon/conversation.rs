@@ -529,6 +529,11 @@ impl Conversation {
         if matches!(statement.kind, StatementKind::Admin | StatementKind::Function) {
             return None;
         }
+        let named = statement.kind == StatementKind::Prepared
+            && statement.name.as_ref().is_some_and(|name| !name.is_empty());
+        if named && dialect == Dialect::Postgres {
+            self.dialogue.named();
+        }
         let text = Text {
             dialect,
             bytes: &statement.text,

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Analysis, Command, Effect, Meaning};
+use super::{Analysis, Classes, Command, Effect, Meaning};
 use crate::protocol::Login;
 
 /// Prepared statements that are remembered, and bytes that these may take.
@@ -18,8 +18,9 @@ pub(crate) const COLLATION: &str = "collation";
 /// Whether in this character set ASCII bytes are always themselves. By no means all such are here.
 pub(crate) fn is_safe_encoding(character_set: &str) -> bool {
     const SAFE: [&str; 20] = [
-        "utf8", "utf8mb3", "utf8mb4", "unicode", "ascii", "usascii", "sqlascii", "binary", "latin1", "latin2",
-        "latin5", "latin7", "latin9", "koi8r", "koi8u", "win1250", "win1251", "win1252", "cp1250", "cp1251",
+        "utf8", "utf8mb3", "utf8mb4", "unicode", "ascii", "usascii", "sqlascii", "binary", "latin1",
+        "latin2", "latin5", "latin7", "latin9", "koi8r", "koi8u", "win1250", "win1251", "win1252", "cp1250",
+        "cp1251",
     ];
     let letters = character_set.chars().filter(char::is_ascii_alphanumeric);
     let plain: String = letters.map(|letter| letter.to_ascii_lowercase()).collect();
@@ -41,6 +42,8 @@ pub struct Dialogue {
     foreign_told: bool,
     /// It may be, as the client may have set it.
     foreign: bool,
+    /// Statements were prepared by name in the protocol, where names are the same as in SQL.
+    named: bool,
     /// What SQL-level prepared statements do.
     prepared: BTreeMap<String, Command>,
     /// Bytes that these take, roughly.
@@ -90,6 +93,12 @@ impl Dialogue {
         self.foreign_told = told.is_some();
     }
 
+    /// A statement that the protocol prepared under a name: what SQL prepared may have been replaced.
+    pub fn named(&mut self) {
+        self.named = true;
+        self.forget_all();
+    }
+
     /// Whether ASCII bytes may be parts of other characters.
     pub(super) fn is_foreign(&self) -> bool {
         self.foreign_told || self.foreign
@@ -108,6 +117,10 @@ impl Dialogue {
     /// What a text means here.
     pub(super) fn understand(&mut self, analysis: &Analysis) -> Arc<Meaning> {
         self.pending.clear();
+        // Code may prepare anew what it likes.
+        if runs_code(analysis.meaning.classes()) {
+            self.forget_all();
+        }
         let bare = |command: &Command| command.objects.iter().any(|object| !object.contains('.'));
         let resolves = self.search_path.is_some() && analysis.meaning.commands.iter().any(bare);
         if analysis.effects.is_empty() && !resolves {
@@ -125,6 +138,9 @@ impl Dialogue {
                 }
                 Effect::Executes(name) => match self.look_up(name).cloned() {
                     Some(prepared) => {
+                        if runs_code(prepared.classes) {
+                            self.pending.push(Pending::Forgotten);
+                        }
                         if let Some(command) = meaning.commands.get_mut(index) {
                             execute(command, prepared);
                         }
@@ -153,6 +169,9 @@ impl Dialogue {
 
     /// The one of this message, else the one that was there before.
     fn look_up(&self, name: &str) -> Option<&Command> {
+        if self.named {
+            return None;
+        }
         let here = self.pending.iter().rev().find_map(|pending| match pending {
             Pending::Prepared(known, command) if known == name => Some(command.as_ref()),
             Pending::Forgotten => Some(None),
@@ -214,7 +233,7 @@ impl Dialogue {
     /// Where there is no room, it is not known what executing it will do.
     fn remember(&mut self, name: String, command: Command) {
         let cost = cost(&name, &command);
-        if self.prepared.len() < PREPARED && self.bytes + cost <= BYTES {
+        if !self.named && self.prepared.len() < PREPARED && self.bytes + cost <= BYTES {
             self.bytes += cost;
             self.prepared.insert(name, command);
         }
@@ -227,6 +246,10 @@ impl Dialogue {
             + told
             + self.search_path.iter().flat_map(|path| path.iter()).map(String::len).sum::<usize>()
     }
+}
+
+fn runs_code(classes: Classes) -> bool {
+    classes.contains(Classes::CALLS) || classes.contains(Classes::EXECUTES)
 }
 
 fn cost(name: &str, command: &Command) -> usize {

@@ -12,8 +12,8 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use sqlparser::ast::{
-    AlterTable, Expr, Function, GrantObjects, ObjectName, ObjectType, Query, Select, Set, Statement, Use, Visit,
-    Visitor,
+    AlterTable, Expr, Function, GrantObjects, ObjectName, ObjectType, Query, Select, Set, Statement, Use,
+    Visit, Visitor,
 };
 use sqlparser::dialect::MySqlDialect;
 use sqlparser::parser::Parser;

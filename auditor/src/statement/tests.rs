@@ -309,10 +309,8 @@ fn a_character_may_hide_a_quote() {
     assert_eq!(does("select '\u{e9}' from t"), "-> unclassified: encoding\n");
 
     let mut connection = Connection::default();
-    let encoding = |name: &str| Login {
-        parameters: vec![("client_encoding".into(), name.into())],
-        ..Login::default()
-    };
+    let encoding =
+        |name: &str| Login { parameters: vec![("client_encoding".into(), name.into())], ..Login::default() };
     connection.1.login(&encoding("GBK"));
     assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> unclassified: encoding\n");
     connection.1.login(&encoding("UTF8"));
@@ -320,6 +318,18 @@ fn a_character_may_hide_a_quote() {
     connection.0.classify(text(Dialect::Postgres, "set client_encoding = 'SJIS'"), &mut connection.1);
     connection.1.ended(true, None);
     assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> unclassified: encoding\n");
+}
+
+#[test]
+fn what_may_have_been_prepared_anew_is_not_known() {
+    let mut connection = Connection::default();
+    connection.says("prepare p as select 1", true, 'I');
+    assert_eq!(connection.says("execute p", true, 'I'), "-> execute select\n");
+    connection.says("do $$ begin execute 'deallocate p'; end $$", true, 'I');
+    assert_eq!(connection.says("execute p", true, 'I'), "-> execute\n-> unclassified: prepared\n");
+    connection.says("prepare p as select 1", true, 'I');
+    connection.1.named();
+    assert_eq!(connection.says("execute p", true, 'I'), "-> execute\n-> unclassified: prepared\n");
 }
 
 #[test]

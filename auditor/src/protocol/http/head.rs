@@ -38,6 +38,11 @@ impl Head {
         match field {
             Field::Method => set(&mut self.method),
             Field::Scheme => set(&mut self.scheme),
+            // Where user information ends may be in what was cut.
+            Field::Authority | Field::Host if length > value.len() => {
+                let place = if field == Field::Host { &mut self.host } else { &mut self.authority };
+                place.get_or_insert_with(|| b"***".to_vec());
+            }
             Field::Authority => set(&mut self.authority),
             Field::Path => {
                 if self.path.is_none() {

@@ -304,7 +304,7 @@ impl Reader {
             if message.head.host.as_ref().is_some_and(|before| *before != host) {
                 return Err("Host twice, and not the same: receivers may disagree whose request it is".into());
             }
-            message.head.take(field, &host, value.len());
+            message.head.take(field, &host, host.len());
             return Ok(None);
         }
         message.head.take(field, &value[..kept], value.len());
