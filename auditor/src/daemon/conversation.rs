@@ -529,6 +529,11 @@ impl Conversation {
         if matches!(statement.kind, StatementKind::Admin | StatementKind::Function) {
             return None;
         }
+        let named = statement.kind == StatementKind::Prepared
+            && statement.name.as_ref().is_some_and(|name| !name.is_empty());
+        if named && dialect == Dialect::Postgres {
+            self.dialogue.named();
+        }
         let text = Text {
             dialect,
             bytes: &statement.text,
@@ -549,7 +554,10 @@ impl Conversation {
             Observation::Login(login) => {
                 Arc::make_mut(&mut self.application).login = Some(login.clone());
                 match self.application.protocol {
-                    Some("mysql") => self.dialogue.database(login.database.as_deref()),
+                    Some("mysql") => {
+                        self.dialogue.database(login.database.as_deref());
+                        self.dialogue.character_set(login);
+                    }
                     _ => self.dialogue.login(login),
                 }
             }

@@ -31,6 +31,7 @@ mod tests;
 
 pub use class::Classes;
 pub use dialogue::Dialogue;
+pub(crate) use dialogue::{COLLATION, is_safe_encoding};
 pub(crate) use redis::names as redis_commands;
 
 use std::collections::HashMap;
@@ -142,6 +143,10 @@ enum Effect {
     SearchPath(Vec<String>),
     /// Settings are not known any more.
     Unsettles,
+    /// Among these, how strings end, and not the client's character set.
+    Modes,
+    /// `SET NAMES` and the like; whether ASCII bytes are always themselves in the character set.
+    Encodes(bool),
 }
 
 /// What a text says by itself.
@@ -207,7 +212,18 @@ impl Classifier {
             return unclassified(if text.incomplete { "incomplete" } else { "length" }, 0);
         }
         self.shape.read(text.dialect, text.bytes);
+        // A byte that is half of a character may be a quote or a backslash by itself.
+        if dialogue.is_foreign() && !text.bytes.is_ascii() {
+            dialogue.lost();
+            return unclassified("encoding", fingerprint_of(&self.shape.tokens));
+        }
         let analysis = self.analyse(text, dialogue.strings_conform());
+        // What follows in this text is read in another character set.
+        let encodes = |effect: &Effect| matches!(effect, Effect::Encodes(_));
+        if analysis.effects.len() > 1 && analysis.effects.iter().any(encodes) && !text.bytes.is_ascii() {
+            dialogue.lost();
+            return unclassified("encoding", analysis.meaning.fingerprint);
+        }
         dialogue.understand(&analysis)
     }
 

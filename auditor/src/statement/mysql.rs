@@ -12,12 +12,14 @@ use std::ops::ControlFlow;
 use std::sync::LazyLock;
 
 use sqlparser::ast::{
-    AlterTable, Expr, Function, GrantObjects, ObjectName, ObjectType, Query, Select, Statement, Use, Visit,
-    Visitor,
+    AlterTable, Expr, Function, GrantObjects, ObjectName, ObjectType, Query, Select, Set, Statement, Use,
+    Visit, Visitor,
 };
 use sqlparser::dialect::MySqlDialect;
 use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
 
+use super::dialogue::is_safe_encoding;
 use super::shape::Shape;
 use super::{Classes, Command, Effect};
 
@@ -39,8 +41,10 @@ pub(super) fn commands(text: &str, shape: &Shape) -> Option<Vec<(Command, Effect
     }
     let dialect = MySqlDialect {};
     let parser = Parser::new(&dialect).with_recursion_limit(MAX_DEPTH);
-    let statements = parser.try_with_sql(text).ok()?.parse_statements().ok()?;
-    if statements.len() > MAX_NAMES {
+    let mut parser = parser.try_with_sql(text).ok()?;
+    let statements = parser.parse_statements().ok()?;
+    // It stops without an error where a block would end.
+    if parser.peek_token_ref().token != Token::EOF || statements.len() > MAX_NAMES {
         return None;
     }
     statements.iter().map(command).collect()
@@ -51,7 +55,8 @@ fn command(statement: &Statement) -> Option<(Command, Effect)> {
     match statement.visit(&mut walk) {
         ControlFlow::Continue(()) if !walk.command.verbs.is_empty() => {
             if matches!(statement, Statement::Explain { analyze: false, .. }) {
-                walk.command.classes = Classes::NONE;
+                // Derived tables and what is constant are computed for the plan, functions in them are called.
+                walk.command.classes = walk.called;
             }
             Some((walk.command, walk.effect))
         }
@@ -76,6 +81,8 @@ struct Scope {
 struct Walk {
     command: Command,
     effect: Effect,
+    /// What the functions may do.
+    called: Classes,
     scopes: Vec<Scope>,
 }
 
@@ -100,12 +107,14 @@ impl Walk {
             "sleep" | "benchmark" | "master_pos_wait" | "source_pos_wait" => Classes::SLEEPS,
             "get_lock" | "release_lock" | "release_all_locks" => Classes::LOCKS,
             "sys_exec" | "sys_eval" | "sys_get" | "sys_set" => Classes::EXECUTES | Classes::CALLS,
-            "nextval" | "setval" | "last_insert_id" => Classes::NONE,
+            "nextval" | "setval" => Classes::WRITES,
+            "last_insert_id" => Classes::NONE,
             name if OWN.contains(name) => Classes::NONE,
             _ => Classes::CALLS,
         };
         if classes != Classes::NONE {
             self.command.classes.insert(classes);
+            self.called.insert(classes);
             add(&mut self.command.functions, name)?;
         }
         ControlFlow::Continue(())
@@ -174,11 +183,9 @@ impl Walk {
                 self.granted(revoke.objects.as_ref())
             }
             Statement::Set(set) => {
-                // How strings and names are quoted hangs on it.
-                if set.to_string().to_ascii_lowercase().contains("sql_mode") {
-                    self.effect = Effect::Unsettles;
-                }
-                self.verb("set", Classes::SETTINGS)
+                let (effect, classes) = setting(set);
+                self.effect = effect;
+                self.verb("set", Classes::SETTINGS | classes)
             }
             Statement::Use(to) => {
                 if let Use::Object(name) | Use::Database(name) | Use::Schema(name) = to
@@ -313,6 +320,34 @@ impl Visitor for Walk {
             _ => ControlFlow::Continue(()),
         }
     }
+}
+
+/// What a SET changes of how later texts are read, and what it may do beside changing settings.
+fn setting(set: &Set) -> (Effect, Classes) {
+    let text = set.to_string().to_ascii_lowercase();
+    // How strings and names are quoted hangs on it.
+    let modes = text.contains("sql_mode");
+    let encodes = ["character_set_client", "character set", "charset", "names"];
+    let encodes = encodes.iter().any(|name| text.contains(name)) || matches!(set, Set::SetNamesDefault {});
+    let effect = match set {
+        Set::SetNames { charset_name, .. } => Effect::Encodes(is_safe_encoding(&charset_name.value)),
+        _ if modes && encodes => Effect::Unsettles,
+        _ if modes => Effect::Modes,
+        _ if encodes => Effect::Encodes(false),
+        _ => Effect::None,
+    };
+    let assigns_password = match set {
+        Set::SingleAssignment { variable, .. } => {
+            variable.to_string().to_ascii_lowercase().starts_with("password")
+        }
+        _ => text.contains("password"),
+    };
+    let classes = match set {
+        Set::SetRole { .. } | Set::SetSessionAuthorization(_) => Classes::IDENTITY,
+        _ if assigns_password => Classes::GRANTS,
+        _ => Classes::NONE,
+    };
+    (effect, classes)
 }
 
 /// Adds a name once, unless there are too many.

@@ -13,8 +13,18 @@
 use super::Dialect;
 
 /// Names on which the meaning of later statements hangs, with a value that may be a literal.
-const TELLING: [&[u8]; 6] =
-    [b"search_path", b"set_config", b"standard_conforming_strings", b"sql_mode", b"role", b"authorization"];
+const TELLING: [&[u8]; 10] = [
+    b"search_path",
+    b"set_config",
+    b"standard_conforming_strings",
+    b"sql_mode",
+    b"role",
+    b"authorization",
+    b"session_authorization",
+    b"names",
+    b"client_encoding",
+    b"character_set_client",
+];
 
 /// What a literal is in a shape, so that a parser takes it for one.
 const TEXT: &[u8] = b"'?'";
@@ -29,7 +39,7 @@ pub(super) struct Shape {
     pub(super) sure: bool,
     /// A string without prefix has a backslash in it, so its end depends on the server's settings.
     pub(super) backslash: bool,
-    /// Comments that servers of this dialect execute.
+    /// Comments that servers of this dialect execute, or what looks like one.
     pub(super) executable_comment: bool,
     /// Operators, signs of numbers aside: what left-deep trees are made of.
     pub(super) operators: usize,
@@ -45,6 +55,12 @@ impl Shape {
         self.tokens.clear();
         (self.sure, self.backslash, self.executable_comment, self.operators) = (true, false, false, 0);
         (self.list, self.closed) = (None, None);
+        if dialect == Dialect::MySql {
+            // Anywhere: who is wrong about where a comment or a string ends must not miss one.
+            let find = |mark: &[u8]| memchr::memmem::find(text, mark).is_some();
+            self.executable_comment = find(b"/*!") || find(b"/*M!") || find(b"/*+");
+            self.sure = !self.executable_comment;
+        }
         let mut lexer = Lexer { text, at: 0, dialect, shape: self };
         while lexer.token() {}
     }
@@ -163,11 +179,11 @@ impl Lexer<'_> {
     }
 
     fn block_comment(&mut self) {
-        self.shape.executable_comment |= matches!(self.peek(2), b'!' | b'M' | b'+');
+        let nests = self.dialect == Dialect::Postgres;
         let mut depth = 0_usize;
         while self.at < self.text.len() {
             match (self.peek(0), self.peek(1)) {
-                (b'/', b'*') => {
+                (b'/', b'*') if nests || depth == 0 => {
                     depth += 1;
                     self.at += 2;
                 }
@@ -178,9 +194,12 @@ impl Lexer<'_> {
                         return;
                     }
                 }
-                _ => self.at += 1,
+                (byte, next) => {
+                    // Some take it for a second one.
+                    self.shape.sure &= (byte, next) != (b'/', b'*');
+                    self.at += 1;
+                }
             }
-            // MySQL's do not nest.
             self.shape.sure &= depth <= 1;
         }
         self.shape.sure = false;

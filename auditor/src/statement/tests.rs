@@ -277,6 +277,62 @@ fn what_is_not_whole_is_not_classified() {
 }
 
 #[test]
+fn what_a_server_executes_in_a_comment_is_not_left_out() {
+    let (mut classifier, mut dialogue) = (Classifier::default(), Dialogue::default());
+    let mut says = |sql| said(&classifier.classify(text(Dialect::MySql, sql), &mut dialogue));
+    // The shape of the first one is known when the others come.
+    assert_eq!(says("select 1"), "-> select\n");
+    for sql in ["select 1 /*! into outfile '/tmp/x' */", "select 1 /*M! into outfile '/tmp/x' */"] {
+        assert_eq!(says(sql), "-> unclassified: syntax\n", "{sql}");
+    }
+}
+
+#[test]
+fn a_character_may_hide_a_quote() {
+    let sql = "select '\u{4f60}\\' into outfile \"/tmp/x\" -- '";
+    let mut connection = Connection::default();
+    let mut does = |sql: &str| {
+        let meaning = connection.0.classify(text(Dialect::MySql, sql), &mut connection.1);
+        connection.1.ended(true, None);
+        said(&meaning)
+    };
+    assert_eq!(does("select '\u{e9}' from t"), "-> select | t | reads\n");
+    assert_eq!(does("set names gbk"), "-> set |  | settings\n");
+    assert_eq!(does(sql), "-> unclassified: encoding\n");
+    assert_eq!(does("select '\u{e9}' from t"), "-> unclassified: encoding\n");
+    assert_eq!(does("select 'e' from t"), "-> select | t | reads\n");
+    does("set names 'utf8mb4'");
+    assert_eq!(does("select '\u{e9}' from t"), "-> select | t | reads\n");
+    assert_eq!(does("set names gbk; select '\u{e9}'"), "-> unclassified: encoding\n");
+    does("set names utf8mb4");
+    does("set @@character_set_client = concat('g', 'bk')");
+    assert_eq!(does("select '\u{e9}' from t"), "-> unclassified: encoding\n");
+
+    let mut connection = Connection::default();
+    let encoding =
+        |name: &str| Login { parameters: vec![("client_encoding".into(), name.into())], ..Login::default() };
+    connection.1.login(&encoding("GBK"));
+    assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> unclassified: encoding\n");
+    connection.1.login(&encoding("UTF8"));
+    assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> select\n");
+    connection.0.classify(text(Dialect::Postgres, "set client_encoding = 'SJIS'"), &mut connection.1);
+    connection.1.ended(true, None);
+    assert_eq!(connection.says("select '\u{e9}'", true, 'I'), "-> unclassified: encoding\n");
+}
+
+#[test]
+fn what_may_have_been_prepared_anew_is_not_known() {
+    let mut connection = Connection::default();
+    connection.says("prepare p as select 1", true, 'I');
+    assert_eq!(connection.says("execute p", true, 'I'), "-> execute select\n");
+    connection.says("do $$ begin execute 'deallocate p'; end $$", true, 'I');
+    assert_eq!(connection.says("execute p", true, 'I'), "-> execute\n-> unclassified: prepared\n");
+    connection.says("prepare p as select 1", true, 'I');
+    connection.1.named();
+    assert_eq!(connection.says("execute p", true, 'I'), "-> execute\n-> unclassified: prepared\n");
+}
+
+#[test]
 fn a_session_cannot_have_everything_parsed() {
     let (mut classifier, mut dialogue) = (Classifier::default(), Dialogue::default());
     let mut says = |session, number: u64, at| {

@@ -16,7 +16,7 @@ pub(super) struct Head {
     /// `:protocol` or Upgrade.
     pub(super) upgrade: Option<Vec<u8>>,
     pub(super) status: Option<u16>,
-    host: Option<Vec<u8>>,
+    pub(super) host: Option<Vec<u8>>,
     content_type: Option<Vec<u8>>,
     agent: Option<Vec<u8>>,
     grpc_status: Option<u32>,
@@ -38,6 +38,11 @@ impl Head {
         match field {
             Field::Method => set(&mut self.method),
             Field::Scheme => set(&mut self.scheme),
+            // Where user information ends may be in what was cut.
+            Field::Authority | Field::Host if length > value.len() => {
+                let place = if field == Field::Host { &mut self.host } else { &mut self.authority };
+                place.get_or_insert_with(|| b"***".to_vec());
+            }
             Field::Authority => set(&mut self.authority),
             Field::Path => {
                 if self.path.is_none() {
@@ -99,7 +104,7 @@ impl Head {
             ..Request::default()
         };
         if is_grpc(self.content_type.as_deref()) {
-            request.grpc = self.path.as_deref().and_then(called);
+            request.grpc = request.target.as_deref().and_then(called);
         }
         request.api = api::call(&request, false);
         request
@@ -153,7 +158,8 @@ fn is_grpc(content_type: Option<&[u8]>) -> bool {
 }
 
 /// `/package.Service/Method`
-fn called(path: &[u8]) -> Option<Grpc> {
+fn called(target: &[u8]) -> Option<Grpc> {
+    let path = target.split(|byte| matches!(byte, b'?' | b'#' | b';')).next()?;
     let (service, method) = std::str::from_utf8(path).ok()?.strip_prefix('/')?.rsplit_once('/')?;
     Some(Grpc { service: service.to_owned(), method: method.to_owned(), ..Grpc::default() })
 }

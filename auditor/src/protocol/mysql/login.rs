@@ -6,6 +6,7 @@
 use super::capability::Capabilities;
 use super::field::{self, Number, Skip, Text, Variable};
 use crate::protocol::Login;
+use crate::statement::COLLATION;
 
 /// Longer than any name of a user, database or plugin.
 const NAME_BYTES: usize = 1 << 10;
@@ -30,6 +31,8 @@ pub(super) struct LoginReader {
     database: Text,
     plugin: Text,
     attributes: Text,
+    /// COM_CHANGE_USER's character set.
+    characters: Text,
 }
 
 /// The field that is read next.
@@ -64,6 +67,12 @@ pub(super) enum Said {
     Short,
 }
 
+/// Whether in the character set of this collation ASCII bytes are always themselves: UTF-8, Latin 1, ASCII and binary.
+const fn is_safe(collation: u16) -> bool {
+    let bytes = matches!(collation, 5 | 8 | 11 | 15 | 31 | 47..=49 | 63 | 65 | 94);
+    bytes || matches!(collation, 33 | 45 | 46 | 76 | 83 | 192..=247 | 255..=323)
+}
+
 impl LoginReader {
     /// For HandshakeResponse, to a server that offers this.
     pub(super) fn response(offered: Capabilities) -> Self {
@@ -82,6 +91,7 @@ impl LoginReader {
             database: name(),
             plugin: name(),
             attributes: Text::new(ATTRIBUTE_BYTES),
+            characters: Text::new(2),
             ..Self::default()
         }
     }
@@ -111,7 +121,11 @@ impl LoginReader {
                 Field::ProofToZero => Text::default().read(input).then_some(Field::Database),
                 Field::Database if !self.has_database() => Some(self.after_database()),
                 Field::Database => self.database.read(input).then(|| self.after_database()),
-                Field::CharacterSet => self.skip.read(input).then_some(Field::Plugin),
+                Field::CharacterSet => {
+                    let length = usize::try_from(self.skip.0).unwrap_or(usize::MAX).min(input.len());
+                    self.characters.add(&input[..length]);
+                    self.skip.read(input).then_some(Field::Plugin)
+                }
                 Field::Plugin if !self.shared.has(Capabilities::PLUGIN_AUTH) => Some(Field::AttributesLength),
                 Field::Plugin => self.plugin.read(input).then_some(Field::AttributesLength),
                 Field::AttributesLength if !self.shared.has(Capabilities::CONNECT_ATTRS) => Some(Field::Rest),
@@ -158,7 +172,19 @@ impl LoginReader {
             let secret = SECRET_WORDS.iter().any(|word| lower.contains(word));
             login.parameters.push((name, if secret { "(not kept)".into() } else { value }));
         }
+        if let Some(number) = self.collation().filter(|number| !is_safe(*number)) {
+            login.parameters.push((COLLATION.into(), number.to_string()));
+        }
         Said::Login(login)
+    }
+
+    /// The number of the client's collation, where told.
+    fn collation(&self) -> Option<u16> {
+        match (&*self.fixed.kept, &*self.characters.kept) {
+            (fixed, _) if fixed.len() == 32 => Some(fixed[8].into()),
+            (_, &[low, high]) => Some(u16::from_le_bytes([low, high])),
+            _ => None,
+        }
     }
 
     /// The fixed fields; `true` once they are whole.

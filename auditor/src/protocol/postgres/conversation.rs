@@ -284,10 +284,16 @@ impl Conversation {
         let current = match name {
             b"application_name" => &mut self.login.application,
             b"session_authorization" => &mut self.login.user,
-            // What statements mean hangs on these. Of the second, only what is not the default is worth a word.
-            b"search_path" | b"standard_conforming_strings" => {
+            // What statements mean hangs on these. Of the others, only what is not the default is worth a word.
+            b"client_encoding" if self.is_known_encoding(value) => return Ok(()),
+            b"search_path" | b"standard_conforming_strings" | b"client_encoding" => {
                 let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
-                if self.login.set(&name, &value, if name == "search_path" { "" } else { "on" }) {
+                let default = match &*name {
+                    "search_path" => "",
+                    "client_encoding" => "UTF8",
+                    _ => "on",
+                };
+                if self.login.set(&name, &value, default) {
                     self.login_bytes = 2 * self.login.memory();
                     out.push(Observation::Login(self.login.clone()));
                 }
@@ -302,6 +308,13 @@ impl Conversation {
             out.push(Observation::Login(self.login.clone()));
         }
         Ok(())
+    }
+
+    /// Whether what the client said of its character set is as good as what the server says.
+    fn is_known_encoding(&self, value: &[u8]) -> bool {
+        let known = self.login.parameters.iter().find(|(name, _)| name == "client_encoding");
+        let is_safe = |value: &str| crate::statement::is_safe_encoding(value);
+        known.is_none_or(|(_, known)| is_safe(known)) && std::str::from_utf8(value).is_ok_and(is_safe)
     }
 
     fn notice(&mut self, response: Response<'_>) -> Result<(), Violation> {

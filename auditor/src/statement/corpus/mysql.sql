@@ -266,3 +266,36 @@ create trigger g before insert on t for each row set @a = 1
 
 selec 1
 -> unclassified: syntax
+
+select 1 end from mysql.user
+-> unclassified: syntax
+
+select 1 end into outfile '/tmp/x'
+-> unclassified: syntax
+
+select 1 end; drop table t
+-> unclassified: syntax
+
+select 1 /* /* */ /*M! into outfile '/tmp/x' */
+-> unclassified: syntax
+
+select 1 /* /* */ /*! into outfile '/tmp/x' */
+-> unclassified: syntax
+
+select 1 /* /* */ , 2 from t
+-> select | t | reads
+
+select '/*', 1 /*!50000 into outfile '/tmp/x' */
+-> unclassified: syntax
+
+set password = 'x'
+-> set |  | grants settings
+
+set role admin
+-> set |  | identity settings
+
+select setval(s, 5)
+-> select |  | writes | setval
+
+explain select * from (select sys_exec('id')) x
+-> explain select |  | executes calls | sys_exec

@@ -312,6 +312,8 @@ impl<'t> Walk<'t> {
                     None => Effect::Unsettles,
                 };
             }
+            // The server tells what it is.
+            "client_encoding" => self.effect = Effect::Encodes(false),
             "standard_conforming_strings" => self.effect = Effect::Unsettles,
             _ => {}
         }

@@ -7,7 +7,11 @@ pub(super) const LONGEST: usize = 64 << 10;
 
 /// The beginning of a line whose end has not come.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-pub(super) struct Line(Vec<u8>);
+pub(super) struct Line(
+    Vec<u8>,
+    /// The last line ended with CR and LF.
+    bool,
+);
 
 /// It is longer than [`LONGEST`].
 #[derive(Debug)]
@@ -26,6 +30,7 @@ impl Line {
         };
         let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
         *bytes = rest;
+        self.1 = line.last().or(self.0.last()) == Some(&b'\r');
         if self.0.is_empty() {
             return Ok(Some(Cow::Borrowed(line.strip_suffix(b"\r").unwrap_or(line))));
         }
@@ -34,6 +39,11 @@ impl Line {
             self.0.pop();
         }
         Ok(Some(Cow::Owned(std::mem::take(&mut self.0))))
+    }
+
+    /// Whether the line that was read last ended with CR and LF, not LF alone.
+    pub(super) fn had_return(&self) -> bool {
+        self.1
     }
 
     /// What has come of it.

@@ -129,6 +129,10 @@ impl Reader {
             Ok(None) => return Ok(None),
             Err(TooLong) => return Err("a line that is longer than any server or client takes".into()),
         };
+        let chunked = matches!(self.state, State::ChunkSize | State::ChunkEnd | State::Trailers);
+        if chunked && !self.line.had_return() {
+            return Err("a line without a carriage return in chunked framing: receivers may disagree".into());
+        }
         match self.state {
             State::Start => self.first(&line),
             State::Head => self.field(&line),
@@ -226,7 +230,8 @@ impl Reader {
         let done = if self.of_requests { self.request_line(line) } else { self.status_line(line) };
         done.ok_or_else(|| {
             let kind = if self.of_requests { "request" } else { "status" };
-            format!("'{}' is no {kind} line", line[..line.len().min(40)].escape_ascii())
+            // What it is instead may be a secret.
+            format!("{} bytes that are no {kind} line", line.len())
         })?;
         self.state = State::Head;
         Ok(None)
@@ -294,6 +299,14 @@ impl Reader {
         message.fields.take(field, value)?;
         message.last = Some(field);
         let kept = field.keeps(self.long).min(value.len());
+        if matches!(field, Field::Host) {
+            let host = authority(value);
+            if message.head.host.as_ref().is_some_and(|before| *before != host) {
+                return Err("Host twice, and not the same: receivers may disagree whose request it is".into());
+            }
+            message.head.take(field, &host, host.len());
+            return Ok(None);
+        }
         message.head.take(field, &value[..kept], value.len());
         Ok(None)
     }
@@ -307,9 +320,9 @@ impl Reader {
         if digits.is_empty()
             || number.len() > CHUNK_DIGITS
             || !(extension.is_empty() || extension[0] == b';')
-            || has_control(extension)
+            || has_control(&line[end..])
         {
-            return Err(format!("'{}' is no chunk's size", line[..line.len().min(40)].escape_ascii()));
+            return Err("a line that is no chunk's size".into());
         }
         self.state = match u64::from_str_radix(number, 16) {
             Ok(size) => State::Chunk(size),
@@ -322,6 +335,9 @@ impl Reader {
     fn trailer(&mut self, line: &[u8]) -> Result<Option<Step>, Violation> {
         if line.is_empty() {
             return Ok(Some(Step::End));
+        }
+        if has_control(line) {
+            return Err("a control character in trailers: receivers may disagree where they end".into());
         }
         if let Some(colon) = memchr::memchr(b':', line) {
             let (field, value) = (Field::of(&line[..colon]), line[colon + 1..].trim_ascii());
@@ -345,7 +361,6 @@ fn version(word: &[u8]) -> Option<Version> {
 
 /// Origin form, absolute form, an authority or `*`.
 fn take_target(head: &mut Head, target: &[u8], long: usize) -> Result<(), ()> {
-    let authority = |target: &[u8]| target[..target.len().min(256)].to_vec();
     if head.method.as_deref() == Some(b"CONNECT") {
         head.authority = Some(authority(target));
         return Ok(());
@@ -362,6 +377,15 @@ fn take_target(head: &mut Head, target: &[u8], long: usize) -> Result<(), ()> {
     };
     head.take(Field::Path, &path[..path.len().min(long)], path.len());
     Ok(())
+}
+
+/// What is kept of an authority: that there was user information, none of it, and host and port up to a limit.
+fn authority(whole: &[u8]) -> Vec<u8> {
+    let (user, host) = match whole.iter().rposition(|byte| *byte == b'@') {
+        Some(place) => (&b"***@"[..], &whole[place + 1..]),
+        None => (&b""[..], whole),
+    };
+    [user, &host[..host.len().min(256)]].concat()
 }
 
 pub(super) fn is_token(word: &[u8]) -> bool {

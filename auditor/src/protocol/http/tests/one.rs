@@ -93,6 +93,34 @@ fn what_two_receivers_could_read_in_two_ways_is_a_violation() {
 }
 
 #[test]
+fn chunked_framing_and_hosts_are_read_strictly() {
+    let chunked = "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let bodies = ["1\na\r\n", "1;x\na\r\n", "1\r\na\n", "1 \x0b\r\n", "0\r\n\n", "0\r\na: b\n\r\n"];
+    let twice = "GET /a HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned();
+    for asked in bodies.map(|body| format!("{chunked}{body}")).into_iter().chain([twice]) {
+        let told = told(&[client(asked.clone())]);
+        assert!(told.last().unwrap().starts_with("Violation"), "{asked:?}: {told:?}");
+    }
+}
+
+#[test]
+fn secrets_are_not_told_where_a_request_is_odd() {
+    let (user, host) = ("s3cret".repeat(100), "h".repeat(10));
+    for asked in [
+        format!("GET http://u:{user}@{host}/a HTTP/1.1\r\n\r\n"),
+        format!("GET /a HTTP/1.1\r\nHost: u:{user}@{host}\r\n\r\n"),
+        format!("CONNECT u:{user}@{host} HTTP/1.1\r\n\r\n"),
+        "GET /a.S/M?token=s3cret HTTP/1.1\r\nContent-Type: application/grpc\r\n\r\n".into(),
+        "POST /a.S/M?token=s3cret/x HTTP/1.1\r\nContent-Type: application/grpc\r\n\r\n".into(),
+        "POST /a HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\ns3cret\r\n".into(),
+        "GET /a HTTP/1.1\r\n\r\ns3cret\r\n".into(),
+    ] {
+        let told = told(&[client(asked.clone())]);
+        assert!(!told.is_empty() && !told.concat().contains("s3cret"), "{asked}: {told:?}");
+    }
+}
+
+#[test]
 fn an_answer_that_answers_nothing() {
     assert!(told(&[client(GET), server(OK), server(OK)])[1].starts_with("Violation"));
     // This is how servers hang up.
