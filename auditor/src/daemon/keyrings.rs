@@ -34,6 +34,8 @@ const LAST: usize = 64;
 const RETIRED: usize = 4096;
 /// Work in a second, in bytes that are decrypted: a third of a second of a processor's, or less.
 const EFFORT: u64 = 512 << 20;
+/// Work at once, where none was done for a while: hundreds of connections that a pool opens at the same time.
+const BURST: u64 = 4 * EFFORT;
 /// Age from which on a secret that nobody knows of is nobody's.
 const OLD: Duration = Duration::from_secs(60);
 
@@ -70,15 +72,16 @@ struct Held {
 }
 
 /// Work that was done in the search for secrets. An agent can derive keys as often as it likes and keep as many connections waiting, and
-/// what it makes others try is the product of the two. So there is so much work for each second, of which a session may have as much as
-/// is still left: half of it for one that is alone, and whatever some do, there is something left for one that is quiet.
+/// what it makes others try is the product of the two. So there is an allowance, which grows with each second, and of which a session may
+/// have as much as is still left: half of it for one that is alone, and whatever some do, there is something left for one that is
+/// quiet.
 ///
 /// By the events' own time, so that the next daemon decides the same.
 #[derive(Clone, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Effort {
-    /// The second.
+    /// The second up to which the allowance has grown.
     second: u64,
-    /// Work done in it, for all and for each session.
+    /// Work that it does not cover yet, for all and for each session.
     all: u64,
     each: HashMap<u64, u64>,
 }
@@ -100,15 +103,27 @@ impl Effort {
     fn affords(&mut self, session: u64, at: Boottime, work: u64) -> bool {
         let second = at.0 / 1_000_000_000;
         if second > self.second {
-            *self = Self { second, ..Self::default() };
+            self.recover(second);
         }
         let done = self.each.get(&session).copied().unwrap_or(0) + work;
-        if done > EFFORT.saturating_sub(self.all) {
+        if done > BURST.saturating_sub(self.all) {
             return false;
         }
         self.each.insert(session, done);
         self.all += work;
         true
+    }
+
+    /// Lets the allowance grow up to a second: each session's work is forgotten in the proportion of all.
+    fn recover(&mut self, second: u64) {
+        let forgotten = EFFORT.saturating_mul(second - self.second).min(self.all);
+        let left = self.all - forgotten;
+        self.each.retain(|_, done| {
+            // Both are at most BURST, so that their product fits.
+            *done = *done * left / self.all.max(1);
+            *done != 0
+        });
+        (self.second, self.all) = (second, left);
     }
 }
 
@@ -339,7 +354,7 @@ mod tests {
         assert!(!ring.has(&secret(2, &[8; 32]), &taken(42, 101)));
     }
 
-    /// How much of it a session gets in a second.
+    /// How much of it a session gets at a second.
     fn all_of(effort: &mut Effort, session: u64, second: u64) -> u64 {
         let step = 64 << 10;
         (0..).take_while(|_| effort.affords(session, Boottime(second * SECOND), step)).count() as u64 * step
@@ -348,7 +363,7 @@ mod tests {
     #[test]
     fn whoever_makes_others_search_leaves_something_for_who_is_quiet() {
         let mut effort = Effort::default();
-        let mut left = EFFORT;
+        let mut left = BURST;
         for session in 1..=8 {
             let got = all_of(&mut effort, session, 5);
             assert!(got.abs_diff(left / 2) <= 128 << 10, "{session}: {got} of {left}");
@@ -356,6 +371,11 @@ mod tests {
         }
         // Of a time before, told late, too.
         assert!(!effort.affords(1, Boottime(4 * SECOND), 64 << 10));
-        assert_eq!(all_of(&mut effort, 1, 6), EFFORT / 2);
+        // A second later there is more, first of all for who is new; and in the end all of it.
+        assert_eq!(all_of(&mut effort, 1, 6), 0);
+        let got = all_of(&mut effort, 9, 6);
+        assert!(got >= EFFORT / 2 && got <= EFFORT, "{got}");
+        assert_eq!(all_of(&mut effort, 1, 60), BURST / 2);
+        assert_eq!(effort.each.len(), 1);
     }
 }
