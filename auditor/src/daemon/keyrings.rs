@@ -374,7 +374,7 @@ mod tests {
         // A second later there is more, first of all for who is new; and in the end all of it.
         assert_eq!(all_of(&mut effort, 1, 6), 0);
         let got = all_of(&mut effort, 9, 6);
-        assert!(got >= EFFORT / 2 && got <= EFFORT, "{got}");
+        assert!((EFFORT / 2..=EFFORT).contains(&got), "{got}");
         assert_eq!(all_of(&mut effort, 1, 60), BURST / 2);
         assert_eq!(effort.each.len(), 1);
     }
