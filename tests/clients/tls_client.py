@@ -7,6 +7,7 @@ are all different, so that one on a wrong connection is seen. SSLKEYLOGFILE is h
 """
 
 import asyncio
+import itertools
 import os
 import socket
 import ssl
@@ -27,10 +28,14 @@ def text(number, count):
 class Psycopg:
     """psycopg 3: libpq's TLS, in a wheel or the system's (PSYCOPG_IMPL)."""
 
+    numbers = itertools.count()
+
     def __init__(self):
         import psycopg
 
-        log = {"sslkeylogfile": os.environ["SSLKEYLOGFILE"]} if "LIBPQ_KEYLOG" in os.environ else {}
+        # libpq writes a line and its end apart, so connections that share a log mix them up: each has a log of its own.
+        path = f"{os.environ.get('SSLKEYLOGFILE')}.{next(self.numbers)}"
+        log = {"sslkeylogfile": path} if "LIBPQ_KEYLOG" in os.environ else {}
         target = dict(host=host, port=port, user="postgres", dbname="postgres", sslmode="verify-full", sslrootcert=authority)
         self.connection = psycopg.connect(**target, **log, autocommit=True)
 

@@ -297,8 +297,8 @@ impl Connection {
             let order = |direction: &Direction| match direction.buffer.record() {
                 _ if direction.resync.is_some() => None,
                 Ok(Some(record)) => Some(record.order),
-                // To be told at once.
-                Err(_) => Some(0),
+                // It came last: what was whole when it came has been taken already.
+                Err(_) => Some(u64::MAX),
                 Ok(None) => None,
             };
             let first = match (order(&self.client), order(&self.server)) {
@@ -309,7 +309,9 @@ impl Connection {
                 (Some(_), Some(_)) => Side::Server,
             };
             let mut step = self.step(first, keyring, out);
-            if matches!(step, Step::NoSecret | Step::NotYet) {
+            // Where no secret will come, what follows does not matter, whether it is there already or not.
+            let hopeless = step == Step::NoSecret && self.hopeless.is_some();
+            if matches!(step, Step::NoSecret | Step::NotYet) && !hopeless {
                 let second = first.other();
                 if self.may_overtake(second) {
                     match self.step(second, keyring, out) {

@@ -25,11 +25,19 @@ pub struct Needles {
 }
 
 impl Needles {
-    /// Adds all secrets of a key log.
+    /// Adds all secrets of the key logs in `folder`.
     ///
     /// # Errors
-    /// It cannot be read or is no key log.
-    pub fn add_log(&mut self, path: &Path) -> Result<()> {
+    /// One cannot be read or is no key log.
+    pub fn add_logs(&mut self, folder: &Path) -> Result<()> {
+        let logs = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        for log in logs {
+            self.add_log(&log?.path())?;
+        }
+        Ok(())
+    }
+
+    fn add_log(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         // The last line of a program that still runs may not be whole.
         let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));

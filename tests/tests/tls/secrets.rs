@@ -22,10 +22,10 @@ use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A client in Python whose library keeps a key log, and the log.
+/// A client in Python whose library keeps a key log, and the folder of its logs.
 struct Client {
     words: Vec<OsString>,
-    log: PathBuf,
+    logs: PathBuf,
 }
 
 impl Client {
@@ -35,15 +35,14 @@ impl Client {
             fs::create_dir(&logs).unwrap();
             fs::set_permissions(&logs, Permissions::from_mode(0o777)).unwrap();
         }
-        let log = logs.join(driver);
         let python = Python::with_drivers(folder).unwrap();
         let script = clients::write(folder, "tls_client.py", clients::TLS).unwrap();
         let (port, authority) = (server.postgres.port().to_string(), server.certificates.authority());
         let authority = authority.display().to_string();
         let arguments = [driver, "storm", SERVER, &port, &authority, connections, statements, "secret"];
-        let path = log.display().to_string();
+        let path = logs.join(driver).display().to_string();
         let variables = [("SSLKEYLOGFILE", path.as_str()), ("LIBPQ_KEYLOG", "1"), ("PSYCOPG_IMPL", "binary")];
-        Self { words: with_variables(&variables, &python.words(&script, &arguments)), log }
+        Self { words: with_variables(&variables, &python.words(&script, &arguments)), logs }
     }
 }
 
@@ -81,8 +80,8 @@ fn secrets_are_in_nothing_that_is_written() {
             let client = Client::new(&server, daemon.home().folder(), driver, "20", "3");
             let output = daemon.run(AGENT, UNPRIVILEGED, &client.words).unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            needles.add_log(&client.log).unwrap();
-            fs::remove_file(&client.log).unwrap();
+            needles.add_logs(&client.logs).unwrap();
+            fs::remove_dir_all(&client.logs).unwrap();
         }
     }
     // 40 connections with one secret, 40 with five and more, most of these with two lengths of keys and an IV.
@@ -116,7 +115,7 @@ fn secrets_are_not_in_the_journal_of_a_daemon_that_was_killed() {
     daemon.kill().unwrap();
     let next = daemon.home().next().unwrap();
     let mut needles = Needles::default();
-    needles.add_log(&client.log).unwrap();
+    needles.add_logs(&client.logs).unwrap();
     assert!(needles.count() > 100, "{} secrets", needles.count());
     nothing("journal", 10_000, needles.search(&next.runtime).unwrap());
     nothing("state", 10_000, needles.search(&next.state).unwrap());
@@ -124,7 +123,7 @@ fn secrets_are_not_in_the_journal_of_a_daemon_that_was_killed() {
     worker.signal(Signal::SIGTERM).unwrap();
     drop(worker);
     next.settle().unwrap();
-    needles.add_log(&client.log).unwrap();
+    needles.add_logs(&client.logs).unwrap();
     nothing("state of the next", 10_000, needles.search(&next.home().state).unwrap());
     nothing("runtime directory of the next", 1, needles.search(&next.home().runtime).unwrap());
     nothing("memory of the next", 1_000_000, needles.search_memory(next.id()).unwrap());
@@ -173,7 +172,7 @@ fn a_daemon_that_crashes_leaves_no_secret_in_a_core_dump() {
     assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
     worker.signal(Signal::SIGKILL).unwrap();
     let mut needles = Needles::default();
-    needles.add_log(&client.log).unwrap();
+    needles.add_logs(&client.logs).unwrap();
     assert!(needles.count() > 100);
     if status.core_dumped() {
         // The name is the kernel's setting; these are the places of its default.
