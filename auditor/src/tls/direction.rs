@@ -11,6 +11,7 @@ use super::record::{self, Buffer};
 use super::resync::Resync;
 use super::schedule;
 use super::secret::{LONGEST_SECRET, Secret};
+use super::stack;
 use super::suite::Suite;
 use crate::protocol::Side;
 
@@ -88,7 +89,8 @@ pub(super) struct Live {
     traffic: Option<TrafficSecret>,
 }
 
-pub(super) struct TrafficSecret(Zeroizing<[u8; LONGEST_SECRET]>);
+/// Boxed, since a value that moves leaves itself behind.
+pub(super) struct TrafficSecret(Box<Zeroizing<[u8; LONGEST_SECRET]>>);
 
 impl std::fmt::Debug for TrafficSecret {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -167,6 +169,10 @@ impl Live {
         updates: u32,
         secret: &Secret,
     ) -> Option<Self> {
+        stack::leaving_nothing(|| Self::of_secret(side, stage, suite, updates, secret))
+    }
+
+    fn of_secret(side: Side, stage: Stage, suite: Suite, updates: u32, secret: &Secret) -> Option<Self> {
         if let Stage::Session { client_random, server_random, encrypt_then_mac } = stage {
             let protection = Protection::tls12(
                 suite,
@@ -178,7 +184,7 @@ impl Live {
             )?;
             return Some(Self { protection, traffic: None });
         }
-        let mut traffic = Zeroizing::new([0; LONGEST_SECRET]);
+        let mut traffic = Box::new(Zeroizing::new([0; LONGEST_SECRET]));
         traffic.get_mut(..secret.bytes().len())?.copy_from_slice(secret.bytes());
         for _ in 0..updates {
             schedule::next_traffic_secret(suite.hash, &mut traffic);
@@ -189,8 +195,10 @@ impl Live {
 
     pub(super) fn update(&mut self, suite: Suite) -> bool {
         let Some(TrafficSecret(traffic)) = &mut self.traffic else { return false };
-        schedule::next_traffic_secret(suite.hash, traffic);
-        let next = Protection::tls13(suite, &traffic[..suite.hash.length()]);
+        let next = stack::leaving_nothing(|| {
+            schedule::next_traffic_secret(suite.hash, traffic);
+            Protection::tls13(suite, &traffic[..suite.hash.length()])
+        });
         next.is_some_and(|protection| {
             self.protection = protection;
             true

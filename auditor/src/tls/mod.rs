@@ -16,6 +16,7 @@ mod record;
 mod resync;
 mod schedule;
 mod secret;
+mod stack;
 mod suite;
 
 use crate::protocol::Detection;

@@ -19,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::record::{HEADER, Header};
 use super::schedule;
+use super::stack;
 use super::suite::{Cipher, Mac, Suite};
 use crate::protocol::Side;
 
@@ -44,8 +45,8 @@ pub(super) struct Opened {
 /// The keys of one direction in one epoch.
 pub(super) struct Protection {
     key: Key,
-    /// Under TLS 1.2 with explicit nonces the first four bytes only.
-    iv: Zeroizing<[u8; NONCE]>,
+    /// Under TLS 1.2 with explicit nonces the first four bytes only. Boxed, since a value that moves leaves itself behind.
+    iv: Box<Zeroizing<[u8; NONCE]>>,
     /// Bytes of the nonce that each record brings along.
     explicit: usize,
     tls13: bool,
@@ -128,7 +129,7 @@ impl Protection {
         let mut key = Zeroizing::new([0; 32]);
         let key = &mut key[..suite.cipher.key_length()];
         schedule::expand_label(suite.hash, secret, "key", key);
-        let mut iv = Zeroizing::new([0; NONCE]);
+        let mut iv = Box::new(Zeroizing::new([0; NONCE]));
         schedule::expand_label(suite.hash, secret, "iv", &mut iv[..]);
         Some(Self { key: suite.cipher.aead(key)?, iv, explicit: 0, tls13: true })
     }
@@ -161,7 +162,7 @@ impl Protection {
             if side == Side::Client { client } else { server }
         };
         let (mac_key, key, salt) = (next(mac_length), next(key_length), next(iv_length));
-        let mut iv = Zeroizing::new([0; NONCE]);
+        let mut iv = Box::new(Zeroizing::new([0; NONCE]));
         iv[..iv_length].copy_from_slice(salt);
         let key = match (mac, suite.cipher) {
             (Some(mac), cipher) => Key::Cbc(Box::new(Cbc {
@@ -185,7 +186,7 @@ impl Protection {
         match &self.key {
             Key::Cbc(cbc) => cbc.open(sequence, header, body),
             _ if self.tls13 => {
-                let sealed = self.open_aead(&self.counted_nonce(sequence), &header.bytes(), body)?;
+                let sealed = self.open_counted(sequence, &header.bytes(), body)?;
                 let inner = body.get(..sealed).ok_or(Unopened)?;
                 // struct { opaque content[]; ContentType type; uint8 zeros[]; } TLSInnerPlaintext
                 let length = inner.iter().rposition(|byte| *byte != 0).ok_or(Unopened)?;
@@ -193,26 +194,31 @@ impl Protection {
             }
             key => {
                 let (head, sealed) = body.split_at_mut_checked(self.explicit).ok_or(Unopened)?;
-                let nonce = if head.is_empty() {
-                    self.counted_nonce(sequence)
-                } else {
-                    let mut nonce = *self.iv;
-                    nonce[NONCE - head.len()..].copy_from_slice(head);
-                    nonce
-                };
                 let length = sealed.len().checked_sub(key.tag_length()).ok_or(Unopened)?;
-                let length = self.open_aead(&nonce, &additional(sequence, header, length)?, sealed)?;
+                let aad = additional(sequence, header, length)?;
+                let length = if head.is_empty() {
+                    self.open_counted(sequence, &aad, sealed)?
+                } else {
+                    let mut nonce = Zeroizing::new(**self.iv);
+                    nonce[NONCE - head.len()..].copy_from_slice(head);
+                    self.open_aead(&nonce, &aad, sealed)?
+                };
                 Ok(Opened { kind: header.kind, plaintext: self.explicit..self.explicit + length })
             }
         }
     }
 
-    fn counted_nonce(&self, sequence: u64) -> [u8; NONCE] {
-        let mut nonce = *self.iv;
+    /// Opens with the nonce that the IV and the record's number make (RFC 8446 §5.3, RFC 7905 §2).
+    fn open_counted(&self, sequence: u64, aad: &[u8], sealed: &mut [u8]) -> Result<usize, Unopened> {
+        let mut nonce = Zeroizing::new(**self.iv);
         for (byte, count) in nonce[NONCE - 8..].iter_mut().zip(sequence.to_be_bytes()) {
             *byte ^= count;
         }
-        nonce
+        if sequence == 0 {
+            // Here it is the IV itself.
+            return stack::leaving_nothing(|| self.open_aead(&nonce, aad, sealed));
+        }
+        self.open_aead(&nonce, aad, sealed)
     }
 
     /// The length of the plaintext, which is at the beginning of `sealed`.
