@@ -6,6 +6,7 @@
 
 mod abandoned;
 mod attribution;
+mod by_cookie;
 pub mod command;
 mod conversation;
 mod host;
