@@ -13,7 +13,6 @@ mod saved;
 mod secrets;
 mod unix;
 
-pub(super) use processes::Joined;
 pub(super) use saved::Saved;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -34,11 +33,28 @@ use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
 use crate::process::Processes;
 use crate::protocol::Limits;
-use crate::record::{Entry, Event as Recorded, Process};
+use crate::record::{Connection, Entry, Event as Recorded, Process};
 use crate::session::Sessions;
 use crate::source::Event;
 use crate::statement::Classifier;
-use datagrams::Datagrams;
+
+/// A UDP socket with the last destination that it was allowed.
+#[derive(serde::Serialize, serde::Deserialize)]
+pub(super) struct Datagrams {
+    session: u64,
+    connection: Arc<Connection>,
+    process: Option<Arc<Process>>,
+    began: Boottime,
+}
+
+/// A process that came into a session from elsewhere, and has sockets that may be older than that.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Joined {
+    /// Into which.
+    pub(super) session: u64,
+    /// Its process id.
+    pub(super) pid: u32,
+}
 
 /// See the module.
 pub(super) struct Attribution {

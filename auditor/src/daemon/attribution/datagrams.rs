@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Attribution;
+use super::{Attribution, Datagrams};
 use crate::clock::Boottime;
 use crate::record::{Application, CloseReason, Connection, Coverage, Event as Recorded, Process};
 
@@ -10,15 +10,6 @@ use crate::record::{Application, CloseReason, Connection, Coverage, Event as Rec
 pub(super) const DATAGRAMS_OF_A_SESSION: u64 = 16_384;
 /// The same for all sessions.
 const DATAGRAMS: usize = 65_536;
-
-/// A UDP socket with the last destination that it was allowed.
-#[derive(serde::Serialize, serde::Deserialize)]
-pub(in crate::daemon) struct Datagrams {
-    pub(super) session: u64,
-    connection: Arc<Connection>,
-    process: Option<Arc<Process>>,
-    began: Boottime,
-}
 
 impl Attribution {
     pub(super) fn datagram(

@@ -4,21 +4,12 @@
 
 use auditor_common::event::{Header, Moved};
 
-use super::Attribution;
+use super::{Attribution, Joined};
 use crate::clock::{Boottime, Clock};
 use crate::daemon::journal::Item;
 use crate::process::Occasion;
 use crate::record::{Event as Recorded, Process};
 use crate::source::Event;
-
-/// A process that came into a session from elsewhere, and has sockets that may be older than that.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
-pub(in crate::daemon) struct Joined {
-    /// Into which.
-    pub(in crate::daemon) session: u64,
-    /// Its process id.
-    pub(in crate::daemon) pid: u32,
-}
 
 impl Attribution {
     /// A process changed its cgroup, and with it its session.

@@ -2,9 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::Attribution;
-use super::datagrams::Datagrams;
-use super::processes::Joined;
+use super::{Attribution, Datagrams, Joined};
 use crate::clock::{Boottime, Clock};
 use crate::daemon::by_cookie::ByCookie;
 use crate::daemon::conversation::Conversation;
