@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::attribution::Attribution;
-use super::remove_if_empty;
+use super::service::remove_if_empty;
 use crate::clock::Clock;
 use crate::kernel::bpffs;
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
