@@ -18,7 +18,9 @@ use auditor_common::counter::{
     SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, errno,
 };
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{EGRESS, HOOK_EGRESS, INGRESS, KIND_PACKET, KIND_SKIPPED, Packet, Skipped};
+use auditor_common::event::{
+    EGRESS, HOOK_CONNECT, HOOK_EGRESS, INGRESS, KIND_PACKET, KIND_SKIPPED, Packet, Skipped,
+};
 use auditor_common::packet::{
     FIN, IPV4_HEADER, Internet, RST, SYN, TCP, TCP_HEADER, UDP, UDP_HEADER, URG, ipv4, ipv6,
     is_ipv6_extension, tcp,
@@ -119,7 +121,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     let listens = unsafe { (*socket).state } == BPF_TCP_LISTEN;
     // A listening socket stands in for its connections until they are established.
     let remembers = parsed.transport == TCP && !listens;
-    if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, remembers, control, now) {
+    let lossless = control.overload != OVERLOAD_RECORD_LOSS && !alone;
+    if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, remembers, lossless, control, now) {
         return false;
     }
     if listens {
@@ -131,9 +134,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         && parsed.transport == TCP
         && state.frames.follow(context, parsed.offset, parsed.length, parsed.sequence, parsed.flags);
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
-    let lossless = control.overload != OVERLOAD_RECORD_LOSS && !alone;
     if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
-        emit::count_refused_behind::<DIRECTION>(state.owner());
+        emit::count_held_back::<DIRECTION>(state.owner());
         return false;
     }
     if told && !copy::<DIRECTION>(context, state, now, &parsed, walked, control) && lossless {
@@ -164,6 +166,7 @@ fn may_leave(
     state: &mut SocketState,
     parsed: &Parsed,
     remembers: bool,
+    lossless: bool,
     control: &Control,
     now: u64,
 ) -> bool {
@@ -178,6 +181,21 @@ fn may_leave(
         return state.action == ACTION_ALLOW;
     }
     let (verdict, table) = verdict::on(state, parsed.transport, parsed.remote);
+    if state.held != 0 {
+        let mut subject = subject(context, socket, state.owner(), parsed.remote);
+        subject.table = table;
+        subject.hook = HOOK_CONNECT;
+        if !verdict::record_held(state, &subject, &verdict) {
+            if lossless {
+                emit::count_held_back::<EGRESS>(state.owner());
+                return false;
+            }
+            emit::count_attempt(state.owner());
+            state.held = 0;
+        }
+        verdict::remember(state, &verdict, parsed.remote, control.generation);
+        return verdict.allows();
+    }
     if remembers {
         verdict::remember(state, &verdict, parsed.remote, control.generation);
     }

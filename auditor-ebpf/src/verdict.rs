@@ -5,7 +5,7 @@ use core::mem::MaybeUninit;
 
 use auditor_common::control::{REFUSALS_A_SECOND, Refusals};
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{Decision, HOOK_EGRESS, KIND_DECISION};
+use auditor_common::event::{Decision, HOOK_EGRESS, KIND_DECISION, Task};
 use auditor_common::rule::{
     ANY_PORT, KEY_PREFIX_BITS, REASON_NO_SESSION, RuleKey, RuleValue, Verdict, decide,
 };
@@ -60,6 +60,7 @@ pub(crate) fn remember(state: &mut SocketState, verdict: &Verdict, remote: Endpo
 }
 
 /// What a decision was about.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Subject {
     pub(crate) owner: Owner,
@@ -119,9 +120,58 @@ pub(crate) fn is_folded(session: u64) -> bool {
     false
 }
 
+/// Holds back a TCP connection that is allowed and whose decision found no room: what is allowed without a record would be a
+/// connection that nobody knows of, and refusing it would make the caller pay for the reader's delay. TCP sends the SYN again, and
+/// each is a new attempt to record the decision ([`record_held`]).
+#[inline(always)]
+pub(crate) fn hold(state: &mut SocketState) {
+    emit::current_task(&mut state.asker);
+    state.held = 1;
+    // No verdict is remembered: the SYN is decided anew.
+    state.generation = 0;
+}
+
+/// Records the decision on a connection that was held back. `false`: there was no room.
+///
+/// A function of its own, so that the verifier walks what follows in the packet hook once.
+#[inline(never)]
+pub(crate) extern "C" fn record_held(state: &mut SocketState, subject: &Subject, verdict: &Verdict) -> bool {
+    let recorded = write(
+        subject,
+        verdict,
+        #[inline(always)]
+        |place| *place = state.asker,
+    );
+    if recorded {
+        state.held = 0;
+    }
+    recorded
+}
+
 /// Records a decision. `false`: there was no room.
 #[inline(always)]
 pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
+    write(
+        subject,
+        verdict,
+        #[inline(always)]
+        |place| {
+            if subject.hook == HOOK_EGRESS {
+                // Whoever runs there is anybody.
+                place.pid = 0;
+                place.tid = 0;
+                place.uid = 0;
+                place.gid = 0;
+                place.comm = [0; 16];
+            } else {
+                emit::current_task(place);
+            }
+        },
+    )
+}
+
+#[inline(always)]
+fn write(subject: &Subject, verdict: &Verdict, task: impl FnOnce(&mut Task)) -> bool {
     emit::lifecycle(
         Sort::Decision,
         Wake::InTime,
@@ -133,15 +183,7 @@ pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
             let decision = unsafe { place.assume_init_mut() };
             decision.header = emit::header(KIND_DECISION, subject.owner);
             decision.cookie = subject.cookie;
-            if subject.hook == HOOK_EGRESS {
-                decision.task.pid = 0;
-                decision.task.tid = 0;
-                decision.task.uid = 0;
-                decision.task.gid = 0;
-                decision.task.comm = [0; 16];
-            } else {
-                emit::current_task(&mut decision.task);
-            }
+            task(&mut decision.task);
             decision.verdict = *verdict;
             decision.remote = subject.remote;
             decision.table = subject.table;

@@ -213,7 +213,7 @@ fn with_record_loss_every_missing_byte_is_in_a_gap() {
     require_root().unwrap();
     let postgres = Postgres::start(&Options::default()).unwrap();
     let host: IpAddr = "127.0.0.1".parse().unwrap();
-    let settings = "overload = \"record-loss\"\nring_bytes = 524288";
+    let settings = "overload = \"record-loss\"\nring_bytes = 2097152";
     let daemon = Daemon::start(&configuration(settings, &[host])).unwrap();
     let cgroup = OwnCgroup::tagged(&daemon, AGENT).unwrap();
     let to = SocketAddr::new(host, postgres.port()).to_string();
@@ -222,11 +222,14 @@ fn with_record_loss_every_missing_byte_is_in_a_gap() {
         .map(|way| {
             let mut carrier = cgroup.command(CARRIER);
             carrier.args(["statements", &to, way]).stdout(Stdio::piped());
-            Child::start(&mut carrier, Signal::SIGKILL).unwrap()
+            let carrier = Child::start(&mut carrier, Signal::SIGKILL).unwrap();
+            // The first one's statement has begun before anybody fills the ring: its beginning is not lost.
+            thread::sleep(Duration::from_millis(200));
+            carrier
         })
         .collect();
     // Each carrier works for some four seconds; the last of them is undisturbed.
-    thread::sleep(Duration::from_millis(600));
+    thread::sleep(Duration::from_millis(400));
     for _ in 0..2 {
         Halted::during(&daemon, Duration::from_millis(800));
         thread::sleep(Duration::from_millis(500));
@@ -261,7 +264,7 @@ fn with_record_loss_every_missing_byte_is_in_a_gap() {
 /// Each works for some four seconds, of which the last is undisturbed: statements of several sizes, and one that is on its way all
 /// the time, with others after it.
 const WAYS: [&str; 4] =
-    ["paced:360:20000:10", "paced:180:80000:20", "paced:800:300:4", "slow:900000:4000:50"];
+    ["slow:900000:4000:50", "paced:360:20000:10", "paced:180:80000:20", "paced:800:300:4"];
 
 /// Bytes of a connection that the record does not have, and in how many gaps, by direction.
 fn gaps(records: &[Value], connection: &Value, direction: &str) -> (u64, u64) {
