@@ -121,8 +121,7 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     let listens = unsafe { (*socket).state } == BPF_TCP_LISTEN;
     // A listening socket stands in for its connections until they are established.
     let remembers = parsed.transport == TCP && !listens;
-    let lossless = control.overload != OVERLOAD_RECORD_LOSS && !alone;
-    if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, remembers, lossless, control, now) {
+    if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, remembers, control, now) {
         return false;
     }
     if listens {
@@ -134,6 +133,7 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         && parsed.transport == TCP
         && state.frames.follow(context, parsed.offset, parsed.length, parsed.sequence, parsed.flags);
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
+    let lossless = is_lossless(control, now);
     if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
         emit::count_held_back::<DIRECTION>(state.owner());
         return false;
@@ -159,6 +159,12 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     true
 }
 
+/// Whether what finds no room in the rings is held back.
+#[inline(always)]
+fn is_lossless(control: &Control, now: u64) -> bool {
+    control.overload != OVERLOAD_RECORD_LOSS && now <= control.lease
+}
+
 #[inline(always)]
 fn may_leave(
     context: &SkBuffContext,
@@ -166,7 +172,6 @@ fn may_leave(
     state: &mut SocketState,
     parsed: &Parsed,
     remembers: bool,
-    lossless: bool,
     control: &Control,
     now: u64,
 ) -> bool {
@@ -186,7 +191,7 @@ fn may_leave(
         subject.table = table;
         subject.hook = HOOK_CONNECT;
         if !verdict::record_held(state, &subject, &verdict) {
-            if lossless {
+            if is_lossless(control, now) {
                 emit::count_held_back::<EGRESS>(state.owner());
                 return false;
             }

@@ -65,8 +65,7 @@ pub(crate) fn transfer(options: &Transfer) -> Result<()> {
     let rows = (options.gib << 30) / ROW;
     let out = format!("copy (select repeat('x', 1018) from generate_series(1, {rows})) to stdout");
     // The server reads all rows and keeps none: the way there is what is measured.
-    let into =
-        format!("\\copy loaded from program 'yes {} | head -n {rows}' where false", "0".repeat(1022));
+    let into = format!("\\copy loaded from program 'yes {} | head -n {rows}' where false", "0".repeat(1022));
     let mut report = Vec::new();
     for (name, command) in [("COPY TO STDOUT", &out), ("COPY FROM STDIN", &into)] {
         report.push(measure(name, command, rows * ROW, options.pairs, &postgres, &program)?);
