@@ -114,7 +114,7 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
     let recorded = verdict::record(&subject, &verdict);
     if !recorded {
         if must_be_recorded && protocol == u32::from(TCP) {
-            verdict::hold(state);
+            verdict::hold(state, &subject, &verdict);
             return true;
         }
         emit::count_attempt(subject.owner);

@@ -140,7 +140,7 @@ fn closed(context: &SockOpsContext) {
     }
     let state = state(ops);
     if let Some(state) = &state
-        && state.held != 0
+        && state.held.waits != 0
     {
         // It was given up before there was room for its record.
         emit::count_attempt(state.owner());

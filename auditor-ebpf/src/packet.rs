@@ -18,9 +18,7 @@ use auditor_common::counter::{
     SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, errno,
 };
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{
-    EGRESS, HOOK_CONNECT, HOOK_EGRESS, INGRESS, KIND_PACKET, KIND_SKIPPED, Packet, Skipped,
-};
+use auditor_common::event::{EGRESS, HOOK_EGRESS, INGRESS, KIND_PACKET, KIND_SKIPPED, Packet, Skipped};
 use auditor_common::packet::{
     FIN, IPV4_HEADER, Internet, RST, SYN, TCP, TCP_HEADER, UDP, UDP_HEADER, URG, ipv4, ipv6,
     is_ipv6_extension, tcp,
@@ -109,6 +107,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     if DIRECTION == INGRESS && state.generation != control.generation && !session::goes_on(state) {
         return false;
     }
+    if DIRECTION == EGRESS && state.held.waits != 0 && !release(context, state, control, now) {
+        return false;
+    }
     let Some(parsed) = parse::<DIRECTION>(context) else {
         emit::count(SITE_PACKET_HEADERS, errno::EINVAL);
         if DIRECTION == EGRESS {
@@ -165,6 +166,23 @@ fn is_lossless(control: &Control, now: u64) -> bool {
     control.overload != OVERLOAD_RECORD_LOSS && now <= control.lease
 }
 
+/// Lets a connection go on whose decision was held back, if it can be recorded now.
+#[inline(always)]
+fn release(context: &SkBuffContext, state: &mut SocketState, control: &Control, now: u64) -> bool {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    if verdict::record_held(state, cookie) {
+        return true;
+    }
+    if is_lossless(control, now) {
+        emit::count_held_back::<EGRESS>(state.owner());
+        return false;
+    }
+    emit::count_attempt(state.owner());
+    state.held.waits = 0;
+    true
+}
+
 #[inline(always)]
 fn may_leave(
     context: &SkBuffContext,
@@ -186,21 +204,6 @@ fn may_leave(
         return state.action == ACTION_ALLOW;
     }
     let (verdict, table) = verdict::on(state, parsed.transport, parsed.remote);
-    if state.held != 0 {
-        let mut subject = subject(context, socket, state.owner(), parsed.remote);
-        subject.table = table;
-        subject.hook = HOOK_CONNECT;
-        if !verdict::record_held(state, &subject, &verdict) {
-            if is_lossless(control, now) {
-                emit::count_held_back::<EGRESS>(state.owner());
-                return false;
-            }
-            emit::count_attempt(state.owner());
-            state.held = 0;
-        }
-        verdict::remember(state, &verdict, parsed.remote, control.generation);
-        return verdict.allows();
-    }
     if remembers {
         verdict::remember(state, &verdict, parsed.remote, control.generation);
     }

@@ -13,6 +13,7 @@ use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::Task;
+use auditor_common::rule::Verdict;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
@@ -86,12 +87,24 @@ pub(crate) struct SocketState {
     pub(crate) asked: u32,
     /// Where the other end's messages begin.
     pub(crate) frames: Frames,
-    /// Whether connect(2) was allowed and found no room for its record: nothing leaves before there is one.
-    pub(crate) held: u32,
-    /// Who called connect(2), if it is held.
-    pub(crate) asker: Task,
+    _padding: u32,
+    /// TCP: a decision that has not been recorded yet.
+    pub(crate) held: Held,
 }
-const _: () = assert!(size_of::<SocketState>() == 216);
+const _: () = assert!(size_of::<SocketState>() == 256);
+
+/// What the record of a connect(2) will say that was allowed and found no room for its record, beside what the socket's state says.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) verdict: Verdict,
+    pub(crate) asker: Task,
+    pub(crate) table: u32,
+    pub(crate) family: u32,
+    pub(crate) socket_type: u32,
+    /// 1: there is such a one, and nothing leaves before it is recorded.
+    pub(crate) waits: u32,
+}
 
 /// UDP destinations that a socket remembers.
 pub(crate) const DESTINATIONS: usize = 4;

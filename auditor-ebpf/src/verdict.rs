@@ -5,7 +5,8 @@ use core::mem::MaybeUninit;
 
 use auditor_common::control::{REFUSALS_A_SECOND, Refusals};
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{Decision, HOOK_EGRESS, KIND_DECISION, Task};
+use auditor_common::event::{Decision, HOOK_CONNECT, HOOK_EGRESS, KIND_DECISION, Task};
+use auditor_common::packet::TCP;
 use auditor_common::rule::{
     ANY_PORT, KEY_PREFIX_BITS, REASON_NO_SESSION, RuleKey, RuleValue, Verdict, decide,
 };
@@ -60,7 +61,6 @@ pub(crate) fn remember(state: &mut SocketState, verdict: &Verdict, remote: Endpo
 }
 
 /// What a decision was about.
-#[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Subject {
     pub(crate) owner: Owner,
@@ -124,26 +124,42 @@ pub(crate) fn is_folded(session: u64) -> bool {
 /// connection that nobody knows of, and refusing it would make the caller pay for the reader's delay. TCP sends the SYN again, and
 /// each is a new attempt to record the decision ([`record_held`]).
 #[inline(always)]
-pub(crate) fn hold(state: &mut SocketState) {
-    emit::current_task(&mut state.asker);
-    state.held = 1;
-    // No verdict is remembered: the SYN is decided anew.
+pub(crate) fn hold(state: &mut SocketState, subject: &Subject, verdict: &Verdict) {
+    emit::current_task(&mut state.held.asker);
+    state.held.verdict = *verdict;
+    state.held.table = subject.table;
+    state.held.family = subject.family;
+    state.held.socket_type = subject.socket_type;
+    state.held.waits = 1;
+    state.remote = subject.remote;
+    // Policy may have changed when the SYN is sent again: it is decided anew.
     state.generation = 0;
 }
 
 /// Records the decision on a connection that was held back. `false`: there was no room.
 ///
-/// A function of its own, so that the verifier walks what follows in the packet hook once.
+/// A function of its own, which has the packet hooks' stack to itself.
 #[inline(never)]
-pub(crate) extern "C" fn record_held(state: &mut SocketState, subject: &Subject, verdict: &Verdict) -> bool {
+pub(crate) extern "C" fn record_held(state: &mut SocketState, cookie: u64) -> bool {
+    let held = state.held;
+    let subject = Subject {
+        owner: state.owner(),
+        cookie,
+        remote: state.remote,
+        table: held.table,
+        family: held.family,
+        socket_type: held.socket_type,
+        protocol: u32::from(TCP),
+        hook: HOOK_CONNECT,
+    };
     let recorded = write(
-        subject,
-        verdict,
+        &subject,
+        &held.verdict,
         #[inline(always)]
-        |place| *place = state.asker,
+        |place| *place = held.asker,
     );
     if recorded {
-        state.held = 0;
+        state.held.waits = 0;
     }
     recorded
 }
