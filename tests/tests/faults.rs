@@ -15,11 +15,12 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::child::{self, Child};
 use auditor_tests::daemon::{Daemon, Home};
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::shaper::{Faults, Shaper};
-use auditor_tests::workload::{self, Account, OwnCgroup};
+use auditor_tests::workload::{self, Account};
 use auditor_tests::{namespace, oracle, require_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

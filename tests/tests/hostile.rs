@@ -10,11 +10,12 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::child::{self, Child};
 use auditor_tests::daemon::Daemon;
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::shaper::Tunnel;
-use auditor_tests::workload::{self, OwnCgroup};
+use auditor_tests::workload;
 use auditor_tests::{clients, namespace, oracle, require_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
