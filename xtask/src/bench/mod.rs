@@ -55,7 +55,7 @@ pub(crate) fn decrypt() -> Result<()> {
 /// How often and how long to measure.
 #[derive(Clone, Debug, clap::Args)]
 struct Runs {
-    /// Pairs of runs for each setting, or for each case and setting
+    /// Pairs of runs for each that is measured
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
     /// Runs with and runs without the setting that make a pair, in turns
