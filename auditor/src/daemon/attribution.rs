@@ -32,7 +32,7 @@ use crate::kernel::shares::Shares;
 use crate::kernel::tables::{TableError, Tables};
 use crate::policy;
 use crate::process::{Known, Occasion, Processes};
-use crate::protocol::{Limits, Observation, Opaque, Protocol, Side};
+use crate::protocol::{Limits, Observation, Opaque, Outcome, Protocol, Side};
 use crate::record::{
     Application, CloseReason, Connection, Coverage, Entry, Event as Recorded, Process, Transport, Verdict,
 };
@@ -950,6 +950,8 @@ impl Attribution {
         let process = conversation.process.clone();
         let mut enter = |at, event| {
             match event {
+                // It counts when it is executed.
+                Recorded::Statement { ref statement, .. } if statement.outcome == Outcome::Prepared => {}
                 Recorded::Statement { .. } | Recorded::Request { .. } => statements += 1,
                 Recorded::Finding { .. } => violations += 1,
                 _ => {}

@@ -214,6 +214,7 @@ impl Postgres {
     fn settle(&mut self, result: Result<(), Violation>, at: Boottime, out: &mut Vec<Observation>) {
         if let (Err(reason), Phase::Session(session)) = (result, &mut self.phase) {
             session.conversation.give_up(false, at, out);
+            session.conversation.lose_names(at, out);
             self.violation(reason, out);
         }
     }

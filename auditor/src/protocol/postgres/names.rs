@@ -9,6 +9,12 @@
 //! might grow past 63 bytes there nothing is known. The tables are bounded: the oldest name is forgotten first, and a forgotten
 //! name is unknown, never guessed.
 //!
+//! What is forgotten can be executed all the same. So that no text is executed that is not on record, whatever a later execution may
+//! not find here is given out first ([`Names::due`]), unless it was told with an execution of its own: what finds no room, what has a name that
+//! cannot be looked up, what is called by such a name perhaps. And because SQL's EXECUTE and FETCH know these names too, also from
+//! within functions that any statement may call, everything that has a name is given out before another statement is told.
+//! What Close, DEALLOCATE or the end of a transaction takes away is not: the server forgets it as well.
+//!
 //! A limit: SQL inside functions (`DO`, PL/pgSQL `EXECUTE`) can DEALLOCATE and PREPARE without the protocol showing it. The
 //! call itself is on record, the command tag of what was executed comes from the server, and where that contradicts the
 //! text, as when a DELETE hides behind the name of a SELECT, the record says that it is incomplete.
@@ -18,6 +24,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::record::Subject;
 use super::values::Values;
 use crate::protocol::Column;
 
@@ -170,6 +177,40 @@ impl Names {
     pub(super) fn memory(&self) -> usize {
         self.statements.memory() + self.portals.memory()
     }
+
+    /// What this portal means, which is executed now, and told with it.
+    pub(super) fn execute(&mut self, name: &Name) -> Option<Arc<Portal>> {
+        let portal = self.portals.look_up(name)?;
+        self.portals.told_with(name, &portal);
+        self.statements.told_with(&portal.prepared.name, &portal.prepared);
+        Some(portal)
+    }
+
+    /// Everything that has a name, and is not told yet, is due.
+    pub(super) fn tell_named(&mut self) {
+        self.portals.tell_named();
+        for (_, portal) in &self.portals.due {
+            self.statements.told_with(&portal.prepared.name, &portal.prepared);
+        }
+        self.statements.tell_named();
+    }
+
+    /// Everything that is not told yet is due.
+    pub(super) fn tell_all(&mut self) {
+        self.tell_named();
+        self.statements.tell_all();
+        self.portals.tell_all();
+    }
+
+    /// Takes what has to be given out now.
+    pub(super) fn due(&mut self) -> Vec<Subject> {
+        let portals = self.portals.due.drain(..).map(|(name, portal)| {
+            // Its values are told once.
+            Subject { portal: name.text(), ..Subject::portal(&portal, true) }
+        });
+        let statements = self.statements.due.drain(..).map(|(_, prepared)| Subject::prepared(&prepared));
+        portals.chain(statements).filter(|subject| !subject.text.is_empty()).collect()
+    }
 }
 
 /// What a name takes in a table beside its meaning: its bytes, its slot and its place in the order.
@@ -179,16 +220,19 @@ const NAME: usize = 256;
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
 #[serde(bound(serialize = "T: serde::Serialize", deserialize = "T: crate::shared::Readable"))]
 pub(super) struct Table<T> {
-    #[serde(with = "crate::shared::option")]
-    unnamed: Option<Arc<T>>,
-    unnamed_cost: usize,
+    unnamed: Option<Slot<T>>,
     named: HashMap<Arc<[u8]>, Slot<T>>,
     /// Names in the order in which they got their meaning; a stamp that is not the slot's is an old meaning.
     order: VecDeque<(u64, Arc<[u8]>)>,
     stamp: u64,
+    /// All with stamps up to this one are on record.
+    told: u64,
     cost: usize,
     max_names: usize,
     max_cost: usize,
+    /// What has to be given out; taken before the step that it was found in ends.
+    #[serde(skip)]
+    due: Vec<(Name, Arc<T>)>,
 }
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -196,6 +240,8 @@ pub(super) struct Table<T> {
 struct Slot<T> {
     stamp: u64,
     cost: usize,
+    /// It is on record.
+    told: bool,
     #[serde(with = "crate::shared")]
     value: Arc<T>,
 }
@@ -204,37 +250,87 @@ impl<T: Kept> Table<T> {
     fn new(max_names: usize, max_cost: usize) -> Self {
         Self {
             unnamed: None,
-            unnamed_cost: 0,
             named: HashMap::new(),
             order: VecDeque::new(),
             stamp: 0,
+            told: 0,
             cost: 0,
             max_names,
             max_cost,
+            due: Vec::new(),
         }
     }
 
     /// Bytes that it takes, roughly.
     fn memory(&self) -> usize {
-        self.unnamed_cost + self.cost + self.order.len() * NAME
+        self.unnamed.as_ref().map_or(0, |slot| slot.cost) + self.cost + self.order.len() * NAME
     }
 
     /// What the name means, if that is known.
     pub(super) fn get(&self, name: &Name) -> Option<&Arc<T>> {
         match name {
-            Name::Exact(key) if key.is_empty() => self.unnamed.as_ref(),
+            Name::Exact(key) if key.is_empty() => self.unnamed.as_ref().map(|slot| &slot.value),
             Name::Exact(key) => self.named.get(key.as_ref()).map(|slot| &slot.value),
             Name::Long(_) | Name::Unknown => None,
         }
+    }
+
+    /// The same for what is going to be executed. A name that is not to be told from others may be any of them: these are due.
+    pub(super) fn look_up(&mut self, name: &Name) -> Option<Arc<T>> {
+        match name {
+            Name::Exact(_) => {}
+            Name::Long(_) => self.tell_named(),
+            Name::Unknown => self.tell_all(),
+        }
+        self.get(name).cloned()
+    }
+
+    /// This is told with an execution, if it is what the name means.
+    pub(super) fn told_with(&mut self, name: &Name, value: &Arc<T>) {
+        let slot = match name {
+            Name::Exact(key) if key.is_empty() => self.unnamed.as_mut(),
+            Name::Exact(key) => self.named.get_mut(key.as_ref()),
+            Name::Long(_) | Name::Unknown => None,
+        };
+        if let Some(slot) = slot.filter(|slot| Arc::ptr_eq(&slot.value, value)) {
+            slot.told = true;
+        }
+    }
+
+    /// Everything but the unnamed one is due, the oldest first.
+    pub(super) fn tell_named(&mut self) {
+        let from = self.order.partition_point(|(stamp, _)| *stamp <= self.told);
+        for (stamp, key) in self.order.range(from..) {
+            let slot = self.named.get_mut(key).filter(|slot| slot.stamp == *stamp && !slot.told);
+            if let Some(slot) = slot {
+                slot.told = true;
+                self.due.push((Name::Exact(key.as_ref().into()), Arc::clone(&slot.value)));
+            }
+        }
+        self.told = self.stamp;
+    }
+
+    /// Everything is due.
+    pub(super) fn tell_all(&mut self) {
+        self.tell_named();
+        if let Some(slot) = self.unnamed.as_mut().filter(|slot| !slot.told) {
+            slot.told = true;
+            self.due.push((Name::Exact(Box::default()), Arc::clone(&slot.value)));
+        }
+    }
+
+    /// What the name may mean, but nobody knows.
+    pub(super) fn doubt(&mut self, name: &Name, value: Arc<T>) {
+        self.due.push((name.clone(), value));
     }
 
     /// Changes what the name means, if that is known.
     pub(super) fn change(&mut self, name: &Name, change: impl FnOnce(&mut T)) {
         match name {
             Name::Exact(key) if key.is_empty() => {
-                if let Some(value) = &mut self.unnamed {
-                    change(Arc::make_mut(value));
-                    self.unnamed_cost = value.cost();
+                if let Some(slot) = &mut self.unnamed {
+                    change(Arc::make_mut(&mut slot.value));
+                    slot.cost = slot.value.cost();
                 }
             }
             Name::Exact(key) => {
@@ -254,37 +350,55 @@ impl<T: Kept> Table<T> {
     pub(super) fn insert(&mut self, name: &Name, value: Arc<T>) {
         let key = match name {
             Name::Exact(key) if key.is_empty() => {
-                self.unnamed_cost = value.cost();
-                self.unnamed = Some(value);
+                self.unnamed = Some(Slot { stamp: 0, cost: value.cost(), told: false, value });
                 return;
             }
             Name::Exact(key) => key,
-            Name::Long(_) | Name::Unknown => return self.remove(name),
+            Name::Long(_) | Name::Unknown => {
+                self.remove(name);
+                return self.doubt(name, value);
+            }
         };
-        self.forget(key);
+        drop(self.forget(key));
         let key: Arc<[u8]> = key.as_ref().into();
         let cost = value.cost();
         self.stamp += 1;
         self.cost += cost;
         self.order.push_back((self.stamp, Arc::clone(&key)));
-        self.named.insert(key, Slot { stamp: self.stamp, cost, value });
+        self.named.insert(key, Slot { stamp: self.stamp, cost, told: false, value });
         self.evict();
     }
 
     /// Takes the name's meaning away. Which name was meant may be unknown; then none is certain any more.
     pub(super) fn remove(&mut self, name: &Name) {
         match name {
-            Name::Exact(key) if key.is_empty() => self.clear_unnamed(),
-            Name::Exact(key) | Name::Long(key) => self.forget(key),
+            Name::Exact(key) if key.is_empty() => self.unnamed = None,
+            Name::Exact(key) => drop(self.forget(key)),
+            // To a server that does not cut names these are two.
+            Name::Long(key) => {
+                self.tell_named();
+                drop(self.forget(key));
+            }
             Name::Unknown => {
-                self.clear_unnamed();
-                self.clear_named();
+                self.tell_all();
+                self.clear();
             }
         }
     }
 
-    /// Takes away the meaning of all but the unnamed one.
-    pub(super) fn clear_named(&mut self) {
+    /// Nothing is certain any more but the unnamed one.
+    pub(super) fn doubt_named(&mut self) {
+        self.tell_named();
+        self.clear_named();
+    }
+
+    /// The unnamed one may not be there any more.
+    pub(super) fn doubt_unnamed(&mut self) {
+        let slot = self.unnamed.take().filter(|slot| !slot.told);
+        self.due.extend(slot.map(|slot| (Name::Exact(Box::default()), slot.value)));
+    }
+
+    fn clear_named(&mut self) {
         self.named.clear();
         self.order.clear();
         self.named.shrink_to(64);
@@ -292,29 +406,29 @@ impl<T: Kept> Table<T> {
         self.cost = 0;
     }
 
-    fn clear_unnamed(&mut self) {
-        (self.unnamed, self.unnamed_cost) = (None, 0);
-    }
-
     /// Takes away every meaning.
     pub(super) fn clear(&mut self) {
-        self.clear_unnamed();
+        self.unnamed = None;
         if !self.named.is_empty() {
             self.clear_named();
         }
     }
 
-    fn forget(&mut self, key: &[u8]) {
-        if let Some(slot) = self.named.remove(key) {
-            self.cost -= slot.cost;
-        }
+    fn forget(&mut self, key: &[u8]) -> Option<Slot<T>> {
+        let slot = self.named.remove(key)?;
+        self.cost -= slot.cost;
+        Some(slot)
     }
 
     fn evict(&mut self) {
         while self.named.len() > self.max_names || self.cost > self.max_cost {
             let Some((stamp, key)) = self.order.pop_front() else { return };
-            if self.named.get(&key).is_some_and(|slot| slot.stamp == stamp) {
-                self.forget(&key);
+            if self.named.get(&key).is_some_and(|slot| slot.stamp == stamp)
+                && let Some(slot) = self.forget(&key)
+                && !slot.told
+                && stamp > self.told
+            {
+                self.due.push((Name::Exact(key.as_ref().into()), slot.value));
             }
         }
         // Names that are given and taken over and over must not pile up.
@@ -381,7 +495,7 @@ mod tests {
         table.insert(&exact(""), Arc::new(3));
         assert_eq!(table.get(&exact("a")).map(|value| **value), Some(2));
         assert_eq!(table.get(&exact("")).map(|value| **value), Some(3));
-        table.clear_named();
+        table.doubt_named();
         assert_eq!(table.get(&exact("a")), None);
         assert_eq!(table.get(&exact("")).map(|value| **value), Some(3));
     }

@@ -146,6 +146,7 @@ proptest! {
                 Outcome::Failed(_) => "failed",
                 Outcome::Skipped => "skipped",
                 Outcome::Unknown => "unknown",
+                Outcome::Prepared => "prepared",
             }),
             // A text may be USE.
             Observation::Login(_) => None,
