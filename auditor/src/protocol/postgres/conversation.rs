@@ -76,7 +76,7 @@ pub(super) struct Conversation {
     pub(super) ignored_syncs: u64,
     /// The server's side cannot be read any more: what names mean is a supposition from here on.
     pub(super) deaf: Option<Box<Supposed>>,
-    sequence: u64,
+    pub(super) sequence: u64,
 }
 
 impl Conversation {
@@ -410,39 +410,7 @@ impl Conversation {
         subject.record(std::mem::take(&mut self.unit), self.sequence, outcome, at)
     }
 
-    /// Gives out what was prepared, or sent, and may be executed without being told again.
-    pub(super) fn give_out(&mut self, due: Vec<Subject>, at: Boottime, out: &mut Vec<Observation>) {
-        for subject in due {
-            self.sequence += 1;
-            let mut sequence = self.sequence;
-            if let Some(held) = &mut self.held {
-                // That one comes later.
-                std::mem::swap(&mut held.sequence, &mut sequence);
-            }
-            let statement = subject.record(Unit::default(), sequence, Outcome::Prepared, at);
-            out.push(Observation::Statement(statement));
-        }
-    }
-
-    /// The text of a request that is going to be without, if it is one that may be executed.
-    fn text_of(&self, request: &Request) -> Vec<Subject> {
-        let subject = match request {
-            Request::Query(query) => {
-                let kind = self.kind_of(&query.text);
-                let subject = Subject::text(kind, query.text.clone(), query.text_length);
-                Subject { incomplete: !query.whole, ..subject }
-            }
-            Request::Parse(parse) => Subject {
-                name: parse.name.text(),
-                incomplete: !parse.whole,
-                ..Subject::text(StatementKind::Prepared, parse.text.clone(), parse.text_length)
-            },
-            _ => return Vec::new(),
-        };
-        vec![subject]
-    }
-
-    fn kind_of(&self, text: &[u8]) -> StatementKind {
+    pub(super) fn kind_of(&self, text: &[u8]) -> StatementKind {
         match self.replication {
             Replication::Physical => StatementKind::Admin,
             Replication::Logical if is_replication_command(text) => StatementKind::Admin,

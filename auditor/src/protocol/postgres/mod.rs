@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod conversation;
+mod due;
 mod extended;
 mod field;
 mod frame;
@@ -36,6 +37,7 @@ mod record;
 mod request;
 mod response;
 mod startup;
+mod table;
 #[cfg(test)]
 mod tests;
 mod unanswered;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::STATEMENT_IN_NEED;
 use super::conversation::{Conversation, MAX_QUEUED_BYTES};
 use super::extended::{portal, prepared};
-use super::names::{Kept as _, Name, Names, Portal, Prepared};
+use super::names::{Name, Names, Portal, Prepared};
 use super::record::{Subject, Unit};
 use super::request::{Request, Target};
+use super::table::Kept as _;
 use crate::clock::Boottime;
 use crate::protocol::{Observation, Outcome, ServerError};
 
@@ -34,7 +35,7 @@ enum Meant {
 /// What names would have meant had the server answered.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Supposed {
-    names: Names,
+    pub(super) names: Names,
     /// Bytes of values that were shown.
     shown: usize,
 }
@@ -178,33 +179,6 @@ impl Conversation {
             self.tell_all(&mut supposed, at, out);
         }
         self.deaf = Some(supposed);
-    }
-
-    /// What names mean is not known, or not asked, from here on.
-    pub(super) fn lose_names(&mut self, at: Boottime, out: &mut Vec<Observation>) {
-        let mut supposed = self.deaf.take().unwrap_or_default();
-        self.tell_all(&mut supposed, at, out);
-        self.deaf = Some(supposed);
-    }
-
-    fn tell_all(&mut self, supposed: &mut Supposed, at: Boottime, out: &mut Vec<Observation>) {
-        self.names.tell_all();
-        let due = self.names.due();
-        self.give_out(due, at, out);
-        supposed.names.tell_all();
-        self.give_out_supposed(true, supposed, at, out);
-    }
-
-    fn give_out_supposed(
-        &mut self,
-        hole: bool,
-        supposed: &mut Supposed,
-        at: Boottime,
-        out: &mut Vec<Observation>,
-    ) {
-        let mut due = supposed.names.due();
-        due.iter_mut().for_each(|subject| subject.incomplete |= hole);
-        self.give_out(due, at, out);
     }
 
     /// The server's side was lost: from here on requests are told as they come.
