@@ -6,6 +6,7 @@
 
 mod abandoned;
 mod attribution;
+mod by_cookie;
 pub mod command;
 mod conversation;
 mod host;
@@ -44,6 +45,7 @@ use crate::capabilities::number::{
 };
 use crate::clock::Clock;
 use crate::config::{self, FailMode};
+use crate::kernel::bpffs;
 use crate::kernel::cgroup::{Cgroup, CgroupError, Hierarchy};
 use crate::kernel::object::{self, KernelError, Loaded, Object, RingSizes};
 use crate::kernel::secrets::Secrets;
@@ -289,14 +291,14 @@ fn replace(
     sizes: RingSizes,
     runtime: &tokio::runtime::Runtime,
 ) -> Result<Option<Loaded>, StartError> {
-    object::make_pins(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
+    bpffs::make_directory(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
     let layout = object::layout(sizes);
     let loaded = Object::load(sizes, pins)?;
     let next = HandOver { journal: journal::VERSION, layout: layout.clone() };
     let replaced = runtime.block_on(ask_to_hand_over(runtime_dir, &next));
     if !loaded.found && !matches!(replaced, Ok(true)) {
         // Its own tables, which nobody uses. The directory may hold the other daemon's.
-        let _ = object::remove_pins(&pins.join(layout));
+        let _ = bpffs::remove_all(&pins.join(layout));
         let _ = fs::remove_dir(pins);
     }
     Ok(replaced?.then_some(loaded))
@@ -355,7 +357,7 @@ impl Start<'_> {
     /// Takes over what an earlier daemon left, or begins anew.
     fn parts(mut self, boot_id: String, kernel_release: String) -> Result<(Parts, Commander), StartError> {
         let (pins, runtime_dir) = (self.pins.clone(), self.options.runtime_dir.clone());
-        object::make_pins(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
+        bpffs::make_directory(&pins).map_err(|error| KernelError::Pins { path: pins.clone(), error })?;
         let load = || {
             Object::load(self.sizes, &pins).inspect_err(|_| {
                 // Fails where an earlier daemon's are in it.
@@ -378,7 +380,7 @@ impl Start<'_> {
         let result = self.hold(kernel, (payload, lifecycle), &parent, boot_id, kernel_release);
         if result.is_err() && !found {
             // Nobody was held by this before.
-            let _ = object::remove_pins(&pins);
+            let _ = bpffs::remove_all(&pins);
             let _ = journal::discard(&runtime_dir);
             remove_if_empty(&parent);
         }
@@ -613,7 +615,7 @@ fn leave(parts: Parts) -> Result<(), StartError> {
         drop(attachment);
     } else {
         attachment.detach().map_err(call("take down the kernel programs"))?;
-        object::remove_pins(&pins).map_err(call("take down the kernel's tables"))?;
+        bpffs::remove_all(&pins).map_err(call("take down the kernel's tables"))?;
         remove_if_empty(&parent);
         if let Some(directory) = pins.parent() {
             // Another daemon's pins may be in it.
@@ -719,9 +721,9 @@ fn make_directory(path: &Path) -> Result<(), StartError> {
 
 /// Mounts bpffs at its usual place where it is missing and links are to be kept there.
 fn prepare_pins(directory: &Path) -> Result<(), StartError> {
-    let bpffs = Path::new("/sys/fs/bpf");
-    if directory.starts_with(bpffs) {
-        object::ensure_bpffs(bpffs).map_err(|error| StartError::Bpffs { path: bpffs.to_owned(), error })?;
+    let mount = Path::new("/sys/fs/bpf");
+    if directory.starts_with(mount) {
+        bpffs::ensure_mounted(mount).map_err(|error| StartError::Bpffs { path: mount.to_owned(), error })?;
     }
     Ok(())
 }

@@ -8,6 +8,8 @@ pub mod http;
 pub mod mysql;
 pub mod postgres;
 pub mod redis;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::script::*;
 use crate::clock::Boottime;
 use crate::protocol::postgres::Postgres;
-use crate::protocol::{Dissector, Observation, Outcome, Side, Statement};
+use crate::protocol::tests::events::{Daemons, Event, play};
+use crate::protocol::{Dissector, Observation, Outcome, Protocol, Side, Statement};
 
 /// Statements that names are kept of.
 const KEPT: usize = 4096;
@@ -257,21 +258,6 @@ fn statements(observations: Vec<Observation>) -> Vec<Statement> {
     observations.into_iter().filter_map(statement).collect()
 }
 
-/// Played by one daemon after the other.
-fn restored(script: &Script) -> Vec<Observation> {
-    let mut dissector = Postgres::new(LIMITS);
-    let mut out = Vec::new();
-    for (index, (side, bytes)) in script.said.iter().enumerate() {
-        for half in bytes.chunks(bytes.len().div_ceil(2)) {
-            dissector.bytes(*side, Boottime(index as u64), half, &mut out);
-            let state = dissector.save().unwrap();
-            dissector = crate::shared::scope(|| postcard::from_bytes(&state)).unwrap();
-        }
-    }
-    dissector.close(Boottime(script.said.len() as u64), &mut out);
-    out
-}
-
 /// What a client does.
 #[derive(Clone, Debug)]
 enum Step {
@@ -433,7 +419,9 @@ proptest! {
         }
         let whole = script.play(LIMITS, |_| usize::MAX);
         prop_assert_eq!(&whole, &script.play(LIMITS, |piece| cuts[piece % cuts.len()]));
-        prop_assert_eq!(&whole, &restored(&script), "written and read");
+        let events: Vec<_> = script.said.iter().cloned().map(Event::from).collect();
+        let restored = play(Protocol::Postgres, LIMITS, &events, |_| usize::MAX, Daemons::Many);
+        prop_assert_eq!(&whole, &restored, "written and read");
         let mut told = std::collections::HashSet::new();
         let mut executed = server.executed.iter();
         for (index, statement) in statements(whole).into_iter().enumerate() {
