@@ -143,6 +143,7 @@ fn statement(text: &[u8]) -> Statement {
         text: text.to_vec().into(),
         text_length: u64::try_from(text.len()).unwrap_or(u64::MAX),
         name: None,
+        portal: None,
         parameters: Vec::new(),
         results: vec![CommandResult { tag: "SELECT 2".to_owned(), rows: Some(2) }],
         columns: vec![Column { name: "id".to_owned(), type_name: "int8".to_owned() }],
@@ -184,6 +185,14 @@ fn statements() -> Vec<Event> {
         failed,
         cut,
         Statement { outcome: Outcome::Skipped, ..statement(b"drop table orders") },
+        Statement {
+            kind: StatementKind::Prepared,
+            name: Some("s2".to_owned()),
+            portal: Some("c".to_owned()),
+            outcome: Outcome::Prepared,
+            results: Vec::new(),
+            ..statement(b"delete from orders")
+        },
         Statement { outcome: Outcome::Unknown, ..statement(b"\xff\\x00 not UTF-8") },
         Statement { kind: StatementKind::Copy, ..statement(b"COPY orders FROM STDIN") },
         Statement { kind: StatementKind::Function, name: None, ..statement(b"") },

@@ -152,6 +152,7 @@ fn statement() -> Entry {
                 text: text.as_bytes().to_vec().into(),
                 text_length: u64::try_from(text.len()).unwrap_or(u64::MAX),
                 name: None,
+                portal: None,
                 parameters: Vec::new(),
                 results: vec![CommandResult { tag: "SELECT 100".to_owned(), rows: Some(100) }],
                 columns: vec![column("id", "int8"), column("total", "numeric"), column("email", "text")],

@@ -3,7 +3,7 @@
 //! Both accounts are grouped by the client's end of the connection, which both know and neither learnt from the other. Within
 //! a connection the order, the text (byte for byte), the outcome and the bind values must be equal. The trail's statements that
 //! were sent but never executed, because an earlier one of their batch had failed, are not in the server's log and are
-//! left out of the comparison, as is what is not SQL (cancel requests, replication commands).
+//! left out of the comparison, as is what was only prepared (its executions have records of their own) and what is not SQL (cancel requests, replication commands).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -155,6 +155,7 @@ pub fn is_statement(record: &Value) -> bool {
     own["kind"] == "statement"
         && own["statement"]["kind"] != "admin"
         && own["statement"]["outcome"] != "skipped"
+        && own["statement"]["outcome"] != "prepared"
 }
 
 /// Checks that the statements of the n-th session are all of the n-th process, and of `agent`.
@@ -369,6 +370,7 @@ mod tests {
             record(2, 1, "c", "completed", None),
             record(1, 1, "a", "failed", Some("42601")),
             record(1, 3, "never executed", "skipped", None),
+            record(1, 4, "not executed yet", "prepared", None),
         ];
         let report = compare(&log, &records).unwrap();
         assert!(report.is_equal(), "{report}");

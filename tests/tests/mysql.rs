@@ -346,3 +346,44 @@ fn clients_under_tls() {
     scene.run_node("tls", "127.0.0.1");
     scene.compare("TLS", true, 800);
 }
+
+#[test]
+fn whatever_was_executed_by_number_has_its_text_in_the_trail() {
+    // As many as the daemon keeps of one connection.
+    const KEPT: usize = 4096;
+    let scene = Scene::new();
+    scene.server.sql(&format!("create table {DATABASE}.said (word text)")).unwrap();
+    let folder = scene.daemon.home().folder();
+    let python = Python::with_mysql_drivers(folder).unwrap();
+    let script = clients::write(folder, "names.py", include_str!("../clients/names_mysql.py")).unwrap();
+    let words = python.words(&script, &["127.0.0.1", &scene.server.port().to_string(), &KEPT.to_string()]);
+    let output = scene.daemon.run(AGENT, UNPRIVILEGED, &words).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let executed = scene.server.sql(&format!("select word from {DATABASE}.said")).unwrap();
+    for word in ["kept 0", "kept 1", "kept 4097"] {
+        assert!(executed.lines().any(|line| line.contains(word)), "{word} was not executed: {executed}");
+    }
+    scene.daemon.settle().unwrap();
+    let records = scene.daemon.records().unwrap();
+    let [records] = &recorded(&records)[..] else { panic!("not one connection") };
+    let insert = |word: &str| format!("insert into said values ('{word}')");
+    let place = |text: &str, outcome: &str, name: &Value| {
+        let is = |record: &&Value| {
+            let own = statement(record);
+            text == self::text(record)
+                && own["outcome"] == outcome
+                && (name.is_null() || own["name"] == *name)
+        };
+        let found = records.iter().position(is);
+        found.unwrap_or_else(|| panic!("{outcome}, {name}: {text:?} is not in the trail"))
+    };
+    for word in ["kept 0", "kept 1"] {
+        let prepared = place(&insert(word), "prepared", &Value::Null);
+        let executed = place("", "completed", &statement(records[prepared])["name"]);
+        assert!(prepared < executed, "{word}");
+    }
+    place(&insert("kept 4097"), "completed", &Value::Null);
+    let all = records.iter().filter(|record| statement(record)["kind"] == "prepared");
+    assert_eq!(all.count(), 5, "two that were forgotten, three executions");
+    scene.daemon.stop().unwrap();
+}

@@ -155,3 +155,58 @@ fn records_are_found_by_what_they_name() {
     assert_eq!(found(&["--object", "nothing"]), 0);
     daemon.stop().unwrap();
 }
+
+#[test]
+fn whatever_was_executed_by_name_has_its_text_in_the_trail() {
+    // As many as the daemon keeps of one connection.
+    const KEPT: usize = 4096;
+    let (postgres, daemon) = start("");
+    postgres.sql("create table said (word text)").unwrap();
+    let script =
+        clients::write(daemon.home().folder(), "names.py", include_str!("../clients/names_postgres.py"))
+            .unwrap();
+    let mut words: Vec<OsString> = vec!["/usr/bin/python3".into(), "-B".into(), script.into()];
+    words.extend([postgres.port().to_string().into(), KEPT.to_string().into()]);
+    let output = daemon.run(AGENT, UNPRIVILEGED, &words).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let executed = postgres.sql("select word from said").unwrap();
+    let executed: Vec<&str> = executed.lines().map(str::trim).filter(|word| !word.is_empty()).collect();
+    assert_eq!(executed, ["kept 0", "pipelined 0", "long", "cut", "sql", "fetched", "function"]);
+    let told = statements(&daemon);
+    let of = |word: &str| {
+        let text = format!("insert into said values ('{word}')");
+        let place = told.iter().position(|(told, _)| told.starts_with(&text));
+        place.unwrap_or_else(|| panic!("{word:?} was executed and is not in the trail"))
+    };
+    for word in executed {
+        let (text, own) = &told[of(word)];
+        assert_eq!(
+            (&own["outcome"], &own["kind"]),
+            (&json!("prepared"), &json!("prepared")),
+            "{text}: {own}"
+        );
+        assert_eq!((&own["verb"], &own["classes"]), (&json!("insert"), &json!(["writes"])), "{text}: {own}");
+    }
+    // Before it was executed, and under the same name.
+    let execution = |name: String| {
+        let found = told.iter().position(|(text, own)| text.is_empty() && own["name"] == name.as_str());
+        found.unwrap_or_else(|| panic!("no execution of {name}"))
+    };
+    for (word, name) in [("kept 0", "p0".to_owned()), ("pipelined 0", "r0".into()), ("long", "l".repeat(63))]
+    {
+        let (first, then) = (of(word), execution(name.clone()));
+        assert!(first < then, "{word}");
+        assert_eq!(told[first].1["name"], name.as_str());
+        assert_eq!(
+            (&told[then].1["outcome"], &told[then].1["incomplete"]),
+            (&json!("completed"), &json!(true))
+        );
+    }
+    let (fetched, fetch) = (of("fetched"), told.iter().position(|(text, _)| text == "fetch c").unwrap());
+    assert!(fetched < fetch && told[fetched].1["portal"] == "c");
+    // What was prepared under the name by SQL is not what is executed now.
+    let by_sql: Vec<_> = told.iter().filter(|(text, _)| text == "execute q").map(|(_, own)| own).collect();
+    assert_eq!(by_sql[0]["verbs"], json!(["execute", "select"]), "{}", by_sql[0]);
+    assert_eq!((&by_sql[1]["classified"], &by_sql[1]["unclassified"]), (&json!(false), &json!("prepared")));
+    daemon.stop().unwrap();
+}

@@ -529,8 +529,9 @@ impl Conversation {
         if matches!(statement.kind, StatementKind::Admin | StatementKind::Function) {
             return None;
         }
-        let named = statement.kind == StatementKind::Prepared
-            && statement.name.as_ref().is_some_and(|name| !name.is_empty());
+        let prepared = statement.kind == StatementKind::Prepared;
+        // A name that cannot be told may be any.
+        let named = statement.name.as_ref().map_or(prepared, |name| !name.is_empty());
         if named && dialect == Dialect::Postgres {
             self.dialogue.named();
         }
@@ -542,6 +543,10 @@ impl Conversation {
             at: statement.finished,
         };
         let meaning = classifier.classify(text, &mut self.dialogue);
+        if statement.outcome == Outcome::Prepared {
+            self.dialogue.not_executed();
+            return Some(meaning);
+        }
         // MySQL tells of no settings.
         let transaction = statement.transaction.filter(|_| dialect == Dialect::Postgres);
         self.dialogue.ended(statement.outcome == Outcome::Completed, transaction);
@@ -574,6 +579,8 @@ impl Conversation {
             Observation::Violation(_) => {
                 Arc::make_mut(&mut self.application).opaque = Some("violation");
             }
+            // It counts when it is executed.
+            Observation::Statement(statement) if statement.outcome == Outcome::Prepared => {}
             Observation::Statement(_) | Observation::Request(_) => self.statements += 1,
             Observation::Encrypted { .. }
             | Observation::Switched { .. }

@@ -378,6 +378,10 @@ pub enum Outcome {
     Skipped,
     /// The connection ended, or the record has a hole, before the server's answer.
     Unknown,
+    /// It was prepared, or sent, and is told before it is executed, because its text may not be there any more when it is: so many are
+    /// prepared that this one is forgotten, its name is not to be told from another, or it can be executed by other means than the
+    /// protocol's. The record of an execution has the name only, or neither.
+    Prepared,
 }
 
 /// An error as the server reported it.
@@ -441,6 +445,8 @@ pub struct Statement {
     pub text_length: u64,
     /// Name of the prepared statement; empty for the unnamed one; `None` where there is none.
     pub name: Option<String>,
+    /// Name of the portal, where text and values are told by one record and the execution by another.
+    pub portal: Option<String>,
     /// Bind values in order.
     pub parameters: Vec<Parameter>,
     /// The commands that were completed, in order.

@@ -66,6 +66,8 @@ impl<'a> Verbs<'a> {
             // The first one did not get through, so no other one was begun.
             Outcome::Failed(_) | Outcome::Skipped => !completed,
             Outcome::Unknown => false,
+            // A text that is prepared is one command.
+            Outcome::Prepared => statement.kind == StatementKind::Prepared,
         };
         let carries = |verb: &&str| CARRIERS.iter().any(|carrier| carrier.eq_ignore_ascii_case(verb));
         let classified =
@@ -144,6 +146,7 @@ mod tests {
             text: text.as_bytes().to_vec().into(),
             text_length: u64::try_from(text.len()).unwrap(),
             name: None,
+            portal: None,
             parameters: Vec::new(),
             results: tags.iter().map(result).collect(),
             columns: Vec::new(),

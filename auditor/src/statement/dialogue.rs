@@ -219,6 +219,11 @@ impl Dialogue {
         }
     }
 
+    /// The statement that was understood last was only prepared.
+    pub fn not_executed(&mut self) {
+        self.pending.clear();
+    }
+
     fn forget_all(&mut self) {
         self.prepared.clear();
         self.bytes = 0;

@@ -333,6 +333,21 @@ fn what_may_have_been_prepared_anew_is_not_known() {
 }
 
 #[test]
+fn what_is_only_prepared_changes_nothing() {
+    let mut connection = Connection::default();
+    connection.says("set search_path = s", true, 'I');
+    let path = |connection: &mut Connection| {
+        let meaning = connection.0.classify(text(Dialect::Postgres, "select * from t"), &mut connection.1);
+        connection.1.ended(true, Some('I'));
+        meaning.resolved()
+    };
+    assert_eq!(path(&mut connection), ["s.t"]);
+    connection.0.classify(text(Dialect::Postgres, "set search_path = other"), &mut connection.1);
+    connection.1.not_executed();
+    assert_eq!(path(&mut connection), ["s.t"]);
+}
+
+#[test]
 fn a_session_cannot_have_everything_parsed() {
     let (mut classifier, mut dialogue) = (Classifier::default(), Dialogue::default());
     let mut says = |session, number: u64, at| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Attribution;
 use crate::clock::Boottime;
 use crate::daemon::conversation::{Degraded, Findings, Notice};
-use crate::protocol::{Observation, Opaque, Side};
+use crate::protocol::{Observation, Opaque, Outcome, Side};
 use crate::record::{Connection, Entry, Event as Recorded};
 
 /// How the record begins of a connection that is degraded.
@@ -28,6 +28,8 @@ impl Attribution {
         let process = conversation.process.clone();
         let mut enter = |at, event| {
             match event {
+                // It counts when it is executed.
+                Recorded::Statement { ref statement, .. } if statement.outcome == Outcome::Prepared => {}
                 Recorded::Statement { .. } | Recorded::Request { .. } => statements += 1,
                 Recorded::Finding { .. } => violations += 1,
                 _ => {}

@@ -496,3 +496,47 @@ fn the_next_daemon_degrades_the_same() {
     assert!(format!("{one:?}") == format!("{other:?}"));
     assert_eq!(first.attribution.budget.held(), second.attribution.budget.held());
 }
+
+#[test]
+fn what_the_protocol_has_prepared_is_not_taken_for_what_sql_had() {
+    let mut fixture = Fixture::new(&[1]);
+    let mut peer = Peer::new(&mut fixture, 1, 1);
+    let message = |kind: u8, body: &[u8]| {
+        let length = u32::try_from(body.len() + 4).unwrap().to_be_bytes();
+        [&[kind], &length[..], body].concat()
+    };
+    let ready = message(b'Z', b"I");
+    let sync = message(b'S', b"");
+    for (said, answered) in [
+        (Peer::query(b"PREPARE p AS SELECT 1"), message(b'C', b"PREPARE\0")),
+        (Peer::query(b"EXECUTE p"), message(b'C', b"SELECT 1\0")),
+        ([message(b'C', b"Sp\0"), sync.clone()].concat(), message(b'3', b"")),
+        ([message(b'P', b"p\0DELETE FROM t\0\0\0"), sync].concat(), message(b'1', b"")),
+        (Peer::query(b"EXECUTE p"), message(b'C', b"DELETE 1\0")),
+    ] {
+        peer.say(&mut fixture, &said);
+        peer.answer(&mut fixture, &[answered, ready.clone()].concat());
+    }
+    let told: Vec<String> = fixture
+        .told()
+        .0
+        .iter()
+        .filter_map(|event| match event {
+            Recorded::Statement { statement, meaning: Some(meaning), .. } => {
+                let verbs: Vec<_> = meaning.commands.iter().flat_map(|command| &command.verbs).collect();
+                let text = statement.text.escape_ascii();
+                Some(format!("{text} | {:?} | {verbs:?} | {:?}", statement.outcome, meaning.unclassified))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            r#"PREPARE p AS SELECT 1 | Completed | ["prepare", "select"] | None"#,
+            r#"EXECUTE p | Completed | ["execute", "select"] | None"#,
+            r#"DELETE FROM t | Prepared | ["delete"] | None"#,
+            r#"EXECUTE p | Completed | ["execute"] | Some("prepared")"#,
+        ]
+    );
+}

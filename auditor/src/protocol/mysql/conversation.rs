@@ -157,6 +157,9 @@ impl Conversation {
         // One statement of the longest kind always fits.
         let room = MAX_QUEUED_BYTES.max(2 * self.limits.max_statement_bytes);
         if self.queued_bytes + request.cost() > room {
+            if let Some(subject) = Subject::sent(&request) {
+                self.give_out(subject, at, out);
+            }
             request.strip();
         }
         self.queued_bytes += request.cost();
@@ -222,7 +225,7 @@ impl Conversation {
         let before = request.cost();
         let Request::Execute(execute) = request else { return };
         let number = execute.number;
-        self.current = self.statements.get(number).cloned();
+        self.current = self.statements.execute(number);
         let Some(prepared) = &self.current else { return };
         if let Given::Raw(raw, whole) = &execute.values {
             let values = ExecuteBody::values(raw, *whole, execute.bulk, prepared, capabilities, limits);
@@ -299,7 +302,10 @@ impl Conversation {
                 self.deafen(at, out);
             }
             (Request::ChangeUser(_), first) if first != Some(answer::OK) => self.ask(answer)?,
-            (Request::Prepare(_), Some(answer::OK)) => self.prepared(answer)?,
+            (Request::Prepare(_), Some(answer::OK)) => {
+                self.prepared(answer)?;
+                self.give_out_due(at, out);
+            }
             (Request::Prepare(_), _) => return Err("neither a statement nor an error".into()),
             (_, Some(answer::OK)) => self.end_of_result(answer, None, at, out),
             (_, Some(answer::EOF)) if answer.is_end(self.capabilities) => {
@@ -387,6 +393,19 @@ impl Conversation {
             out.push(Observation::Authenticated);
         }
         self.begin();
+    }
+
+    /// Gives out what was forgotten, and may be executed without being told again.
+    pub(super) fn give_out_due(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        for prepared in self.statements.due() {
+            self.give_out(Subject::prepared(&prepared), at, out);
+        }
+    }
+
+    fn give_out(&mut self, subject: Subject, at: Boottime, out: &mut Vec<Observation>) {
+        self.sequence += 1;
+        let statement = subject.record(Unit::default(), self.sequence, Outcome::Prepared, (at, 0), at);
+        out.push(Observation::Statement(statement));
     }
 
     pub(super) fn record(

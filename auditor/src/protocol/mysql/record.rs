@@ -129,6 +129,29 @@ impl Subject {
         }
     }
 
+    /// A statement that is forgotten.
+    pub(super) fn prepared(prepared: &Prepared) -> Self {
+        Self {
+            kind: StatementKind::Prepared,
+            text: prepared.text.clone(),
+            text_length: prepared.text_length,
+            name: Some(prepared.number.to_string()),
+            incomplete: prepared.incomplete,
+            ..Self::admin("")
+        }
+    }
+
+    /// The text of a command that is going to be without.
+    pub(super) fn sent(request: &Request) -> Option<Self> {
+        let (kind, query) = match request {
+            Request::Query(query) => (StatementKind::Simple, query),
+            Request::Prepare(query) => (StatementKind::Prepared, query),
+            _ => return None,
+        };
+        let (text, text_length, incomplete) = (query.text.clone(), query.text_length, !query.whole);
+        Some(Self { kind, text, text_length, incomplete, ..Self::admin("") })
+    }
+
     /// A text that was to be prepared.
     pub(super) fn prepare(request: Request) -> Self {
         Self { kind: StatementKind::Prepared, ..Self::of(request, None) }
@@ -184,6 +207,7 @@ impl Subject {
             text: self.text,
             text_length: self.text_length,
             name: self.name,
+            portal: None,
             parameters: self.parameters,
             columns: match outcome {
                 _ if !unit.columns.is_empty() => unit.columns,

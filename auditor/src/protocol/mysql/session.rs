@@ -198,6 +198,7 @@ impl Session {
     /// Gives out what is under way: nothing more is read.
     pub(super) fn give_up(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         self.conversation.give_up(false, at, out);
+        self.conversation.lose_statements(at, out);
     }
 
     /// The same, down to a text to be executed of which only the beginning came.

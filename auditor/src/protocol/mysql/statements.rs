@@ -2,7 +2,9 @@
 //!
 //! Kept in the order in which the server confirmed it, never in the order in which the client hoped for it: a client that sends
 //! everything at once could otherwise have one text executed under the record of another. The table is bounded; the statement
-//! that was prepared first is forgotten first, and a forgotten one is unknown, never guessed.
+//! that was prepared first is forgotten first, and a forgotten one is unknown, never guessed. It can be executed all the same, so its text is
+//! given out when it is forgotten ([`Statements::due`]), unless it was told with an execution before. What is closed is not: the server
+//! forgets it as well.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +47,8 @@ pub(super) struct Prepared {
     sent_bytes: u64,
     /// A hole fell into it.
     pub(super) incomplete: bool,
+    /// It is on record.
+    told: bool,
 }
 
 impl Prepared {
@@ -60,6 +64,10 @@ impl Prepared {
             + self.types.len() * size_of::<Type>()
             + columns_cost(&self.columns)
             + self.sent.values().map(cost).sum::<usize>()
+    }
+
+    fn is_untold(&self) -> bool {
+        !self.told && !self.text.is_empty()
     }
 
     /// What has to be known to read an execution's values.
@@ -82,11 +90,15 @@ pub(super) struct Statements {
     last: Option<u32>,
     cost: usize,
     max: (usize, usize),
+    /// What has to be given out; taken before the step that it was found in ends.
+    #[serde(skip)]
+    due: Vec<Arc<Prepared>>,
 }
 
 impl Default for Statements {
     fn default() -> Self {
-        Self { known: BTreeMap::new(), last: None, cost: 0, max: (MAX_STATEMENTS, MAX_COST) }
+        let max = (MAX_STATEMENTS, MAX_COST);
+        Self { known: BTreeMap::new(), last: None, cost: 0, max, due: Vec::new() }
     }
 }
 
@@ -116,12 +128,34 @@ impl Statements {
         while self.known.len() > self.max.0 || self.cost > self.max.1 {
             let Some((_, oldest)) = self.known.pop_first() else { return };
             self.cost -= oldest.cost();
+            self.due.extend(Some(oldest).filter(|oldest| oldest.is_untold()));
         }
     }
 
-    /// A text whose number was never told: it is the last one.
+    /// A text whose number was never told: it is the last one. It has a record already.
     pub(super) fn suppose(&mut self, query: &Query) {
-        self.insert(Prepared { incomplete: true, ..Prepared::new(LAST, query, 0) });
+        self.insert(Prepared { incomplete: true, told: true, ..Prepared::new(LAST, query, 0) });
+    }
+
+    /// What the number stands for, which is executed now, and told with it.
+    pub(super) fn execute(&mut self, number: u32) -> Option<Arc<Prepared>> {
+        if !self.get(number)?.told {
+            self.change(number, |prepared| prepared.told = true);
+        }
+        self.get(number).cloned()
+    }
+
+    /// Everything that is not told yet is due.
+    pub(super) fn tell_all(&mut self) {
+        for prepared in self.known.values_mut().filter(|prepared| prepared.is_untold()) {
+            Arc::make_mut(prepared).told = true;
+            self.due.push(Arc::clone(prepared));
+        }
+    }
+
+    /// Takes what has to be given out now.
+    pub(super) fn due(&mut self) -> Vec<Arc<Prepared>> {
+        std::mem::take(&mut self.due)
     }
 
     /// Takes its meaning away.
@@ -135,7 +169,7 @@ impl Statements {
 
     /// Nothing is prepared any more.
     pub(super) fn clear(&mut self) {
-        *self = Self { max: self.max, ..Self::default() };
+        *self = Self { max: self.max, due: self.due(), ..Self::default() };
     }
 
     /// A piece of a value, for the next execution.

@@ -5,3 +5,4 @@ mod conversations;
 mod holes;
 mod properties;
 mod script;
+mod texts;

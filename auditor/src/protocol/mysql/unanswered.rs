@@ -1,7 +1,7 @@
 //! Commands whose answer was never seen: they are told all the same.
 //!
 //! No answer settles what they did, so it is supposed to have been done. What was prepared then has no number, and is known as the last
-//! one only.
+//! one only; its text is told when it is prepared.
 
 use super::STATEMENT_IN_NEED;
 use super::conversation::{Conversation, Expect};
@@ -16,6 +16,15 @@ impl Conversation {
         self.unit.incomplete |= hole;
         self.without_answers(hole, at, out);
         (self.file, self.asked) = (false, false);
+        if hole {
+            self.lose_statements(at, out);
+        }
+    }
+
+    /// What was prepared cannot be told of later executions, or these cannot be read.
+    pub(super) fn lose_statements(&mut self, at: Boottime, out: &mut Vec<Observation>) {
+        self.statements.tell_all();
+        self.give_out_due(at, out);
     }
 
     /// The server's side was lost: from here on commands are told as they come.
@@ -45,13 +54,16 @@ impl Conversation {
                 }
                 Request::Prepare(query) => self.statements.suppose(query),
                 Request::ChangeUser(_) | Request::Other(request::RESET_CONNECTION, _) => {
-                    self.statements.clear()
+                    // Or the server refused to.
+                    self.statements.tell_all();
+                    self.statements.clear();
                 }
                 Request::Statement(request::STMT_RESET, number) => {
                     self.statements.forget_sent(*number);
                 }
                 _ => {}
             }
+            self.give_out_due(at, out);
             let mut unit = std::mem::take(&mut self.unit);
             unit.incomplete |= hole;
             let current = self.current.take();

@@ -76,7 +76,7 @@ pub(super) struct Conversation {
     pub(super) ignored_syncs: u64,
     /// The server's side cannot be read any more: what names mean is a supposition from here on.
     pub(super) deaf: Option<Box<Supposed>>,
-    sequence: u64,
+    pub(super) sequence: u64,
 }
 
 impl Conversation {
@@ -140,20 +140,27 @@ impl Conversation {
             }
             _ => {}
         }
-        self.push(Pending { request, started: head.started, size: head.size() })?;
+        self.push(Pending { request, started: head.started, size: head.size() }, at, out)?;
         if self.deaf.is_some() {
             self.suppose(at, out);
         }
         Ok(())
     }
 
-    fn push(&mut self, mut pending: Pending) -> Result<(), Violation> {
+    fn push(
+        &mut self,
+        mut pending: Pending,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
         if self.queue.len() >= MAX_QUEUED {
             return Err(format!("more than {MAX_QUEUED} requests without an answer"));
         }
         // One statement of the longest kind always fits.
         let room = MAX_QUEUED_BYTES.max(2 * self.limits.max_statement_bytes);
         if self.queued_bytes + pending.request.cost() > room {
+            let text = self.text_of(&pending.request);
+            self.give_out(text, at, out);
             pending.request.strip();
         }
         self.queued_bytes += pending.request.cost();
@@ -188,6 +195,18 @@ impl Conversation {
 
     /// Takes a response.
     pub(super) fn response(
+        &mut self,
+        response: Response<'_>,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
+        let result = self.turn(response, at, out);
+        let due = self.names.due();
+        self.give_out(due, at, out);
+        result
+    }
+
+    fn turn(
         &mut self,
         response: Response<'_>,
         at: Boottime,
@@ -375,10 +394,28 @@ impl Conversation {
         Ok(())
     }
 
-    /// Makes a record of the subject and of all that was counted for it.
-    pub(super) fn record(&mut self, subject: Subject, outcome: Outcome, at: Boottime) -> Box<Statement> {
+    /// Makes a record of the subject and of all that was counted for it. Whatever else has a name may have been executed within, by SQL or
+    /// by a function, so that is given out first.
+    pub(super) fn record(
+        &mut self,
+        subject: Subject,
+        outcome: Outcome,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Box<Statement> {
+        self.names.tell_named();
+        let due = self.names.due();
+        self.give_out(due, at, out);
         self.sequence += 1;
         subject.record(std::mem::take(&mut self.unit), self.sequence, outcome, at)
+    }
+
+    pub(super) fn kind_of(&self, text: &[u8]) -> StatementKind {
+        match self.replication {
+            Replication::Physical => StatementKind::Admin,
+            Replication::Logical if is_replication_command(text) => StatementKind::Admin,
+            _ => StatementKind::Simple,
+        }
     }
 
     fn error(
@@ -413,13 +450,13 @@ impl Conversation {
             Request::Sync => {
                 self.unit.request(front.started, front.size);
                 let subject = Subject::text(StatementKind::Admin, "Sync".into(), 4);
-                let statement = self.record(subject, Outcome::Failed(error), at);
+                let statement = self.record(subject, Outcome::Failed(error), at, out);
                 out.push(Observation::Statement(statement));
             }
             Request::Execute(_) => {
                 if let Some(Request::Execute(portal)) = self.pop() {
                     let subject = self.execution(&portal);
-                    self.held = Some(self.record(subject, Outcome::Failed(error), at));
+                    self.held = Some(self.record(subject, Outcome::Failed(error), at, out));
                 }
                 self.skipping = Some(None);
             }
@@ -491,7 +528,7 @@ impl Conversation {
                 }
                 let outcome = self.unit.error.take().map_or(Outcome::Completed, Outcome::Failed);
                 if let Some(subject) = self.immediate(request) {
-                    self.held = Some(self.record(subject, outcome, at));
+                    self.held = Some(self.record(subject, outcome, at, out));
                     self.release(transaction, out);
                 }
             }
@@ -505,11 +542,7 @@ impl Conversation {
     pub(super) fn immediate(&self, request: Request) -> Option<Subject> {
         match request {
             Request::Query(query) => {
-                let kind = match self.replication {
-                    Replication::Physical => StatementKind::Admin,
-                    Replication::Logical if is_replication_command(&query.text) => StatementKind::Admin,
-                    _ => StatementKind::Simple,
-                };
+                let kind = self.kind_of(&query.text);
                 let subject = Subject::text(kind, query.text, query.text_length);
                 Some(Subject { incomplete: !query.whole, ..subject })
             }

@@ -25,7 +25,7 @@ impl Conversation {
     pub(super) fn bound(&mut self) {
         self.ignored_syncs = 0;
         if let Some(Request::Bind(bind)) = self.pop() {
-            let prepared = self.names.statements.get(&bind.statement).cloned();
+            let prepared = self.names.statements.look_up(&bind.statement);
             let (name, portal) = portal(prepared, *bind);
             self.names.portals.insert(&name, Arc::new(portal));
         }
@@ -70,7 +70,7 @@ impl Conversation {
             .then_some(&subject.text);
         self.forget_names(&result.tag, text.map(AsRef::as_ref));
         self.unit.result(result);
-        let statement = self.record(subject, Outcome::Completed, at);
+        let statement = self.record(subject, Outcome::Completed, at, out);
         if self.queue.front().is_some_and(|pending| matches!(pending.request, Request::Sync)) {
             self.held = Some(statement);
         } else {
@@ -80,10 +80,10 @@ impl Conversation {
 
     /// What executing this portal means.
     pub(super) fn execution(&mut self, name: &Name) -> Subject {
-        let Some(portal) = self.names.portals.get(name) else {
-            return Subject::portal(&Portal::unknown(), true);
+        let Some(portal) = self.names.execute(name) else {
+            return Subject { portal: name.text(), ..Subject::portal(&Portal::unknown(), true) };
         };
-        let subject = Subject::portal(portal, !portal.executed || portal.values.are_short());
+        let subject = Subject::portal(&portal, !portal.executed || portal.values.are_short());
         if !portal.executed {
             self.names.portals.change(name, |portal| portal.executed = true);
         }
@@ -93,11 +93,11 @@ impl Conversation {
     /// The request at the head, which is no Execute, has failed.
     pub(super) fn fail(&mut self, error: ServerError, at: Boottime) {
         let Some(request) = self.pop() else { return };
-        // The server lets go of the unnamed statement or portal before it makes a new one, even if that fails.
+        // The server lets go of the unnamed statement or portal before it makes a new one, even if that fails; but not before all that fails.
         let unnamed = Name::Exact(Box::default());
         match &request {
-            Request::Parse(parse) if parse.name == unnamed => self.names.statements.remove(&unnamed),
-            Request::Bind(bind) if bind.portal == unnamed => self.names.portals.remove(&unnamed),
+            Request::Parse(parse) if parse.name == unnamed => self.names.statements.doubt_unnamed(),
+            Request::Bind(bind) if bind.portal == unnamed => self.names.portals.doubt_unnamed(),
             _ => {}
         }
         let unit = std::mem::take(&mut self.unit);
@@ -110,16 +110,18 @@ impl Conversation {
             "DEALLOCATE" => match text.and_then(names::deallocated) {
                 Some(name) => self.names.statements.remove(&name),
                 // It could have been any.
-                None => self.names.statements.clear_named(),
+                None => self.names.statements.doubt_named(),
             },
-            "DEALLOCATE ALL" => self.names.statements.clear_named(),
+            // What went before in the same text may have executed them.
+            "DEALLOCATE ALL" => self.names.statements.doubt_named(),
             "DISCARD ALL" => {
-                self.names.statements.clear_named();
+                self.names.statements.doubt_named();
+                self.names.portals.doubt_named();
                 self.names.portals.clear();
             }
             // A name that SQL gives is free at that time, however it became so; which name it is takes a parser to tell.
-            "PREPARE" => self.names.statements.clear_named(),
-            "DECLARE CURSOR" | "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.clear_named(),
+            "PREPARE" => self.names.statements.doubt_named(),
+            "DECLARE CURSOR" | "CLOSE CURSOR" | "CLOSE CURSOR ALL" => self.names.portals.doubt_named(),
             _ => {}
         }
     }

@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod conversation;
+mod due;
 mod extended;
 mod field;
 mod frame;
@@ -36,6 +37,7 @@ mod record;
 mod request;
 mod response;
 mod startup;
+mod table;
 #[cfg(test)]
 mod tests;
 mod unanswered;
@@ -187,6 +189,7 @@ impl Postgres {
     fn settle(&mut self, result: Result<(), Violation>, at: Boottime, out: &mut Vec<Observation>) {
         if let (Err(reason), Phase::Session(session)) = (result, &mut self.phase) {
             session.conversation.give_up(false, at, out);
+            session.conversation.lose_names(at, out);
             self.end(Observation::Violation(reason), out);
         }
     }

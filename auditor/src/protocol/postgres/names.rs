@@ -6,18 +6,19 @@
 //!
 //! PostgreSQL cuts names to 63 bytes, other servers may not. A longer name is therefore never looked up, and touching
 //! one forgets the name that it would be cut to. The cut happens in the server's encoding, so of a name beyond ASCII that
-//! might grow past 63 bytes there nothing is known. The tables are bounded: the oldest name is forgotten first, and a forgotten
-//! name is unknown, never guessed.
+//! might grow past 63 bytes there nothing is known. The tables ([`super::table`]) are bounded: the oldest name is forgotten first, and a
+//! forgotten name is unknown, never guessed.
 //!
 //! A limit: SQL inside functions (`DO`, PL/pgSQL `EXECUTE`) can DEALLOCATE and PREPARE without the protocol showing it. The
 //! call itself is on record, the command tag of what was executed comes from the server, and where that contradicts the
 //! text, as when a DELETE hides behind the name of a SELECT, the record says that it is incomplete.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::record::Subject;
+use super::table::{Kept, Table};
 use super::values::Values;
 use crate::protocol::Column;
 
@@ -64,12 +65,6 @@ impl Name {
             Self::Unknown => 0,
         }
     }
-}
-
-/// What a table keeps, and what that costs.
-pub(super) trait Kept: Clone {
-    /// Bytes, roughly.
-    fn cost(&self) -> usize;
 }
 
 /// What a Parse gave a name to.
@@ -170,157 +165,39 @@ impl Names {
     pub(super) fn memory(&self) -> usize {
         self.statements.memory() + self.portals.memory()
     }
-}
 
-/// What a name takes in a table beside its meaning: its bytes, its slot and its place in the order.
-const NAME: usize = 256;
+    /// What this portal means, which is executed now, and told with it.
+    pub(super) fn execute(&mut self, name: &Name) -> Option<Arc<Portal>> {
+        let portal = self.portals.look_up(name)?;
+        self.portals.told_with(name, &portal);
+        self.statements.told_with(&portal.prepared.name, &portal.prepared);
+        Some(portal)
+    }
 
-/// A bounded table of names.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-#[serde(bound(serialize = "T: serde::Serialize", deserialize = "T: crate::shared::Readable"))]
-pub(super) struct Table<T> {
-    #[serde(with = "crate::shared::option")]
-    unnamed: Option<Arc<T>>,
-    unnamed_cost: usize,
-    named: HashMap<Arc<[u8]>, Slot<T>>,
-    /// Names in the order in which they got their meaning; a stamp that is not the slot's is an old meaning.
-    order: VecDeque<(u64, Arc<[u8]>)>,
-    stamp: u64,
-    cost: usize,
-    max_names: usize,
-    max_cost: usize,
-}
-
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
-#[serde(bound(serialize = "T: serde::Serialize", deserialize = "T: crate::shared::Readable"))]
-struct Slot<T> {
-    stamp: u64,
-    cost: usize,
-    #[serde(with = "crate::shared")]
-    value: Arc<T>,
-}
-
-impl<T: Kept> Table<T> {
-    fn new(max_names: usize, max_cost: usize) -> Self {
-        Self {
-            unnamed: None,
-            unnamed_cost: 0,
-            named: HashMap::new(),
-            order: VecDeque::new(),
-            stamp: 0,
-            cost: 0,
-            max_names,
-            max_cost,
+    /// Everything that has a name, and is not told yet, is due.
+    pub(super) fn tell_named(&mut self) {
+        self.portals.tell_named();
+        for (_, portal) in &self.portals.due {
+            self.statements.told_with(&portal.prepared.name, &portal.prepared);
         }
+        self.statements.tell_named();
     }
 
-    /// Bytes that it takes, roughly.
-    fn memory(&self) -> usize {
-        self.unnamed_cost + self.cost + self.order.len() * NAME
+    /// Everything that is not told yet is due.
+    pub(super) fn tell_all(&mut self) {
+        self.tell_named();
+        self.statements.tell_all();
+        self.portals.tell_all();
     }
 
-    /// What the name means, if that is known.
-    pub(super) fn get(&self, name: &Name) -> Option<&Arc<T>> {
-        match name {
-            Name::Exact(key) if key.is_empty() => self.unnamed.as_ref(),
-            Name::Exact(key) => self.named.get(key.as_ref()).map(|slot| &slot.value),
-            Name::Long(_) | Name::Unknown => None,
-        }
-    }
-
-    /// Changes what the name means, if that is known.
-    pub(super) fn change(&mut self, name: &Name, change: impl FnOnce(&mut T)) {
-        match name {
-            Name::Exact(key) if key.is_empty() => {
-                if let Some(value) = &mut self.unnamed {
-                    change(Arc::make_mut(value));
-                    self.unnamed_cost = value.cost();
-                }
-            }
-            Name::Exact(key) => {
-                if let Some(slot) = self.named.get_mut(key.as_ref()) {
-                    change(Arc::make_mut(&mut slot.value));
-                    self.cost -= slot.cost;
-                    slot.cost = slot.value.cost();
-                    self.cost += slot.cost;
-                    self.evict();
-                }
-            }
-            Name::Long(_) | Name::Unknown => {}
-        }
-    }
-
-    /// Gives the name a meaning, instead of any that it had.
-    pub(super) fn insert(&mut self, name: &Name, value: Arc<T>) {
-        let key = match name {
-            Name::Exact(key) if key.is_empty() => {
-                self.unnamed_cost = value.cost();
-                self.unnamed = Some(value);
-                return;
-            }
-            Name::Exact(key) => key,
-            Name::Long(_) | Name::Unknown => return self.remove(name),
-        };
-        self.forget(key);
-        let key: Arc<[u8]> = key.as_ref().into();
-        let cost = value.cost();
-        self.stamp += 1;
-        self.cost += cost;
-        self.order.push_back((self.stamp, Arc::clone(&key)));
-        self.named.insert(key, Slot { stamp: self.stamp, cost, value });
-        self.evict();
-    }
-
-    /// Takes the name's meaning away. Which name was meant may be unknown; then none is certain any more.
-    pub(super) fn remove(&mut self, name: &Name) {
-        match name {
-            Name::Exact(key) if key.is_empty() => self.clear_unnamed(),
-            Name::Exact(key) | Name::Long(key) => self.forget(key),
-            Name::Unknown => {
-                self.clear_unnamed();
-                self.clear_named();
-            }
-        }
-    }
-
-    /// Takes away the meaning of all but the unnamed one.
-    pub(super) fn clear_named(&mut self) {
-        self.named.clear();
-        self.order.clear();
-        self.named.shrink_to(64);
-        self.order.shrink_to(64);
-        self.cost = 0;
-    }
-
-    fn clear_unnamed(&mut self) {
-        (self.unnamed, self.unnamed_cost) = (None, 0);
-    }
-
-    /// Takes away every meaning.
-    pub(super) fn clear(&mut self) {
-        self.clear_unnamed();
-        if !self.named.is_empty() {
-            self.clear_named();
-        }
-    }
-
-    fn forget(&mut self, key: &[u8]) {
-        if let Some(slot) = self.named.remove(key) {
-            self.cost -= slot.cost;
-        }
-    }
-
-    fn evict(&mut self) {
-        while self.named.len() > self.max_names || self.cost > self.max_cost {
-            let Some((stamp, key)) = self.order.pop_front() else { return };
-            if self.named.get(&key).is_some_and(|slot| slot.stamp == stamp) {
-                self.forget(&key);
-            }
-        }
-        // Names that are given and taken over and over must not pile up.
-        if self.order.len() > 2 * self.named.len() + 64 {
-            self.order.retain(|(stamp, key)| self.named.get(key).is_some_and(|slot| slot.stamp == *stamp));
-        }
+    /// Takes what has to be given out now.
+    pub(super) fn due(&mut self) -> Vec<Subject> {
+        let portals = self.portals.due.drain(..).map(|(name, portal)| {
+            // Its values are told once.
+            Subject { portal: name.text(), ..Subject::portal(&portal, true) }
+        });
+        let statements = self.statements.due.drain(..).map(|(_, prepared)| Subject::prepared(&prepared));
+        portals.chain(statements).filter(|subject| !subject.text.is_empty()).collect()
     }
 }
 
@@ -362,77 +239,8 @@ fn identifier(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 mod tests {
     use super::*;
 
-    /// A value that costs what it is.
-    impl Kept for usize {
-        fn cost(&self) -> usize {
-            *self
-        }
-    }
-
     fn exact(name: &str) -> Name {
         Name::new(name.as_bytes(), name.len() as u64)
-    }
-
-    #[test]
-    fn a_name_means_what_it_was_given_last() {
-        let mut table = Table::new(8, 100);
-        table.insert(&exact("a"), Arc::new(1));
-        table.insert(&exact("a"), Arc::new(2));
-        table.insert(&exact(""), Arc::new(3));
-        assert_eq!(table.get(&exact("a")).map(|value| **value), Some(2));
-        assert_eq!(table.get(&exact("")).map(|value| **value), Some(3));
-        table.clear_named();
-        assert_eq!(table.get(&exact("a")), None);
-        assert_eq!(table.get(&exact("")).map(|value| **value), Some(3));
-    }
-
-    #[test]
-    fn names_and_bytes_are_bounded_and_the_oldest_goes_first() {
-        let mut table = Table::new(3, 100);
-        for name in ["a", "b", "c", "d"] {
-            table.insert(&exact(name), Arc::new(10));
-        }
-        assert_eq!(table.get(&exact("a")), None);
-        assert!(table.get(&exact("b")).is_some());
-        table.insert(&exact("e"), Arc::new(90));
-        assert_eq!(table.get(&exact("c")), None);
-        assert!(table.get(&exact("d")).is_some() && table.get(&exact("e")).is_some());
-        table.insert(&exact("f"), Arc::new(101));
-        assert_eq!(table.get(&exact("f")), None, "too large to be kept at all");
-        assert_eq!(table.cost, 0);
-    }
-
-    #[test]
-    fn giving_and_taking_one_name_does_not_pile_up() {
-        let mut table = Table::new(3, 100);
-        table.insert(&exact("stays"), Arc::new(7));
-        for _ in 0..10_000 {
-            table.insert(&exact("a"), Arc::new(1));
-            table.remove(&exact("a"));
-        }
-        assert!(table.order.len() < 100, "{}", table.order.len());
-        assert_eq!(table.get(&exact("stays")).map(|value| **value), Some(7));
-    }
-
-    #[test]
-    fn a_long_name_is_unknown_and_takes_its_short_form_along() {
-        let short = "x".repeat(63);
-        let long = format!("{short}y");
-        let mut table = Table::new(8, 1000);
-        table.insert(&exact(&short), Arc::new(1));
-        assert!(table.get(&exact(&short)).is_some());
-        table.insert(&exact(&long), Arc::new(2));
-        assert_eq!(table.get(&exact(&short)), None);
-        assert_eq!(table.get(&exact(&long)), None);
-    }
-
-    #[test]
-    fn an_unknown_name_leaves_none_certain() {
-        let mut table = Table::new(8, 1000);
-        table.insert(&exact("a"), Arc::new(1));
-        table.insert(&exact(""), Arc::new(1));
-        table.remove(&Name::Unknown);
-        assert_eq!((table.get(&exact("a")), table.get(&exact(""))), (None, None));
     }
 
     #[test]

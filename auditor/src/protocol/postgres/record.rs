@@ -123,6 +123,8 @@ pub(super) struct Subject {
     pub(super) text: Bytes,
     pub(super) text_length: u64,
     pub(super) name: Option<String>,
+    /// Where the execution is told without its text, or the text without its execution.
+    pub(super) portal: Option<String>,
     pub(super) parameters: Vec<Parameter>,
     pub(super) columns: Vec<Column>,
     pub(super) incomplete: bool,
@@ -131,8 +133,8 @@ pub(super) struct Subject {
 impl Subject {
     /// Something without names and values.
     pub(super) fn text(kind: StatementKind, text: Bytes, text_length: u64) -> Self {
-        let (name, parameters, columns) = (None, Vec::new(), Vec::new());
-        Self { kind, text, text_length, name, parameters, columns, incomplete: false }
+        let (name, portal, parameters, columns) = (None, None, Vec::new(), Vec::new());
+        Self { kind, text, text_length, name, portal, parameters, columns, incomplete: false }
     }
 
     /// A prepared statement, not bound.
@@ -174,6 +176,7 @@ impl Subject {
             text: self.text,
             text_length: self.text_length,
             name: self.name,
+            portal: self.portal,
             parameters: self.parameters,
             results: unit.results,
             columns: match outcome {

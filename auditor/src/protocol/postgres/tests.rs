@@ -6,3 +6,4 @@ mod holes;
 mod properties;
 mod script;
 mod skips;
+mod texts;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::STATEMENT_IN_NEED;
 use super::conversation::{Conversation, MAX_QUEUED_BYTES};
 use super::extended::{portal, prepared};
-use super::names::{Kept as _, Name, Names, Portal, Prepared};
+use super::names::{Name, Names, Portal, Prepared};
 use super::record::{Subject, Unit};
 use super::request::{Request, Target};
+use super::table::Kept as _;
 use crate::clock::Boottime;
 use crate::protocol::{Observation, Outcome, ServerError};
 
@@ -34,7 +35,7 @@ enum Meant {
 /// What names would have meant had the server answered.
 #[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(super) struct Supposed {
-    names: Names,
+    pub(super) names: Names,
     /// Bytes of values that were shown.
     shown: usize,
 }
@@ -143,7 +144,7 @@ impl Conversation {
                     self.tell(*failure, transaction, out);
                 }
             }
-            self.held = Some(self.record(subject, outcome.0, outcome.1));
+            self.held = Some(self.record(subject, outcome.0, outcome.1, out));
             self.release(transaction, out);
         }
         if let Some(failure) = failure {
@@ -156,7 +157,7 @@ impl Conversation {
     fn tell(&mut self, failure: Failure, transaction: Option<char>, out: &mut Vec<Observation>) {
         let subject = failure.subject();
         let later = std::mem::replace(&mut self.unit, failure.unit);
-        self.held = Some(self.record(subject, Outcome::Failed(failure.error), failure.at));
+        self.held = Some(self.record(subject, Outcome::Failed(failure.error), failure.at, out));
         self.unit = later;
         self.release(transaction, out);
     }
@@ -172,13 +173,17 @@ impl Conversation {
         }
         self.release(None, out);
         self.unit.incomplete |= hole;
-        self.without_answers(hole, &mut Supposed::default(), at, out);
+        let mut supposed = self.deaf.take().unwrap_or_default();
+        self.without_answers(hole, &mut supposed, at, out);
+        if hole {
+            self.tell_all(&mut supposed, at, out);
+        }
+        self.deaf = Some(supposed);
     }
 
     /// The server's side was lost: from here on requests are told as they come.
     pub(super) fn deafen(&mut self, at: Boottime, out: &mut Vec<Observation>) {
         self.give_up(true, at, out);
-        self.deaf.get_or_insert_default();
     }
 
     /// Memory is short: everything that waits for an answer is told without, and so is what comes. What names meant is forgotten.
@@ -210,17 +215,22 @@ impl Conversation {
             if matches!(request, Request::Sync) {
                 self.unit = Unit::default();
             }
-            let Some((subject, _)) = self.supposedly(request, supposed) else { continue };
+            let Some((subject, _)) = self.supposedly(request, supposed) else {
+                self.give_out_supposed(hole, supposed, at, out);
+                continue;
+            };
+            supposed.names.tell_named();
+            self.give_out_supposed(hole, supposed, at, out);
             let outcome = self.unit.error.take().map_or(Outcome::Unknown, Outcome::Failed);
             self.unit.incomplete |= hole;
-            let statement = self.record(subject, outcome, at);
+            let statement = self.record(subject, outcome, at, out);
             out.push(Observation::Statement(statement));
         }
     }
 
     /// What the request would have been about, if it makes a record.
     fn supposedly(
-        &self,
+        &mut self,
         request: Request,
         supposed: &mut Supposed,
     ) -> Option<(Subject, Option<Arc<Portal>>)> {
@@ -231,21 +241,35 @@ impl Conversation {
                 let named = !matches!(&prepared.name, Name::Exact(name) if name.is_empty());
                 let taken = |names: &Names| names.statements.get(&prepared.name).is_some();
                 if named && (taken(&supposed.names) || taken(&self.names)) {
-                    prepared = Prepared::unknown(prepared.name);
+                    let unknown = Prepared::unknown(prepared.name.clone());
+                    let doubtful = Arc::new(std::mem::replace(&mut prepared, unknown));
+                    supposed.names.statements.tell_named();
+                    supposed.names.statements.doubt(&doubtful.name, Arc::clone(&doubtful));
                 }
                 supposed.names.statements.insert(&prepared.name.clone(), Arc::new(prepared));
                 None
             }
             Request::Bind(bind) => {
-                let known = supposed.names.statements.get(&bind.statement);
-                let known = known.or_else(|| self.names.statements.get(&bind.statement));
-                let (name, portal) = portal(known.cloned(), *bind);
+                let known = supposed.names.statements.look_up(&bind.statement);
+                let known = known.or_else(|| self.names.statements.get(&bind.statement).cloned());
+                let (name, portal) = portal(known, *bind);
+                if supposed.names.portals.get(&name).is_some() {
+                    // Or the server refuses, and it is what it was.
+                    supposed.names.portals.tell_named();
+                }
                 supposed.names.portals.insert(&name, Arc::new(portal));
                 None
             }
             Request::Execute(name) => {
-                let known = supposed.names.portals.get(&name).or_else(|| self.names.portals.get(&name));
-                let portal = known.cloned().unwrap_or_else(|| Arc::new(Portal::unknown()));
+                let known = supposed.names.execute(&name);
+                let known = known.or_else(|| self.names.portals.get(&name).cloned());
+                let Some(portal) = known else {
+                    let unknown = Arc::new(Portal::unknown());
+                    let subject = Subject { portal: name.text(), ..Subject::portal(&unknown, true) };
+                    return Some((subject, Some(unknown)));
+                };
+                self.names.portals.told_with(&name, &portal);
+                self.names.statements.told_with(&portal.prepared.name, &portal.prepared);
                 let values = supposed.afford(portal.values.cost());
                 Some((Subject::portal(&portal, values), Some(portal)))
             }

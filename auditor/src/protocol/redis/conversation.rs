@@ -346,6 +346,7 @@ impl Conversation {
             text: entry.text,
             text_length: entry.text_length,
             name: None,
+            portal: None,
             parameters: Vec::new(),
             results: entry.result.filter(|head| head.error.is_none()).map(result).into_iter().collect(),
             columns: Vec::new(),

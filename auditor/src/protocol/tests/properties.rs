@@ -28,6 +28,7 @@ pub(in crate::protocol) fn outcome(statement: &Statement) -> &'static str {
         Outcome::Failed(_) => "failed",
         Outcome::Skipped => "skipped",
         Outcome::Unknown => "unknown",
+        Outcome::Prepared => "prepared",
     }
 }
 

@@ -33,14 +33,17 @@ pub(super) fn render(
     let text = Verbatim::new(&statement.text);
     let verbs = Verbs::of(statement, meaning);
     let truncated = truncated(statement);
-    let activity = activity_of(&verbs);
+    let executed = statement.outcome != Outcome::Prepared;
+    let activity = if executed { activity_of(&verbs) } else { OTHER };
 
     let mut record = Object::open(out);
     record.number("time", time.epoch_millis());
     record.number("class_uid", CLASS);
     record.number("category_uid", CLASS / 1000);
     record.number("activity_id", activity.into());
-    if activity == OTHER
+    if !executed {
+        record.word("activity_name", "prepare");
+    } else if activity == OTHER
         && let Some(verb) = verbs.first.or(verbs.all.first().copied())
     {
         record.string("activity_name", verb)?;
@@ -57,6 +60,10 @@ pub(super) fn render(
         Outcome::Skipped => {
             record.number("status_id", OTHER.into());
             record.word("status", "Skipped");
+        }
+        Outcome::Prepared => {
+            record.number("status_id", OTHER.into());
+            record.word("status", "Prepared");
         }
         Outcome::Unknown => record.number("status_id", 0),
     }
@@ -203,10 +210,14 @@ fn own(
             Outcome::Failed(_) => "failed",
             Outcome::Skipped => "skipped",
             Outcome::Unknown => "unknown",
+            Outcome::Prepared => "prepared",
         },
     );
     if let Some(name) = &statement.name {
         own.string("name", name)?;
+    }
+    if let Some(portal) = &statement.portal {
+        own.string("portal", portal)?;
     }
     if !statement.parameters.is_empty() {
         own.value("parameters", &Parameters(&statement.parameters))?;

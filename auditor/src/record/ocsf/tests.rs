@@ -61,6 +61,7 @@ fn statement(text: &[u8]) -> Statement {
         text: text.to_vec().into(),
         text_length: u64::try_from(text.len()).unwrap(),
         name: Some(String::new()),
+        portal: None,
         parameters: Vec::new(),
         results: Vec::new(),
         columns: Vec::new(),
@@ -85,6 +86,22 @@ fn render_statement(statement: Statement) -> Value {
         statement: Box::new(statement),
         meaning: None,
     })
+}
+
+#[test]
+fn what_is_only_prepared_is_no_execution() {
+    let record = render_statement(Statement {
+        name: Some("s".to_owned()),
+        portal: Some("c".to_owned()),
+        outcome: Outcome::Prepared,
+        ..statement(b"delete from t")
+    });
+    assert_eq!((&record["activity_id"], &record["activity_name"]), (&99.into(), &"prepare".into()));
+    assert_eq!((&record["type_uid"], &record["status_id"]), (&600_599.into(), &99.into()));
+    assert_eq!(record["status"], "Prepared");
+    let own = &record["unmapped"]["auditor"]["statement"];
+    assert_eq!((&own["outcome"], &own["kind"]), (&"prepared".into(), &"prepared".into()));
+    assert_eq!((&own["name"], &own["portal"], &own["verb"]), (&"s".into(), &"c".into(), &"delete".into()));
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn sample(directory: &Path) -> String {
                 text: text.as_bytes().to_vec().into(),
                 text_length: 0,
                 name: None,
+                portal: None,
                 parameters: Vec::new(),
                 // As if the second statement had been two.
                 results: ["DROP TABLE", "CREATE TABLE"]

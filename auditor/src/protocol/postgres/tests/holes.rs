@@ -119,8 +119,10 @@ fn after_a_hole_in_the_answers_statements_have_no_outcome() {
     assert_eq!(
         told(&observations),
         [
+            "Prepared ONE | prepared |  | -",
             "Simple TWO | unknown |  | - | incomplete",
             "Prepared ONE | unknown |  | - | incomplete",
+            "Prepared OTHER | prepared |  | - | incomplete",
             "Prepared  | unknown |  | - | incomplete",
             "Prepared THREE | unknown |  | - | incomplete",
         ]
@@ -174,7 +176,10 @@ fn a_hole_in_the_name_of_a_parse_leaves_no_name_certain() {
         Client([after, bind("", "name", &[], &[]), execute(""), sync()].concat()),
         Server([bare("12"), complete("X"), ready(b'I')].concat()),
     ]);
-    assert_eq!(told(&observations), ["Prepared  | completed | X | I | incomplete"]);
+    assert_eq!(
+        told(&observations),
+        ["Prepared GOOD | prepared |  | -", "Prepared  | completed | X | I | incomplete"]
+    );
 }
 
 #[test]

@@ -182,6 +182,7 @@ pub(super) fn summary(statement: &Statement) -> String {
         Outcome::Failed(error) => format!("failed {}", error.code),
         Outcome::Skipped => "skipped".into(),
         Outcome::Unknown => "unknown".into(),
+        Outcome::Prepared => "prepared".into(),
     };
     let tags: Vec<_> = statement.results.iter().map(|result| result.tag.as_str()).collect();
     format!(

@@ -41,6 +41,7 @@ pub(super) fn told(said: &[Event]) -> Vec<String> {
             Outcome::Failed(error) => format!("-{} {}", error.code, error.message),
             Outcome::Skipped => "skipped".to_owned(),
             Outcome::Unknown => "unknown".to_owned(),
+            Outcome::Prepared => "prepared".to_owned(),
         };
         format!("{} => {outcome}", String::from_utf8_lossy(&statement.text))
     };
