@@ -172,9 +172,10 @@ fn a_tagged_cgroup_that_cannot_be_taken_over_keeps_the_programs_that_it_has() {
     let told = findings(&records, "session-not-taken-over");
     assert_eq!(told.len(), 1, "{}", second.said());
     assert!(told[0].contains(" of the earlier daemon's stay on it"), "{}", told[0]);
-    agent.end().unwrap();
     fs::remove_dir(&pin).unwrap();
+    // While somebody lives in it: a session that has emptied ends by itself.
     cgroup.untag(&second).unwrap();
+    agent.end().unwrap();
     assert_eq!(session_pins(&second), Vec::<PathBuf>::new());
     second.stop().unwrap();
 }
@@ -377,8 +378,8 @@ fn a_socket_that_was_adopted_is_followed_by_the_next_daemon() {
     assert!(connection["adopted"].is_boolean() || connection["adopted_at"].is_object(), "{connection}");
     assert_eq!(findings(&records, "state-lost"), Vec::<&str>::new());
     drop(allowed);
-    agent.end().unwrap();
     cgroup.untag(&second).unwrap();
+    agent.end().unwrap();
     second.stop().unwrap();
 }
 

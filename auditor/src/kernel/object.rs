@@ -84,7 +84,7 @@ pub struct Object {
     /// The same of those in libraries.
     uprobe_pins: PathBuf,
     tracepoints: Vec<FdLink>,
-    /// On the tracepoints of [`unix_stream`], while they are attached.
+    /// On the tracepoints of [`super::unix_stream`], while they are attached.
     streams: Vec<FdLink>,
 }
 

@@ -75,7 +75,7 @@ impl Object {
     /// programs take the place of its own, one by one, each in one step.
     ///
     /// # Errors
-    /// The cgroup is gone ([`CgroupError::is_gone`]), or the kernel refused; what this call attached is detached again, and what was there before stays.
+    /// The cgroup is gone ([`crate::kernel::cgroup::CgroupError::is_gone`]), or the kernel refused; what this call attached is detached again, and what was there before stays.
     pub fn attach(&mut self, cgroup: &Cgroup, pins: &Path) -> Result<Attachment, KernelError> {
         let directory = cgroup.open()?;
         bpffs::make_directory(pins).map_err(|error| KernelError::Pins { path: pins.to_owned(), error })?;
