@@ -184,6 +184,13 @@ pub fn evp_kdf_derive(context: ProbeContext) -> u32 {
     0
 }
 
+/// `int EVP_PKEY_derive(EVP_PKEY_CTX *ctx, unsigned char *key, size_t *pkeylen)`, OpenSSL 1.1.
+#[uprobe(sleepable)]
+pub fn evp_pkey_derive(context: ProbeContext) -> u32 {
+    tls::openssl_11_derives(&context);
+    0
+}
+
 /// `int gnutls_hkdf_expand(gnutls_mac_algorithm_t mac, const gnutls_datum_t *key, const gnutls_datum_t *info, void *output, size_t
 /// length)`, GnuTLS 3.6.13.
 #[uprobe(sleepable)]

@@ -176,6 +176,50 @@ pub(crate) fn openssl_derives(context: &ProbeContext) {
     }
 }
 
+/// `struct evp_pkey_ctx_st` (include/crypto/evp.h of OpenSSL 1.1): the method, whose first field is its number, and the method's own data.
+const METHOD_DATA: u64 = 40;
+/// NID_hkdf and NID_tls1_prf (openssl/obj_mac.h).
+const HKDF: u64 = 1036;
+const TLS1_PRF: u64 = 1021;
+/// `HKDF_PKEY_CTX` (crypto/kdf/hkdf.c): mode, digest, salt and its length, then these.
+const HKDF_KEY: u64 = 32;
+const HKDF_INFO: u64 = 48;
+/// `TLS1_PRF_PKEY_CTX` (crypto/kdf/tls1_prf.c): digest, then these; seeds are one behind the other, in room for so many bytes.
+const PRF_SECRET: u64 = 8;
+const PRF_SEED: u64 = 24;
+const PRF_SEED_ROOM: u64 = 1024;
+/// "key expansion"
+const PRF_LABEL: u64 = 13;
+
+/// EVP_PKEY_derive of OpenSSL 1.1.0 to 1.1.1, which takes everything but the key's place from what was given to its context before. These
+/// structures are the library's own affair. They are the same in all releases of 1.1, of which there will be no more; and what is not
+/// as expected at every place that is looked at is another derivation, of which nothing is taken.
+pub(crate) fn openssl_11_derives(context: &ProbeContext) {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
+        return;
+    }
+    let Some(derivation) = context.arg::<u64>(0) else { return };
+    let method = half(word(derivation));
+    let state = word(derivation + METHOD_DATA);
+    if method == HKDF {
+        // A HkdfLabel, as for GnuTLS.
+        let info = state + HKDF_INFO;
+        if word(info + 2) == text(b"\x09tls13 k") && word(info + 5) == text(b"s13 key\0") {
+            keep(context, cgroup, word(state + HKDF_KEY), word(state + HKDF_KEY + 8), 0, 0);
+        }
+    } else if method == TLS1_PRF {
+        let seed = state + PRF_SEED;
+        if word(seed) == text(b"key expa")
+            && word(seed + PRF_SEED_ROOM) == PRF_LABEL + 2 * RANDOM_BYTES as u64
+        {
+            let server = seed + PRF_LABEL;
+            let client = server + RANDOM_BYTES as u64;
+            keep(context, cgroup, word(state + PRF_SECRET), word(state + PRF_SECRET + 8), client, server);
+        }
+    }
+}
+
 /// gnutls_hkdf_expand. For TLS 1.3, `info` is a HkdfLabel (RFC 8446, section 7.1): length of what is wanted (2 bytes), length of the
 /// label, the label, an empty context.
 pub(crate) fn gnutls_expands(context: &ProbeContext) {

@@ -38,6 +38,14 @@ pub fn drivers() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-drivers"))
 }
 
+/// One of its own for a driver that brings OpenSSL 1.1 along, which another release of the same name must not replace.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn openssl_11() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-openssl-1.1"))
+}
+
 /// The one with clients and servers of HTTP.
 ///
 /// # Errors
@@ -77,6 +85,14 @@ impl Python {
     /// They are not installed.
     pub fn with_drivers(folder: &Path) -> Result<Self> {
         Self::of(&drivers()?, "psycopg", folder)
+    }
+
+    /// The one whose driver brings OpenSSL 1.1 along.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn with_openssl_11(folder: &Path) -> Result<Self> {
+        Self::of(&openssl_11()?, "psycopg2", folder)
     }
 
     /// The same with what speaks HTTP.

@@ -26,6 +26,8 @@ const DRIVERS: [&str; 5] = [
     "SQLAlchemy==2.1.9",
     "tlslite-ng==0.8.2",
 ];
+/// A driver whose wheel has OpenSSL 1.1 in it: there are wheels of this release for Python 3.6 to 3.11.
+const OPENSSL_11: [&str; 1] = ["psycopg2-binary==2.9.5"];
 /// Clients and servers of HTTP.
 const HTTP_PACKAGES: [&str; 2] = ["httpx[http2]==0.28.1", "grpcio==1.85.1"];
 /// Drivers for MySQL's protocol.
@@ -40,6 +42,7 @@ pub(crate) fn setup() -> Result<()> {
     servers()?;
     python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
     python_packages(&python::drivers()?, &DRIVERS)?;
+    python_packages(&python::openssl_11()?, &OPENSSL_11)?;
     python_packages(&python::http()?, &HTTP_PACKAGES)?;
     python_packages(&python::redis()?, &["redis==8.1.0"])?;
     python_packages(&python::mysql_drivers()?, &MYSQL_DRIVERS)?;

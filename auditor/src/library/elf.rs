@@ -51,6 +51,13 @@ pub enum Unreadable {
     Malformed(&'static str),
 }
 
+impl Unreadable {
+    /// Whether it is so as long as nobody writes to the file; not where a read failed, which may not fail again.
+    pub fn lasts(&self) -> bool {
+        !matches!(self, Self::Read { error, .. } if error.kind() != io::ErrorKind::UnexpectedEof)
+    }
+}
+
 /// A file that was recognised.
 pub(super) struct Elf<'a> {
     file: &'a File,

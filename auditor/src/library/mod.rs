@@ -32,19 +32,22 @@ pub enum Point {
     GoTrafficKey,
     /// Go, TLS 1.2: keysFromMasterSecret.
     GoMasterSecret,
-    /// BoringSSL and OpenSSL 1.1: ssl_log_secret (`keylog`).
+    /// BoringSSL and what comes of it: ssl_log_secret (`keylog`).
     LogsSecret,
+    /// OpenSSL 1.1: EVP_PKEY_derive. Others have a function of that name, too: see [`OPENSSL_11`].
+    OpensslDerivesKey,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::OpensslDerives,
         Self::GnutlsExpands,
         Self::GnutlsPrf,
         Self::GoTrafficKey,
         Self::GoMasterSecret,
         Self::LogsSecret,
+        Self::OpensslDerivesKey,
     ];
 
     /// Those of Go.
@@ -59,6 +62,7 @@ impl Point {
             Self::GoTrafficKey => b"crypto/tls.(*cipherSuiteTLS13).trafficKey\0",
             Self::GoMasterSecret => b"crypto/tls.keysFromMasterSecret\0",
             Self::LogsSecret => b"ssl_log_secret\0",
+            Self::OpensslDerivesKey => b"EVP_PKEY_derive\0",
         }
     }
 
@@ -71,19 +75,23 @@ impl Point {
             Self::GoTrafficKey => "go_traffic_key",
             Self::GoMasterSecret => "go_master_secret",
             Self::LogsSecret => "ssl_log_secret",
+            Self::OpensslDerivesKey => "evp_pkey_derive",
         }
     }
 
     /// The library, as its users call it.
     pub const fn library(self) -> &'static str {
         match self {
-            Self::OpensslDerives => "OpenSSL",
+            Self::OpensslDerives | Self::OpensslDerivesKey => "OpenSSL",
             Self::GnutlsExpands | Self::GnutlsPrf => "GnuTLS",
             Self::GoTrafficKey | Self::GoMasterSecret => "Go crypto/tls",
             Self::LogsSecret => "BoringSSL",
         }
     }
 }
+
+/// A function that OpenSSL has from 1.1.0 on, and its key derivations with it; neither earlier releases nor LibreSSL or BoringSSL.
+const OPENSSL_11: &[u8] = b"EVP_PKEY_CTX_str2ctrl\0";
 
 /// Probes in one file: a function may be there more than once, but not many times.
 const MOST_PROBES: usize = 32;
@@ -124,8 +132,14 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
             probes.push(probe);
         }
     };
-    elf.functions(Point::ALL.map(Point::symbol), |index, address| {
-        let point = Point::ALL[index];
+    let mut is_openssl_11 = false;
+    let mut wanted = [OPENSSL_11; Point::ALL.len() + 1];
+    wanted.iter_mut().zip(Point::ALL).for_each(|(name, point)| *name = point.symbol());
+    elf.functions(wanted, |index, address| {
+        let Some(point) = Point::ALL.get(index).copied() else {
+            is_openssl_11 = true;
+            return;
+        };
         add(point, address);
         // GnuTLS itself calls what the function that it exports is a shell of.
         if point == Point::GnutlsExpands
@@ -140,6 +154,10 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
             probes.extend(offset.map(|offset| Probe { point: Point::GO[index], offset }));
         })?;
         probes.truncate(MOST_PROBES);
+    }
+    // OpenSSL 3 has the function of its predecessor as well, and does not derive the keys of connections by it.
+    if !is_openssl_11 || probes.iter().any(|probe| probe.point == Point::OpensslDerives) {
+        probes.retain(|probe| probe.point != Point::OpensslDerivesKey);
     }
     // Whoever has another one would tell of each secret twice.
     if probes.iter().any(|probe| probe.point != Point::LogsSecret) {

@@ -18,8 +18,8 @@ const LONGEST: usize = 24;
 pub fn name(file: &File, points: &[Point]) -> Option<String> {
     let point = points.first()?;
     let (before, major, dots): (&[u8], _, _) = match point {
-        // "OpenSSL 3.0.19 27 Jan 2026", OPENSSL_VERSION_TEXT.
-        Point::OpensslDerives | Point::LogsSecret => (b"OpenSSL ", "", 2),
+        // "OpenSSL 3.0.19 27 Jan 2026", "OpenSSL 1.1.1w  11 Sep 2023", OPENSSL_VERSION_TEXT.
+        Point::OpensslDerives | Point::OpensslDerivesKey | Point::LogsSecret => (b"OpenSSL ", "", 2),
         // "Enabled GnuTLS 3.7.9 logging...", which it logs when it begins.
         Point::GnutlsExpands | Point::GnutlsPrf => (b"GnuTLS ", "", 2),
         // "go1.22.1", runtime.buildVersion and the build information.
@@ -69,10 +69,11 @@ fn find(file: &File, before: &[u8], points: usize) -> Option<String> {
             let digits =
                 behind.iter().take(LONGEST).take_while(|byte| byte.is_ascii_digit() || **byte == b'.');
             let version: String = digits.map(|byte| char::from(*byte)).collect();
+            let letters = letters(&behind[version.len()..]);
             let version = version.trim_end_matches('.');
             // Other texts name releases as well, but not so exactly.
             if version.bytes().filter(|byte| *byte == b'.').count() >= points && !version.starts_with('.') {
-                return Some(version.to_owned());
+                return Some(version.to_owned() + letters);
             }
         }
         // What lies across the end of a piece is found in the next one.
@@ -83,6 +84,14 @@ fn find(file: &File, before: &[u8], points: usize) -> Option<String> {
         offset += length as u64 - kept;
     }
     None
+}
+
+/// The letters of a patch release of OpenSSL 1 (`1.1.1w`, `1.0.2zg`), if this is one: a space or what a vendor adds is behind them.
+fn letters(behind: &[u8]) -> &str {
+    let count = behind.iter().take_while(|byte| byte.is_ascii_lowercase()).count();
+    let ends = behind.get(count).is_some_and(|byte| matches!(byte, b' ' | b'+' | b'-'));
+    let letters = behind.get(..count).filter(|_| ends && count <= 2);
+    letters.and_then(|letters| str::from_utf8(letters).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -103,6 +112,19 @@ mod tests {
         for before in [0, 17, PIECE - 40, PIECE - 30, PIECE - 8, PIECE, 2 * PIECE - 65] {
             let content = [&vec![b' '; before][..], text].concat();
             assert_eq!(told(&content, Point::OpensslDerives).as_deref(), Some("OpenSSL 3.0.19"), "{before}");
+        }
+    }
+
+    #[test]
+    fn the_letters_of_a_patch_release_are_part_of_it() {
+        for (text, version) in [
+            ("OpenSSL 1.1.1r  11 Oct 2022", "OpenSSL 1.1.1r"),
+            ("OpenSSL 1.0.2zg  7 Feb 2023", "OpenSSL 1.0.2zg"),
+            ("OpenSSL 1.1.1v+quic  1 Aug 2023", "OpenSSL 1.1.1v"),
+            ("OpenSSL 1.1.1 and later", "OpenSSL 1.1.1"),
+            ("OpenSSL 1.1.1only", "OpenSSL 1.1.1"),
+        ] {
+            assert_eq!(told(text.as_bytes(), Point::OpensslDerivesKey).as_deref(), Some(version));
         }
     }
 
