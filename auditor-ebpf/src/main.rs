@@ -229,6 +229,22 @@ pub fn ssl_log_secret(context: ProbeContext) -> u32 {
     0
 }
 
+/// `fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander>` of `rustls::crypto::tls13::Hkdf`, rustls 0.22. Its answer is two
+/// registers, so no argument is in front of these.
+#[uprobe(sleepable)]
+pub fn rustls_expander(context: ProbeContext) -> u32 {
+    tls::rustls_expands(&context);
+    0
+}
+
+/// `fn for_secret(&self, output: &mut [u8], secret: &[u8], label: &[u8], seed: &[u8])` of `rustls::crypto::tls12::Prf`, rustls 0.22. A slice is
+/// an address and a length.
+#[uprobe(sleepable)]
+pub fn rustls_prf(context: ProbeContext) -> u32 {
+    tls::rustls_prf(&context);
+    0
+}
+
 /// The licence that GPL-only helpers ask for. Apache-2.0 alone is not among the kernel's compatible ones.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]

@@ -256,6 +256,45 @@ pub(crate) fn gnutls_prf(context: &ProbeContext) {
     }
 }
 
+/// The longest hash in an OkmBlock of rustls has so many bytes.
+const BLOCK: u64 = 64;
+
+/// `Hkdf::expander_for_okm` of rustls, which makes the means to derive keys from a traffic secret. The block is bytes and how many of them are
+/// used, in the order that the compiler has chosen; behind 48 bytes are zeros.
+pub(crate) fn rustls_expands(context: &ProbeContext) {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
+        return;
+    }
+    let Some(block) = context.arg::<u64>(1) else { return };
+    let used = word(block + BLOCK);
+    if used != 0 {
+        keep(context, cgroup, block, used, 0, 0);
+    } else {
+        keep(context, cgroup, block + 8, word(block), 0, 0);
+    }
+}
+
+/// `Prf::for_secret` of rustls: four slices, of which the last is the server's random and the client's, in one.
+pub(crate) fn rustls_prf(context: &ProbeContext) {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
+        return;
+    }
+    let (Some(secret), Some(length), Some(label)) =
+        (context.arg::<u64>(3), context.arg::<u64>(4), context.arg::<u64>(5))
+    else {
+        return;
+    };
+    if seventh(context) != PRF_LABEL || word(label) != text(b"key expa") {
+        return;
+    }
+    let seed = eighth(context);
+    if seed != 0 {
+        keep(context, cgroup, secret, length, seed + RANDOM_BYTES as u64, seed);
+    }
+}
+
 /// ssl_log_secret. The label says what it is (draft-ietf-tls-keylogfile); by its first eight bytes. That of TLS 1.2 comes without the
 /// randoms that it is for.
 pub(crate) fn logs_secret(context: &ProbeContext) {
@@ -343,6 +382,17 @@ fn seventh(context: &ProbeContext) -> u64 {
     return word(unsafe { (*context.regs).rsp } + 8);
     #[cfg(not(bpf_target_arch = "x86_64"))]
     context.arg::<u64>(6).unwrap_or(0)
+}
+
+/// The one behind it.
+#[inline(always)]
+#[expect(unexpected_cfgs, reason = "set for this target by `cargo xtask build`, as aya-ebpf wants it")]
+fn eighth(context: &ProbeContext) -> u64 {
+    // SAFETY: the registers are the program's context.
+    #[cfg(bpf_target_arch = "x86_64")]
+    return word(unsafe { (*context.regs).rsp } + 16);
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    context.arg::<u64>(7).unwrap_or(0)
 }
 
 /// Bits of a secret's number that tell the processor.

@@ -1,7 +1,8 @@
 //! What a file with code has to offer to probes: which TLS library is in it, and where in the file its functions begin.
 //!
 //! A library is told by what it exports, never by its name: `libcrypto.so.3`, a copy within a Python wheel under a name made of
-//! hash digits, and node's own program all export `EVP_KDF_derive`, and all are found the same way.
+//! hash digits, and node's own program all export `EVP_KDF_derive`, and all are found the same way. What is compiled into a program
+//! (rustls) is told by the program's own symbols, where it has any.
 //!
 //! The file is read, not mapped, because whoever owns it may cut it short at any time. Nothing in it is believed: offsets and
 //! lengths are checked, what is read has a bound, and what makes no sense is an [`Unreadable`], never a panic. A file that lies about its
@@ -36,11 +37,15 @@ pub enum Point {
     LogsSecret,
     /// OpenSSL 1.1: EVP_PKEY_derive. Others have a function of that name, too: see [`OPENSSL_11`].
     OpensslDerivesKey,
+    /// rustls, TLS 1.3: `Hkdf::expander_for_okm` of whichever provider.
+    RustlsExpands,
+    /// rustls, TLS 1.2: `Prf::for_secret`.
+    RustlsPrf,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::OpensslDerives,
         Self::GnutlsExpands,
         Self::GnutlsPrf,
@@ -48,12 +53,14 @@ impl Point {
         Self::GoMasterSecret,
         Self::LogsSecret,
         Self::OpensslDerivesKey,
+        Self::RustlsExpands,
+        Self::RustlsPrf,
     ];
 
     /// Those of Go.
     const GO: [Self; 2] = [Self::GoTrafficKey, Self::GoMasterSecret];
 
-    /// The symbol that tells it, with the NUL behind it.
+    /// The symbol that tells it, with the NUL behind it; or a method of a crate that mangles names ([`Self::within`]).
     const fn symbol(self) -> &'static [u8] {
         match self {
             Self::OpensslDerives => b"EVP_KDF_derive\0",
@@ -63,6 +70,16 @@ impl Point {
             Self::GoMasterSecret => b"crypto/tls.keysFromMasterSecret\0",
             Self::LogsSecret => b"ssl_log_secret\0",
             Self::OpensslDerivesKey => b"EVP_PKEY_derive\0",
+            Self::RustlsExpands => b"16expander_for_okm",
+            Self::RustlsPrf => b"10for_secret",
+        }
+    }
+
+    /// The crate that the symbol is a method of.
+    const fn within(self) -> Option<&'static [u8]> {
+        match self {
+            Self::RustlsExpands | Self::RustlsPrf => Some(b"rustls"),
+            _ => None,
         }
     }
 
@@ -76,6 +93,8 @@ impl Point {
             Self::GoMasterSecret => "go_master_secret",
             Self::LogsSecret => "ssl_log_secret",
             Self::OpensslDerivesKey => "evp_pkey_derive",
+            Self::RustlsExpands => "rustls_expander",
+            Self::RustlsPrf => "rustls_prf",
         }
     }
 
@@ -86,6 +105,7 @@ impl Point {
             Self::GnutlsExpands | Self::GnutlsPrf => "GnuTLS",
             Self::GoTrafficKey | Self::GoMasterSecret => "Go crypto/tls",
             Self::LogsSecret => "BoringSSL",
+            Self::RustlsExpands | Self::RustlsPrf => "rustls",
         }
     }
 }
@@ -133,8 +153,8 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
         }
     };
     let mut is_openssl_11 = false;
-    let mut wanted = [OPENSSL_11; Point::ALL.len() + 1];
-    wanted.iter_mut().zip(Point::ALL).for_each(|(name, point)| *name = point.symbol());
+    let mut wanted = [(OPENSSL_11, None); Point::ALL.len() + 1];
+    wanted.iter_mut().zip(Point::ALL).for_each(|(name, point)| *name = (point.symbol(), point.within()));
     elf.functions(wanted, |index, address| {
         let Some(point) = Point::ALL.get(index).copied() else {
             is_openssl_11 = true;
