@@ -191,9 +191,12 @@ const PRF_SEED_ROOM: u64 = 1024;
 /// "key expansion"
 const PRF_LABEL: u64 = 13;
 
+/// `struct evp_kdf_ctx_st` of RHEL 8: methods, then what in other builds of 1.1 the method's data are.
+const KDF_DATA: u64 = 8;
+
 /// EVP_PKEY_derive of OpenSSL 1.1.0 to 1.1.1, which takes everything but the key's place from what was given to its context before. These
-/// structures are the library's own affair. They are the same in all releases of 1.1, of which there will be no more; and what is not
-/// as expected at every place that is looked at is another derivation, of which nothing is taken.
+/// structures are the library's own affair. They are the same in all releases of 1.1, of which there will be no more, and in RHEL 8's
+/// one step further away. What is not as expected at every place that is looked at is another derivation, of which nothing is taken.
 pub(crate) fn openssl_11_derives(context: &ProbeContext) {
     let cgroup = session::cgroup_of_current();
     if cgroup == 0 {
@@ -201,23 +204,37 @@ pub(crate) fn openssl_11_derives(context: &ProbeContext) {
     }
     let Some(derivation) = context.arg::<u64>(0) else { return };
     let method = half(word(derivation));
-    let state = word(derivation + METHOD_DATA);
-    if method == HKDF {
-        // A HkdfLabel, as for GnuTLS.
-        let info = state + HKDF_INFO;
-        if word(info + 2) == text(b"\x09tls13 k") && word(info + 5) == text(b"s13 key\0") {
-            keep(context, cgroup, word(state + HKDF_KEY), word(state + HKDF_KEY + 8), 0, 0);
-        }
-    } else if method == TLS1_PRF {
-        let seed = state + PRF_SEED;
-        if word(seed) == text(b"key expa")
-            && word(seed + PRF_SEED_ROOM) == PRF_LABEL + 2 * RANDOM_BYTES as u64
-        {
-            let server = seed + PRF_LABEL;
-            let client = server + RANDOM_BYTES as u64;
-            keep(context, cgroup, word(state + PRF_SECRET), word(state + PRF_SECRET + 8), client, server);
+    if method != HKDF && method != TLS1_PRF {
+        return;
+    }
+    let mut state = word(derivation + METHOD_DATA);
+    if derives_key(method, state) == 0 {
+        state = word(state + KDF_DATA);
+        if derives_key(method, state) == 0 {
+            return;
         }
     }
+    if method == HKDF {
+        keep(context, cgroup, word(state + HKDF_KEY), word(state + HKDF_KEY + 8), 0, 0);
+    } else {
+        let server = state + PRF_SEED + PRF_LABEL;
+        let client = server + RANDOM_BYTES as u64;
+        keep(context, cgroup, word(state + PRF_SECRET), word(state + PRF_SECRET + 8), client, server);
+    }
+}
+
+/// Whether this is the data of a method that derives a key of a connection. 0: it is not.
+#[inline(never)]
+extern "C" fn derives_key(method: u64, state: u64) -> u64 {
+    let is_key = if method == HKDF {
+        // A HkdfLabel, as for GnuTLS.
+        let info = state + HKDF_INFO;
+        word(info + 2) == text(b"\x09tls13 k") && word(info + 5) == text(b"s13 key\0")
+    } else {
+        let seed = state + PRF_SEED;
+        word(seed) == text(b"key expa") && word(seed + PRF_SEED_ROOM) == PRF_LABEL + 2 * RANDOM_BYTES as u64
+    };
+    u64::from(is_key)
 }
 
 /// gnutls_hkdf_expand. For TLS 1.3, `info` is a HkdfLabel (RFC 8446, section 7.1): length of what is wanted (2 bytes), length of the

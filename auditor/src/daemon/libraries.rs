@@ -63,6 +63,8 @@ const MOST_NAMING: usize = 16;
 const MOST_OTHERS: usize = 64;
 /// Files that are being looked through, of which a session may have as many as are still left.
 const MOST_ASKED: usize = 4096;
+/// How often a mapping may be cut while it is looked at.
+const MOST_CUTS: usize = 8;
 /// Descriptors that are ever needed.
 const MOST_DESCRIPTORS: u64 = 16384;
 /// Discoveries that wait to be taken.
@@ -320,17 +322,16 @@ impl Watch {
     fn look_at(&mut self, process: u32) {
         // Gone, or a thread, whose process is looked at too.
         let Ok(maps) = fs::read_to_string(format!("/proc/{process}/maps")) else { return };
-        for mapping in maps.lines().filter_map(|line| executable(process, line)) {
+        for mapping in maps.lines().filter_map(|line| Mapping::listed(process, line)) {
             self.mapped(mapping);
         }
     }
 
     fn mapped(&mut self, mapping: Mapping) {
         let Ok(Some(member)) = self.members.get(mapping.process) else { return };
-        let Mapping { process, start, end, device } = mapping;
-        let place = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
+        let Mapping { process, device, .. } = mapping;
         // The process is gone, or has mapped something else there, which is told too.
-        let Ok(library) = number_at(&place) else { return };
+        let Ok((place, library)) = reach(&mapping, number_at) else { return };
         let by = Some((member.session, process));
         if let Some(error) = self.known.unreadable(member.session, library).map(str::to_owned) {
             self.refuse(library, fs::read_link(&place).unwrap_or_default(), by, None, error);
@@ -370,16 +371,16 @@ impl Watch {
         self.last += 1;
         let hold = Arc::new(Hold::new(&self.hierarchy, &self.notes, self.last, whom));
         let asked = Asked { library, path, by, aim, is_late: false, hold, others: Vec::new() };
-        self.examine(place, asked);
+        self.examine(mapping, asked);
     }
 
     /// Has a file looked through by its session's examiner.
-    fn examine(&mut self, place: PathBuf, asked: Asked) {
+    fn examine(&mut self, mapping: Mapping, asked: Asked) {
         let session = asked.session();
         let waiting = self.asked.values().filter(|asked| asked.session() == session).count();
         let is_admitted = waiting < MOST_ASKED.saturating_sub(self.asked.len());
         let (uprobes, answers, wake) = (&self.uprobes, &self.answers, &self.wake);
-        let job = Job { id: self.last, place, hold: Arc::clone(&asked.hold), aim: asked.aim };
+        let job = Job { id: self.last, mapping, hold: Arc::clone(&asked.hold), aim: asked.aim };
         if is_admitted
             && let Some(examiner) = self
                 .examiners
@@ -620,18 +621,23 @@ fn points_of(probes: &[Probe]) -> Vec<Point> {
     points.into_iter().collect()
 }
 
-/// A line of /proc/PID/maps (proc(5)), if it is code of a file: `start-end perms offset device inode path`.
-fn executable(process: u32, line: &str) -> Option<Mapping> {
-    let mut fields = line.split_ascii_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    let is_code = fields.next()?.contains('x');
-    let (major, minor) = fields.nth(1)?.split_once(':')?;
-    let inode = fields.next()?;
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    let part = |text| u32::from_str_radix(text, 16).ok();
-    (is_code && inode != "0").then_some(())?;
-    let device = (part(major)?, part(minor)?);
-    Some(Mapping { process, start: number(start)?, end: number(end)?, device })
+/// Does something with the file that is mapped, by the path that leads to it. What was told may be cut already when it is looked at: then with what
+/// is left of it.
+fn reach<T>(mapping: &Mapping, with: impl Fn(&Path) -> io::Result<T>) -> io::Result<(PathBuf, T)> {
+    let mut now = *mapping;
+    for _ in 0..MOST_CUTS {
+        let Mapping { process, start, end, .. } = now;
+        let place = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
+        match with(&place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done.map(|done| (place, done)),
+        }
+        match mapping.now() {
+            Some(left) if left != now => now = left,
+            _ => break,
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 /// Which file it is, and whether it is still what it was.
@@ -702,19 +708,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_of_files_is_found_among_the_mappings() {
-        let line = "7f3fcd177000-7f3fcd19d000 r-xp 00001000 fe:00 325843    /usr/lib/ld (deleted)";
-        let mapping =
-            Mapping { process: 3, start: 0x7f3f_cd17_7000, end: 0x7f3f_cd19_d000, device: (0xfe, 0) };
-        assert_eq!(executable(3, line), Some(mapping));
-        for other in [
-            "7f3fcd177000-7f3fcd19d000 r--p 00001000 fe:00 325843 /usr/lib/ld",
-            "7f3fcd177000-7f3fcd19d000 r-xp 00000000 00:00 0 [vdso]",
-            "7f3fcd177000-7f3fcd19d000",
-            "",
-        ] {
-            assert_eq!(executable(3, other), None, "{other}");
-        }
+    fn a_mapping_that_is_cut_leads_to_its_file() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let code = maps.lines().find_map(|line| Mapping::listed(std::process::id(), line)).unwrap();
+        assert_eq!(code.now(), Some(code));
+        // As it was told before other segments were mapped over its end.
+        let told = Mapping { end: code.end + (1 << 20), ..code };
+        let (_, number) = reach(&told, number_at).unwrap();
+        assert_eq!(number, Identity::of(&file).unwrap().number);
+        let nowhere = Mapping { start: 4096, end: 8192, ..code };
+        assert_eq!(nowhere.now(), None);
+        assert_eq!(reach(&nowhere, number_at).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

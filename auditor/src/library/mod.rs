@@ -112,6 +112,8 @@ impl Point {
 
 /// A function that OpenSSL has from 1.1.0 on, and its key derivations with it; neither earlier releases nor LibreSSL or BoringSSL.
 const OPENSSL_11: &[u8] = b"EVP_PKEY_CTX_str2ctrl\0";
+/// One that it has from 3.0 on. RHEL 8's OpenSSL 1.1 has another EVP_KDF_derive, by which libssl derives nothing.
+const OPENSSL_3: &[u8] = b"EVP_KDF_fetch\0";
 
 /// Probes in one file: a function may be there more than once, but not many times.
 const MOST_PROBES: usize = 32;
@@ -152,12 +154,14 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
             probes.push(probe);
         }
     };
-    let mut is_openssl_11 = false;
-    let mut wanted = [(OPENSSL_11, None); Point::ALL.len() + 1];
+    let (mut is_openssl_11, mut is_openssl_3) = (false, false);
+    let mut wanted = [(OPENSSL_3, None); Point::ALL.len() + 2];
     wanted.iter_mut().zip(Point::ALL).for_each(|(name, point)| *name = (point.symbol(), point.within()));
+    wanted[Point::ALL.len()] = (OPENSSL_11, None);
     elf.functions(wanted, |index, address| {
         let Some(point) = Point::ALL.get(index).copied() else {
-            is_openssl_11 = true;
+            is_openssl_11 |= index == Point::ALL.len();
+            is_openssl_3 |= index > Point::ALL.len();
             return;
         };
         add(point, address);
@@ -176,9 +180,8 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
         probes.truncate(MOST_PROBES);
     }
     // OpenSSL 3 has the function of its predecessor as well, and does not derive the keys of connections by it.
-    if !is_openssl_11 || probes.iter().any(|probe| probe.point == Point::OpensslDerives) {
-        probes.retain(|probe| probe.point != Point::OpensslDerivesKey);
-    }
+    let other = if is_openssl_11 && !is_openssl_3 { Point::OpensslDerives } else { Point::OpensslDerivesKey };
+    probes.retain(|probe| probe.point != other);
     // Whoever has another one would tell of each secret twice.
     if probes.iter().any(|probe| probe.point != Point::LogsSecret) {
         probes.retain(|probe| probe.point != Point::LogsSecret);

@@ -130,15 +130,24 @@ fn psycopg2_with_a_library_of_its_own() {
     with_python("psycopg2", &[], &in_wheel("psycopg2_binary.libs"));
 }
 
-#[test]
-fn psycopg2_with_an_openssl_1_1_of_its_own() {
-    let library = in_wheel_of(&python::openssl_11().unwrap(), "psycopg2_binary.libs");
+fn with_openssl_11(name: &str, wheel: &str, python: impl Fn(&Path) -> anyhow::Result<Python>) {
+    let library = in_wheel_of(&python::openssl_11().unwrap(), wheel);
     assert!(library.starts_with("OpenSSL 1.1."), "{library}");
-    with_both_versions("psycopg2 with OpenSSL 1.1", &library, 200, |scene, tag| {
-        let python = Python::with_openssl_11(scene.daemon.home().folder()).unwrap();
+    with_both_versions(name, &library, 200, |scene, tag| {
+        let python = python(scene.daemon.home().folder()).unwrap();
         let words = |way: &str| words_of(scene, &python, "psycopg2", way, (12, 5), &format!("{tag} {way}"));
         ["together", "storm"].map(words).into()
     });
+}
+
+#[test]
+fn psycopg2_with_an_openssl_1_1_of_its_own() {
+    with_openssl_11("psycopg2 with OpenSSL 1.1", "psycopg2_binary.libs", Python::with_openssl_11);
+}
+
+#[test]
+fn psycopg2_with_the_openssl_1_1_of_rhel_8() {
+    with_openssl_11("psycopg2 with RHEL 8's OpenSSL", "pymssql.libs", Python::with_openssl_of_rhel_8);
 }
 
 #[test]

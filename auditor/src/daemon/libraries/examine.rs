@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::thread;
@@ -14,8 +13,9 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 
 use super::hold::Hold;
-use super::{Identity, points_of};
+use super::{Identity, points_of, reach};
 use crate::daemon::scheduling::go_first;
+use crate::kernel::mappings::Mapping;
 use crate::kernel::uprobe::Uprobes;
 use crate::library::{self, Point};
 
@@ -28,8 +28,8 @@ const NAMED_AT_ONCE: u64 = 16 << 20;
 pub(super) struct Job {
     /// Number of the job.
     pub(super) id: u64,
-    /// Where it is, below /proc.
-    pub(super) place: PathBuf,
+    /// Where it is mapped.
+    pub(super) mapping: Mapping,
     /// Whom to hold meanwhile.
     pub(super) hold: Arc<Hold>,
     /// What to do with it.
@@ -105,7 +105,7 @@ impl Examiner {
 }
 
 fn examine(uprobes: &Uprobes, job: &Job) -> io::Result<Outcome> {
-    let file = File::open(&job.place)?;
+    let (_, file) = reach(&job.mapping, |place| File::open(place))?;
     let identity = Identity::of(&file)?;
     if job.aim == Aim::Probe && library::takes_long(&file) {
         job.hold.take();
