@@ -113,6 +113,10 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
     let must_be_recorded = control.overload != OVERLOAD_RECORD_LOSS && !alone;
     let recorded = verdict::record(&subject, &verdict);
     if !recorded {
+        if must_be_recorded && protocol == u32::from(TCP) {
+            verdict::hold(state, &subject, &verdict);
+            return true;
+        }
         emit::count_attempt(subject.owner);
         if must_be_recorded {
             return false;

@@ -138,8 +138,15 @@ fn closed(context: &SockOpsContext) {
     if old_state == BPF_TCP_LISTEN {
         return;
     }
+    let state = state(ops);
+    if let Some(state) = &state
+        && state.held.waits != 0
+    {
+        // It was given up before there was room for its record.
+        emit::count_attempt(state.owner());
+    }
     let (owner, sent, received) =
-        state(ops).map_or((Owner::NOBODY, 0, 0), |state| (state.owner(), state.sent, state.received));
+        state.map_or((Owner::NOBODY, 0, 0), |state| (state.owner(), state.sent, state.received));
     // SAFETY: the helper takes the context; the fields may be read by programs of this type.
     let (cookie, bytes_acked, bytes_received, round_trip, retransmits) = unsafe {
         (

@@ -296,9 +296,9 @@ pub(crate) fn reserve_payload<const DIRECTION: u8, T: 'static>(
     None
 }
 
-/// Counts a segment of a session that is refused because there was no room for one before it.
+/// Counts a segment of a session that is refused because there was no room for what comes before it.
 #[inline(always)]
-pub(crate) fn count_refused_behind<const DIRECTION: u8>(owner: Owner) {
+pub(crate) fn count_held_back<const DIRECTION: u8>(owner: Owner) {
     if let Some(share) = share(owner) {
         count_packet::<DIRECTION>(share, errno::ENOSPC);
     }

@@ -107,6 +107,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     if DIRECTION == INGRESS && state.generation != control.generation && !session::goes_on(state) {
         return false;
     }
+    if DIRECTION == EGRESS && state.held.waits != 0 && !release(context, state, control, now) {
+        return false;
+    }
     let Some(parsed) = parse::<DIRECTION>(context) else {
         emit::count(SITE_PACKET_HEADERS, errno::EINVAL);
         if DIRECTION == EGRESS {
@@ -131,9 +134,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         && parsed.transport == TCP
         && state.frames.follow(context, parsed.offset, parsed.length, parsed.sequence, parsed.flags);
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
-    let lossless = control.overload != OVERLOAD_RECORD_LOSS && !alone;
+    let lossless = is_lossless(control, now);
     if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
-        emit::count_refused_behind::<DIRECTION>(state.owner());
+        emit::count_held_back::<DIRECTION>(state.owner());
         return false;
     }
     if told && !copy::<DIRECTION>(context, state, now, &parsed, walked, control) && lossless {
@@ -154,6 +157,29 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
             state.frames.advance();
         }
     }
+    true
+}
+
+/// Whether what finds no room in the rings is held back.
+#[inline(always)]
+fn is_lossless(control: &Control, now: u64) -> bool {
+    control.overload != OVERLOAD_RECORD_LOSS && now <= control.lease
+}
+
+/// Lets a connection go on whose decision was held back, if it can be recorded now.
+#[inline(always)]
+fn release(context: &SkBuffContext, state: &mut SocketState, control: &Control, now: u64) -> bool {
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    if verdict::record_held(state, cookie) {
+        return true;
+    }
+    if is_lossless(control, now) {
+        emit::count_held_back::<EGRESS>(state.owner());
+        return false;
+    }
+    emit::count_attempt(state.owner());
+    state.held.waits = 0;
     true
 }
 

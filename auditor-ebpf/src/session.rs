@@ -12,6 +12,8 @@ use core::ptr::{read_volatile, write_volatile};
 use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
+use auditor_common::event::Task;
+use auditor_common::rule::Verdict;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::helpers::generated::{
@@ -86,34 +88,28 @@ pub(crate) struct SocketState {
     /// Where the other end's messages begin.
     pub(crate) frames: Frames,
     _padding: u32,
+    /// TCP: a decision that has not been recorded yet.
+    pub(crate) held: Held,
 }
-const _: () = assert!(size_of::<SocketState>() == 184);
+const _: () = assert!(size_of::<SocketState>() == 256);
+
+/// What the record of a connect(2) will say that was allowed and found no room for its record, beside what the socket's state says.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) verdict: Verdict,
+    pub(crate) asker: Task,
+    pub(crate) table: u32,
+    pub(crate) family: u32,
+    pub(crate) socket_type: u32,
+    /// 1: there is such a one, and nothing leaves before it is recorded.
+    pub(crate) waits: u32,
+}
 
 /// UDP destinations that a socket remembers.
 pub(crate) const DESTINATIONS: usize = 4;
 
 impl SocketState {
-    #[inline(always)]
-    pub(crate) fn of(session: &Found) -> Self {
-        Self {
-            session: session.id,
-            cgroup: session.cgroup,
-            expires: 0,
-            sent: 0,
-            received: 0,
-            generation: 0,
-            action: 0,
-            remote: Endpoint::v6([0; 16], 0),
-            watched: 0,
-            next_recorded: 0,
-            recorded: [Endpoint::v6([0; 16], 0); DESTINATIONS],
-            share: session.share,
-            asked: 0,
-            frames: Frames::UNKNOWN,
-            _padding: 0,
-        }
-    }
-
     /// Whose its records are.
     #[inline(always)]
     pub(crate) fn owner(&self) -> Owner {
@@ -263,36 +259,33 @@ pub(crate) unsafe fn state(socket: *mut bpf_sock) -> Option<&'static mut SocketS
 
 /// Makes the state of a socket.
 ///
-/// # Safety
-/// As for [`state`].
-#[inline(always)]
-pub(crate) unsafe fn attach(socket: *mut bpf_sock, session: &Found) -> Option<&'static mut SocketState> {
-    let mut initial = SocketState::of(session);
-    // SAFETY: the caller's promise is the same.
-    unsafe { make(socket, &raw mut initial) }
-}
-
-/// Makes the state of a socket: a copy of `initial`, zeros where that is null.
+/// It is filled in where it is to stand: a copy would have no room on the stack. Two processors may do so at once, and write the same.
+/// Nobody takes the state for one before its session's number stands in it, which is written last.
 ///
 /// # Safety
 /// As for [`state`].
 #[inline(always)]
-unsafe fn make(socket: *mut bpf_sock, initial: *mut SocketState) -> Option<&'static mut SocketState> {
-    // SAFETY: as in `state`; `initial` is copied by the helper.
+pub(crate) unsafe fn attach(socket: *mut bpf_sock, session: &Found) -> Option<&'static mut SocketState> {
+    // SAFETY: as in `state`; null stands for a value of zeros.
     let made = unsafe {
         bpf_sk_storage_get(
             ptr::addr_of!(SOCKETS).cast_mut().cast(),
             socket.cast(),
-            initial.cast(),
+            ptr::null_mut(),
             u64::from(BPF_SK_STORAGE_GET_F_CREATE),
         )
         .cast::<SocketState>()
         .as_mut()
     };
-    if made.is_none() {
+    let Some(state) = made else {
         emit::count(SITE_SOCKET_STORAGE, errno::ENOMEM);
-    }
-    made
+        return None;
+    };
+    state.cgroup = session.cgroup;
+    state.share = session.share;
+    // SAFETY: a field of the map's value; volatile, so that it stays the last write.
+    unsafe { write_volatile(&raw mut state.session, session.id) };
+    Some(state)
 }
 
 /// The state of a full socket, made from its cgroup's session where there is none yet.
@@ -311,9 +304,7 @@ pub(crate) unsafe fn state_or_attach(socket: *mut bpf_sock) -> Option<&'static m
 
 /// Makes the state of a full socket from its cgroup's session; null where there is none.
 ///
-/// A function of its own, which fills the state in where it is to stand: a copy would have no room on the packet hooks' stack
-/// ("combined stack size of 3 calls is 528. Too large"). Two processors may do so at once, and write the same. Nobody takes the state for
-/// one before its session's number stands in it, which is written last.
+/// A function of its own: its loop has no room on the packet hooks' stack ("combined stack size of 3 calls is 528. Too large").
 ///
 /// # Safety
 /// As for [`state_or_attach`].
@@ -325,13 +316,7 @@ unsafe extern "C" fn attach_from_cgroup(socket: *mut bpf_sock) -> *mut SocketSta
         // (Linux 5.7).
         |level| unsafe { bpf_sk_ancestor_cgroup_id(socket.cast(), level) },
     );
-    let Some(found) = found else { return ptr::null_mut() };
-    // SAFETY: the caller's promise is the same; null stands for a value of zeros.
-    let made = unsafe { make(socket, ptr::null_mut()) };
-    let Some(state) = made else { return ptr::null_mut() };
-    state.cgroup = found.cgroup;
-    state.share = found.share;
-    // SAFETY: a field of the map's value; volatile, so that it stays the last write.
-    unsafe { write_volatile(&raw mut state.session, found.id) };
-    state
+    // SAFETY: the caller's promise is the same.
+    let made = found.and_then(|found| unsafe { attach(socket, &found) });
+    made.map_or(ptr::null_mut(), ptr::from_mut)
 }

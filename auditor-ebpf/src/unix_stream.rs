@@ -214,7 +214,7 @@ fn moved<const DIRECTION: u8>(socket: *const u8, length: u32) {
         // Two calls at the same end and in the same direction at once: which bytes were whose is not known. The next record's
         // place says how many there were. (To add and to know what was there before is one instruction, which the target this is
         // compiled for does not have: "Invalid usage of the XADD return value".)
-        emit::count_refused_behind::<DIRECTION>(owner);
+        emit::count_held_back::<DIRECTION>(owner);
         return;
     }
     let mut told = Told { owner, time: emit::now(), cookie, passed, offset };

@@ -5,7 +5,8 @@ use core::mem::MaybeUninit;
 
 use auditor_common::control::{REFUSALS_A_SECOND, Refusals};
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{Decision, HOOK_EGRESS, KIND_DECISION};
+use auditor_common::event::{Decision, HOOK_CONNECT, HOOK_EGRESS, KIND_DECISION, Task};
+use auditor_common::packet::TCP;
 use auditor_common::rule::{
     ANY_PORT, KEY_PREFIX_BITS, REASON_NO_SESSION, RuleKey, RuleValue, Verdict, decide,
 };
@@ -119,9 +120,74 @@ pub(crate) fn is_folded(session: u64) -> bool {
     false
 }
 
+/// Holds back a TCP connection that is allowed and whose decision found no room: what is allowed without a record would be a
+/// connection that nobody knows of, and refusing it would make the caller pay for the reader's delay. TCP sends the SYN again, and
+/// each is a new attempt to record the decision ([`record_held`]).
+#[inline(always)]
+pub(crate) fn hold(state: &mut SocketState, subject: &Subject, verdict: &Verdict) {
+    emit::current_task(&mut state.held.asker);
+    state.held.verdict = *verdict;
+    state.held.table = subject.table;
+    state.held.family = subject.family;
+    state.held.socket_type = subject.socket_type;
+    state.held.waits = 1;
+    state.remote = subject.remote;
+    // Policy may have changed when the SYN is sent again: it is decided anew.
+    state.generation = 0;
+}
+
+/// Records the decision on a connection that was held back. `false`: there was no room.
+///
+/// A function of its own, which has the packet hooks' stack to itself.
+#[inline(never)]
+pub(crate) extern "C" fn record_held(state: &mut SocketState, cookie: u64) -> bool {
+    let held = state.held;
+    let subject = Subject {
+        owner: state.owner(),
+        cookie,
+        remote: state.remote,
+        table: held.table,
+        family: held.family,
+        socket_type: held.socket_type,
+        protocol: u32::from(TCP),
+        hook: HOOK_CONNECT,
+    };
+    let recorded = write(
+        &subject,
+        &held.verdict,
+        #[inline(always)]
+        |place| *place = held.asker,
+    );
+    if recorded {
+        state.held.waits = 0;
+    }
+    recorded
+}
+
 /// Records a decision. `false`: there was no room.
 #[inline(always)]
 pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
+    write(
+        subject,
+        verdict,
+        #[inline(always)]
+        |place| {
+            if subject.hook == HOOK_EGRESS {
+                // Whoever runs there is anybody.
+                place.pid = 0;
+                place.tid = 0;
+                place.uid = 0;
+                place.gid = 0;
+                place.comm = [0; 16];
+            } else {
+                emit::current_task(place);
+            }
+        },
+    )
+}
+
+#[inline(always)]
+fn write(subject: &Subject, verdict: &Verdict, task: impl FnOnce(&mut Task)) -> bool {
     emit::lifecycle(
         Sort::Decision,
         Wake::InTime,
@@ -133,15 +199,7 @@ pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
             let decision = unsafe { place.assume_init_mut() };
             decision.header = emit::header(KIND_DECISION, subject.owner);
             decision.cookie = subject.cookie;
-            if subject.hook == HOOK_EGRESS {
-                decision.task.pid = 0;
-                decision.task.tid = 0;
-                decision.task.uid = 0;
-                decision.task.gid = 0;
-                decision.task.comm = [0; 16];
-            } else {
-                emit::current_task(&mut decision.task);
-            }
+            task(&mut decision.task);
             decision.verdict = *verdict;
             decision.remote = subject.remote;
             decision.table = subject.table;

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use auditor::kernel::bpffs;
 use auditor::kernel::cgroup::Hierarchy;
-use auditor::kernel::object::{self, Object, RingSizes};
+use auditor::kernel::object::{Object, RingSizes};
 use auditor::kernel::tracefs;
 
 #[test]
@@ -14,15 +15,15 @@ fn the_programs_load_and_attach_to_a_cgroup() {
     let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let hierarchy = Hierarchy::find(&mountinfo).unwrap();
     let cgroup = hierarchy.make(Path::new(&format!("auditor-test-{}", std::process::id()))).unwrap();
-    let bpffs = Path::new("/sys/fs/bpf");
-    object::ensure_bpffs(bpffs).unwrap();
-    let pins = bpffs.join(format!("auditor-test-kernel-{}", std::process::id()));
+    let mount = Path::new("/sys/fs/bpf");
+    bpffs::ensure_mounted(mount).unwrap();
+    let pins = mount.join(format!("auditor-test-kernel-{}", std::process::id()));
     let result =
         Object::load(RingSizes { payload: 1 << 20, lifecycle: 1 << 18 }, &pins).and_then(|mut loaded| {
             let attached = loaded.object.attach(&cgroup, &pins)?.programs().count();
             Ok((attached, loaded.object.unix_unsupported().map(ToString::to_string)))
         });
-    object::remove_pins(&pins).unwrap();
+    bpffs::remove_all(&pins).unwrap();
     cgroup.remove().unwrap();
     match result {
         Ok((attached, None)) => assert_eq!(attached, 11),

@@ -67,6 +67,25 @@ impl Child {
         self.inner.try_wait().with_context(|| format!("waiting for {}", self.name))
     }
 
+    /// Waits until a server answers. `false`: it has ended instead, as it does when its port is taken.
+    ///
+    /// # Errors
+    /// It has not answered within `limit`, or cannot be asked.
+    pub fn comes_up(&mut self, limit: Duration, mut answers: impl FnMut() -> Result<bool>) -> Result<bool> {
+        let start = Instant::now();
+        while start.elapsed() < limit {
+            if self.ended()?.is_some() {
+                return Ok(false);
+            }
+            if answers()? {
+                return Ok(true);
+            }
+            // Whoever asks may start a program for it.
+            thread::sleep(Duration::from_millis(20));
+        }
+        bail!("{} is not ready after {} s", self.name, limit.as_secs())
+    }
+
     /// Sends a signal.
     ///
     /// # Errors

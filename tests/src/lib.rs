@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod certificates;
+pub mod cgroup;
 pub mod child;
 pub mod clients;
 pub mod daemon;

@@ -7,8 +7,7 @@ use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -223,17 +222,8 @@ fn launch(program: &Path, user: &User, folder: &Path) -> Result<Option<Child>> {
     let mut server = Child::start(child::as_user(&mut command, user), Signal::SIGTERM)?;
     let mut ping = client(&folder.join("socket/mysqld.sock"));
     ping.args(["--user=root", "--execute", "select 1"]);
-    let start = Instant::now();
-    while start.elapsed() < LIMIT {
-        if server.ended()?.is_some() {
-            return Ok(None);
-        }
-        if child::output(&mut ping, LIMIT)?.status.success() {
-            return Ok(Some(server));
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    bail!("MariaDB is not ready after {} s: {}", LIMIT.as_secs(), said(folder))
+    let answers = || Ok(child::output(&mut ping, LIMIT)?.status.success());
+    Ok(server.comes_up(LIMIT, answers).with_context(|| said(folder))?.then_some(server))
 }
 
 /// What the server said, for an error message.

@@ -83,7 +83,8 @@ impl Nginx {
             command.current_dir(folder.path()).stdin(Stdio::null());
             command.stdout(said.try_clone().context("said.log")?).stderr(said);
             let mut server = Child::start(child::as_user(&mut command, &user), Signal::SIGTERM)?;
-            if ready(&mut server, ports)? {
+            let connects = |port| TcpStream::connect(("127.0.0.1", port)).is_ok();
+            if server.comes_up(LIMIT, || Ok([ports.plain, ports.two, ports.tls].into_iter().all(connects)))? {
                 return Ok(Self { _server: server, folder, certificates, ports });
             }
         }
@@ -130,23 +131,6 @@ impl Nginx {
             thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-fn ready(server: &mut Child, ports: Ports) -> Result<bool> {
-    let start = Instant::now();
-    while start.elapsed() < LIMIT {
-        if server.ended()?.is_some() {
-            return Ok(false);
-        }
-        if [ports.plain, ports.two, ports.tls]
-            .iter()
-            .all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok())
-        {
-            return Ok(true);
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    bail!("nginx is not ready after {} s", LIMIT.as_secs())
 }
 
 fn configuration(folder: &Path, certificates: &Certificates, ports: Ports, sink: u16) -> String {

@@ -1,65 +1,12 @@
 //! Runs our own workload programs in a session, and holds what they and their kernel counted against the trail.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::daemon::{Daemon, cgroup_mount};
 use crate::oracle;
 use crate::postgres::Postgres;
-
-/// A cgroup of the test's own, for `auditor tag`. It is removed when it is dropped.
-#[derive(Debug)]
-pub struct OwnCgroup(PathBuf);
-
-impl OwnCgroup {
-    /// Makes it.
-    ///
-    /// # Errors
-    /// The caller is not root, or there is no cgroup2 hierarchy.
-    pub fn new() -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = cgroup_mount()?.join(format!("auditor-workload-{}-{number}", std::process::id()));
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        Ok(Self(path))
-    }
-
-    /// The same, as a session of `agent`.
-    ///
-    /// # Errors
-    /// See [`Self::new`]; or the daemon refuses.
-    pub fn tagged(daemon: &Daemon, agent: &str) -> Result<Self> {
-        let cgroup = Self::new()?;
-        let path = cgroup.0.to_str().context("the cgroup's path")?;
-        daemon.ask(&["tag", "--agent", agent, "--cgroup", path])?;
-        Ok(cgroup)
-    }
-
-    /// A command that moves itself into the cgroup before it becomes `program`, as root.
-    pub fn command(&self, program: &str) -> Command {
-        let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(&self.0).arg(program);
-        shell
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        // Processes that were killed take a moment to leave it; those of a failed test end with that.
-        let start = Instant::now();
-        while fs::remove_dir(&self.0).is_err() && start.elapsed() < Duration::from_secs(2) {
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
 
 /// A connection by the workload's account.
 #[derive(Clone, Debug)]

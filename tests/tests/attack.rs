@@ -12,6 +12,7 @@ use std::process::Output;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::daemon::Daemon;
 use auditor_tests::postgres::{Options, Postgres, free_port};
 use auditor_tests::python::Python;
@@ -338,31 +339,10 @@ fn no_way_to_write_this_host_is_another_destination() {
     daemon.stop().unwrap();
 }
 
-/// A cgroup of the test's own.
-struct OwnCgroup(std::path::PathBuf);
-
-impl OwnCgroup {
-    fn new() -> Self {
-        let path = auditor_tests::daemon::cgroup_mount().unwrap();
-        let path = path.join(format!("test-attack-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// Runs an attack in it as root, with all that root may do.
-    fn attack(&self, daemon: &Daemon, arguments: &[&str]) -> Value {
-        let mut shell = std::process::Command::new("/bin/sh");
-        shell.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]).arg(&self.0);
-        shell.args(words(daemon, arguments));
-        result(&child::output(&mut shell, LIMIT).unwrap(), daemon)
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        // It stays while somebody lives in it; then there is a failure to read about already.
-        let _ = fs::remove_dir(&self.0);
-    }
+/// Runs an attack in a cgroup as root, with all that root may do.
+fn attack_in(cgroup: &OwnCgroup, daemon: &Daemon, arguments: &[&str]) -> Value {
+    let mut attack = cgroup.command("/usr/bin/env");
+    result(&child::output(attack.args(words(daemon, arguments)), LIMIT).unwrap(), daemon)
 }
 
 /// Records of refused socket types, by IP protocol number.
@@ -426,9 +406,9 @@ fn only_tcp_and_udp_sockets_are_made() {
     assert_eq!(refused_types(&records), expected);
 
     // Root in a cgroup that was tagged: the cgroup hooks alone.
-    let cgroup = OwnCgroup::new();
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
-    for (sort, got) in cgroup.attack(&daemon, &["socket-types"]).as_object().unwrap() {
+    let cgroup = OwnCgroup::new().unwrap();
+    cgroup.tag(&daemon, AGENT).unwrap();
+    for (sort, got) in attack_in(&cgroup, &daemon, &["socket-types"]).as_object().unwrap() {
         match (sort.as_str(), to_root[sort] == "ok") {
             ("tcp" | "udp", _) => assert_eq!(got, "ok", "{sort}"),
             (_, true) => {
@@ -544,9 +524,9 @@ fn namespaces_and_daemons_stay_in_their_session() {
     assert_eq!(session(of_grandchild[0]), its_session);
 
     // Root may make namespaces. In the new one the allowed destination is another host, which nobody is; the denied one is denied.
-    let cgroup = OwnCgroup::new();
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
-    let results = cgroup.attack(&daemon, &["namespaces", &ports[0], &ports[1]]);
+    let cgroup = OwnCgroup::new().unwrap();
+    cgroup.tag(&daemon, AGENT).unwrap();
+    let results = attack_in(&cgroup, &daemon, &["namespaces", &ports[0], &ports[1]]);
     assert_eq!(results["network"], "ok", "{results}");
     assert_eq!(results["denied"], "EPERM", "{results}");
     assert_eq!(results["allowed"], "ENETUNREACH", "{results}");

@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::child::{self, Child};
 use auditor_tests::daemon::Daemon;
 use auditor_tests::network::FarEnd;
 use auditor_tests::postgres::{Options, Postgres, free_port};
-use auditor_tests::workload::{self, Account, OwnCgroup};
+use auditor_tests::workload::{self, Account};
 use auditor_tests::{namespace, place, require_root};
 use nix::sys::signal::Signal;
 use serde_json::Value;

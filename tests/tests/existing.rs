@@ -4,12 +4,12 @@
 use std::fs;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use auditor_tests::agent::{self, Agent};
-use auditor_tests::daemon::{Daemon, cgroup_mount};
+use auditor_tests::cgroup::OwnCgroup;
+use auditor_tests::daemon::Daemon;
 use auditor_tests::{UNPRIVILEGED, child, require_root};
 use serde_json::{Value, json};
 
@@ -86,40 +86,22 @@ fn what_a_process_had_open_ends_when_it_is_tagged() {
     daemon.stop().unwrap();
 }
 
-/// A cgroup of the test's own.
-struct OwnCgroup(PathBuf);
-
-impl OwnCgroup {
-    fn new(name: &str) -> Self {
-        let path = cgroup_mount().unwrap().join(format!("test-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        // It stays while somebody lives in it; then there is a failure to read about already.
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn a_connection_of_a_cgroup_goes_on_audited_and_one_from_elsewhere_ends() {
     require_root().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let daemon = Daemon::start(&configuration(port, "existing_sockets = \"adopt\"\n")).unwrap();
-    let cgroup = OwnCgroup::new("existing");
+    let cgroup = OwnCgroup::new().unwrap();
     let mut agent = agent(&daemon);
     let mut from_elsewhere = connect(&mut agent, &listener, "elsewhere");
-    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
+    cgroup.take_in(agent.id()).unwrap();
     let mut of_cgroup = connect(&mut agent, &listener, "own");
     assert_eq!(agent.tell("send own before").unwrap(), "ok");
     assert_eq!(hear(&mut of_cgroup, 6).as_deref(), Ok("before"));
     let near = of_cgroup.peer_addr().unwrap();
 
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    cgroup.tag(&daemon, AGENT).unwrap();
     assert_eq!(hear(&mut from_elsewhere, 1), Err(ErrorKind::ConnectionReset));
     assert_eq!(agent.tell("send own and-after").unwrap(), "ok");
     assert_eq!(hear(&mut of_cgroup, 9).as_deref(), Ok("and-after"));
@@ -152,7 +134,7 @@ fn a_connection_of_a_cgroup_goes_on_audited_and_one_from_elsewhere_ends() {
 
 /// Whether those who live in a cgroup stand still.
 fn stands_still(cgroup: &OwnCgroup) -> bool {
-    fs::read_to_string(cgroup.0.join("cgroup.events")).unwrap().contains("frozen 1")
+    fs::read_to_string(cgroup.path().join("cgroup.events")).unwrap().contains("frozen 1")
 }
 
 #[test]
@@ -169,9 +151,9 @@ fn sockets_that_no_table_lists_are_found() {
     }
     let (mut hidden, _) = listener.accept().unwrap();
     hidden.set_read_timeout(Some(SOON)).unwrap();
-    let cgroup = OwnCgroup::new("hidden");
-    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    let cgroup = OwnCgroup::new().unwrap();
+    cgroup.take_in(agent.id()).unwrap();
+    cgroup.tag(&daemon, AGENT).unwrap();
     assert!(!stands_still(&cgroup));
     assert_eq!(hear(&mut hidden, 1), Err(ErrorKind::ConnectionReset));
     agent.end().unwrap();
@@ -198,12 +180,12 @@ fn a_datagram_socket_with_a_fixed_destination_is_ended_and_one_without_goes_on()
     heard.set_read_timeout(Some(SOON)).unwrap();
     let port = heard.local_addr().unwrap().port();
     let daemon = Daemon::start(&configuration(port, "existing_sockets = \"adopt\"\n")).unwrap();
-    let cgroup = OwnCgroup::new("datagrams");
+    let cgroup = OwnCgroup::new().unwrap();
     let mut agent = agent(&daemon);
-    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
+    cgroup.take_in(agent.id()).unwrap();
     assert_eq!(agent.tell(&format!("udp fixed 127.0.0.1 {port}")).unwrap(), "ok");
     assert_eq!(agent.tell("hold free udp").unwrap(), "ok");
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    cgroup.tag(&daemon, AGENT).unwrap();
     assert_ne!(agent.tell("send fixed unrecorded").unwrap(), "ok");
     assert_eq!(agent.tell(&format!("datagram free recorded 127.0.0.1 {port}")).unwrap(), "ok");
     let mut bytes = [0; 16];
@@ -224,18 +206,18 @@ fn who_stood_still_before_does_so_afterwards_and_whom_a_killed_daemon_stopped_go
     require_root().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let first = Daemon::start(&configuration(listener.local_addr().unwrap().port(), "")).unwrap();
-    let cgroup = OwnCgroup::new("still");
+    let cgroup = OwnCgroup::new().unwrap();
     let agent = agent(&first);
-    fs::write(cgroup.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
-    fs::write(cgroup.0.join("cgroup.freeze"), "1").unwrap();
-    first.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    cgroup.take_in(agent.id()).unwrap();
+    fs::write(cgroup.path().join("cgroup.freeze"), "1").unwrap();
+    cgroup.tag(&first, AGENT).unwrap();
     assert!(stands_still(&cgroup), "the daemon has let go whom somebody else had stopped");
-    first.ask(&["untag", "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    cgroup.untag(&first).unwrap();
     // As a daemon leaves it that is killed in between.
     let own = json!({
-        "path": cgroup.0,
-        "name": format!("/{}", cgroup.0.strip_prefix(cgroup_mount().unwrap()).unwrap().display()),
-        "id": std::os::unix::fs::MetadataExt::ino(&fs::metadata(&cgroup.0).unwrap()),
+        "path": cgroup.path(),
+        "name": cgroup.name(),
+        "id": std::os::unix::fs::MetadataExt::ino(&fs::metadata(cgroup.path()).unwrap()),
     });
     fs::write(first.home().runtime.join("frozen"), own.to_string()).unwrap();
     let mut home = first.home().next().unwrap();

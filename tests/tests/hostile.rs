@@ -10,13 +10,15 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::child::{self, Child};
 use auditor_tests::daemon::Daemon;
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::shaper::Tunnel;
-use auditor_tests::workload::{self, OwnCgroup};
-use auditor_tests::{namespace, oracle, require_root};
-use nix::sys::signal::Signal;
+use auditor_tests::workload;
+use auditor_tests::{clients, namespace, oracle, require_root};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 const AGENT: &str = "hostile";
@@ -432,6 +434,80 @@ fn open_connections_by_the_thousand_take_little_memory() {
     daemon.stop().unwrap();
 }
 
+/// A server of so many connections that are all open at the same time. Answers with how many bytes each client sent.
+fn serve_all(count: usize) -> (SocketAddr, thread::JoinHandle<Vec<(SocketAddr, usize)>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let streams: Vec<(TcpStream, SocketAddr)> = (0..count).map(|_| listener.accept().unwrap()).collect();
+        let read = |(mut stream, peer): (TcpStream, SocketAddr)| {
+            let mut bytes = Vec::new();
+            stream.read_to_end(&mut bytes).unwrap();
+            (peer, bytes.len())
+        };
+        streams.into_iter().map(read).collect()
+    });
+    (address, server)
+}
+
+/// Connections while the daemon does not get to read, and tasks of the same session fill its share of the ring: they wait until there
+/// is room again. None is refused, none is unknown, and each has the process that asked for it.
+#[test]
+fn connections_that_find_no_room_wait_until_there_is_some() {
+    const COUNT: usize = 500;
+    const FLOOD_SECONDS: &str = "5";
+    /// The daemon's lease, without which all are refused, is two seconds long.
+    const STILL: Duration = Duration::from_millis(1300);
+    const AT_WORK: Duration = Duration::from_millis(700);
+    require_root().unwrap();
+    let daemon = Daemon::start(&configuration(&[Ipv4Addr::LOCALHOST.into()])).unwrap();
+    let cgroup = OwnCgroup::tagged(&daemon, AGENT).unwrap();
+    let script = clients::write(daemon.home().folder(), "flood.py", clients::FLOOD).unwrap();
+    let mut flood = cgroup.command("/usr/bin/python3");
+    flood.arg("-B").arg(script).args(["forks", FLOOD_SECONDS]);
+    flood.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut flood = Child::start(&mut flood, Signal::SIGKILL).unwrap();
+    thread::sleep(AT_WORK);
+    let (address, server) = serve_all(COUNT);
+    let mut burst = cgroup.command(CARRIER);
+    burst.args(["one-byte", &address.to_string(), &COUNT.to_string()]);
+    let id = Pid::from_raw(i32::try_from(daemon.id()).unwrap());
+    let printed = thread::scope(|scope| {
+        // The first ones come when the ring is full already.
+        let burst = scope.spawn(|| {
+            thread::sleep(STILL - AT_WORK);
+            child::succeed(&mut burst, LIMIT)
+        });
+        while !burst.is_finished() {
+            kill(id, Signal::SIGSTOP).unwrap();
+            thread::sleep(STILL);
+            kill(id, Signal::SIGCONT).unwrap();
+            thread::sleep(AT_WORK);
+        }
+        burst.join().unwrap()
+    });
+    assert_eq!(printed.unwrap(), format!("opened {COUNT}\n"));
+    assert!(flood.wait(LIMIT).unwrap().success());
+    let mut clients: Vec<SocketAddr> = server.join().unwrap().into_iter().map(|(client, _)| client).collect();
+    daemon.settle().unwrap();
+    let records = daemon.records().unwrap();
+    let overruns: Vec<&str> = findings(&records, "ring-overrun")
+        .into_iter()
+        .filter_map(|finding| finding["message"].as_str())
+        .collect();
+    assert!(overruns.iter().any(|message| message.contains("held back")), "none was held: {overruns:?}");
+    assert!(!overruns.iter().any(|message| message.contains("refused")), "{overruns:?}");
+    let opened = workload::of_kind(&records, "connection-opened");
+    let mut recorded: Vec<SocketAddr> = opened.iter().map(|record| oracle::client(record).unwrap()).collect();
+    clients.sort_unstable();
+    recorded.sort_unstable();
+    assert!(clients == recorded, "{} clients, {} recorded", clients.len(), recorded.len());
+    let processes: BTreeSet<u64> =
+        opened.iter().map(|record| record["actor"]["process"]["pid"].as_u64().unwrap_or(0)).collect();
+    assert!(processes.len() == 1 && !processes.contains(&0), "{processes:?}");
+    daemon.stop().unwrap();
+}
+
 #[test]
 fn thousands_of_connections_that_send_one_byte() {
     const COUNT: usize = 4000;
@@ -440,17 +516,7 @@ fn thousands_of_connections_that_send_one_byte() {
     let daemon = Daemon::start(&configuration(&[Ipv4Addr::LOCALHOST.into()])).unwrap();
     let bystander = Bystander::start(&daemon);
     let memory = Memory::from_here(&daemon);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let server = thread::spawn(move || {
-        let streams: Vec<(TcpStream, SocketAddr)> = (0..COUNT).map(|_| listener.accept().unwrap()).collect();
-        let read = |(mut stream, peer): (TcpStream, SocketAddr)| {
-            let mut bytes = Vec::new();
-            stream.read_to_end(&mut bytes).unwrap();
-            (peer, bytes.len())
-        };
-        streams.into_iter().map(read).collect::<Vec<_>>()
-    });
+    let (address, server) = serve_all(COUNT);
     run(&daemon, &format!("{CARRIER} one-byte {address} {COUNT}"));
     let peers = server.join().unwrap();
     let records = bystander.check(&daemon);

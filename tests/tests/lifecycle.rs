@@ -9,11 +9,11 @@ use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use auditor_tests::agent::{self, Agent};
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::daemon::{Daemon, Home, cgroup_mount};
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::{UNPRIVILEGED, child, clients, oracle, place, require_root};
@@ -312,40 +312,15 @@ fn a_reload_holds_for_connections_that_live() {
     daemon.stop().unwrap();
 }
 
-/// A cgroup of the test's own.
-struct OwnCgroup(PathBuf);
-
-impl OwnCgroup {
-    fn new() -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = cgroup_mount().unwrap().join(format!("test-lifecycle-{}-{number}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// An agent that lives in it, and in no session.
-    fn agent(&self, home: &Home) -> Agent {
-        let words = agent::words(home).unwrap();
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]);
-        let user = child::find_user(&[UNPRIVILEGED]).unwrap();
-        let agent = Agent::start(child::as_user(&mut command, &user)).unwrap();
-        fs::write(self.0.join("cgroup.procs"), agent.id().to_string()).unwrap();
-        agent
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        let start = Instant::now();
-        while fs::remove_dir(&self.0).is_err_and(|error| error.kind() == ErrorKind::ResourceBusy) {
-            if start.elapsed() > Duration::from_secs(1) {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
+/// An agent that lives in a cgroup, and in no session.
+fn agent_in(cgroup: &OwnCgroup, home: &Home) -> Agent {
+    let words = agent::words(home).unwrap();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
+    let user = child::find_user(&[UNPRIVILEGED]).unwrap();
+    let agent = Agent::start(child::as_user(&mut command, &user)).unwrap();
+    cgroup.take_in(agent.id()).unwrap();
+    agent
 }
 
 #[test]
@@ -358,8 +333,8 @@ fn a_tagged_cgroup_is_bound_from_tag_to_untag() {
         1,
     ))
     .unwrap();
-    let cgroup = OwnCgroup::new();
-    let mut agent = cgroup.agent(daemon.home());
+    let cgroup = OwnCgroup::new().unwrap();
+    let mut agent = agent_in(&cgroup, daemon.home());
     assert_eq!(agent.tell(&denied.attempt()).unwrap(), "ok");
     assert_eq!(denied.waiting(), 1);
     // Older than the tag: one that policy allows and one that it denies.
@@ -367,7 +342,7 @@ fn a_tagged_cgroup_is_bound_from_tag_to_untag() {
     assert_eq!(agent.tell(&denied.connect("bad")).unwrap(), "ok");
     let (mut good, mut bad) = (allowed.accept(), denied.accept());
 
-    let path = cgroup.0.to_str().unwrap();
+    let path = cgroup.path().to_str().unwrap();
     let session = daemon.ask(&["tag", "--agent", AGENT, "--cgroup", path]).unwrap();
     assert_eq!(agent.tell(&denied.attempt()).unwrap(), "EPERM");
     assert_eq!(agent.tell(&allowed.attempt()).unwrap(), "ok");
@@ -378,7 +353,7 @@ fn a_tagged_cgroup_is_bound_from_tag_to_untag() {
     assert_eq!(hear(&mut bad, 7, SOON), "");
 
     daemon.ask(&["untag", "--cgroup", path]).unwrap();
-    assert!(cgroup.0.exists(), "it was not the daemon's to remove");
+    assert!(cgroup.path().exists(), "it was not the daemon's to remove");
     assert_eq!(agent.tell(&denied.attempt()).unwrap(), "ok");
     assert_eq!(agent.tell("send good free").unwrap(), "ok");
     assert_eq!(hear(&mut good, 4, LIMIT), "free");
@@ -404,22 +379,22 @@ fn a_tagged_cgroup_that_is_removed_and_made_again_is_another_one() {
     require_root().unwrap();
     let denied = Ear::new();
     let daemon = Daemon::start(&configuration(&[])).unwrap();
-    let cgroup = OwnCgroup::new();
-    let agent = cgroup.agent(daemon.home());
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    let cgroup = OwnCgroup::new().unwrap();
+    let agent = agent_in(&cgroup, daemon.home());
+    cgroup.tag(&daemon, AGENT).unwrap();
     // As a service manager does when a service is started anew: at once.
     agent.end().unwrap();
     let start = Instant::now();
-    while fs::remove_dir(&cgroup.0).is_err() {
+    while fs::remove_dir(cgroup.path()).is_err() {
         assert!(start.elapsed() < LIMIT, "the cgroup cannot be removed");
     }
-    fs::create_dir(&cgroup.0).unwrap();
-    let mut next = cgroup.agent(daemon.home());
+    fs::create_dir(cgroup.path()).unwrap();
+    let mut next = agent_in(&cgroup, daemon.home());
     assert_eq!(next.tell(&denied.attempt()).unwrap(), "ok", "nobody has tagged this one");
     let records = records_with(&daemon, 1, "session-ended");
     assert_eq!(records_of(&records, "session-ended")[0]["unmapped"]["auditor"]["session"]["end"], "empty");
     // And now somebody has.
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    cgroup.tag(&daemon, AGENT).unwrap();
     assert_eq!(next.tell(&denied.attempt()).unwrap(), "EPERM");
     next.end().unwrap();
     daemon.stop().unwrap();
@@ -434,8 +409,8 @@ fn a_cgroup_that_cannot_be_a_sessions_is_refused_and_stays_as_it_was() {
         let words = ["tag", "--agent", AGENT, "--cgroup", path.to_str().unwrap()];
         format!("{:#}", daemon.ask(&words).unwrap_err())
     };
-    let cgroup = OwnCgroup::new();
-    let mut deep = cgroup.0.clone();
+    let cgroup = OwnCgroup::new().unwrap();
+    let mut deep = cgroup.path().to_owned();
     for level in 0..16 {
         deep.push(level.to_string());
         fs::create_dir(&deep).unwrap();
@@ -445,15 +420,14 @@ fn a_cgroup_that_cannot_be_a_sessions_is_refused_and_stays_as_it_was() {
         fs::remove_dir(&deep).unwrap();
         deep.pop();
     }
-    let threaded = OwnCgroup(cgroup.0.join("threads"));
-    fs::create_dir(&threaded.0).unwrap();
-    fs::write(threaded.0.join("cgroup.type"), "threaded").unwrap();
-    assert!(refused(&threaded.0).contains("is a threaded cgroup"), "{}", refused(&threaded.0));
+    let threaded = cgroup.below("threads").unwrap();
+    fs::write(threaded.path().join("cgroup.type"), "threaded").unwrap();
+    assert!(refused(threaded.path()).contains("is a threaded cgroup"), "{}", refused(threaded.path()));
     // Around it there is no obstacle, and whose thread lives in it is told all the same.
-    let mut agent = cgroup.agent(daemon.home());
-    fs::write(threaded.0.join("cgroup.threads"), agent.id().to_string()).unwrap();
+    let mut agent = agent_in(&cgroup, daemon.home());
+    fs::write(threaded.path().join("cgroup.threads"), agent.id().to_string()).unwrap();
     assert_eq!(agent.tell(&open.attempt()).unwrap(), "ok");
-    daemon.ask(&["tag", "--agent", AGENT, "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
+    cgroup.tag(&daemon, AGENT).unwrap();
     assert_eq!(agent.tell(&open.attempt()).unwrap(), "EPERM");
     agent.end().unwrap();
     drop(threaded);
@@ -465,19 +439,19 @@ fn a_tagged_process_goes_back_to_its_cgroup() {
     require_root().unwrap();
     let denied = Ear::new();
     let daemon = Daemon::start(&configuration(&[])).unwrap();
-    let cgroup = OwnCgroup::new();
-    let mut agent = cgroup.agent(daemon.home());
+    let cgroup = OwnCgroup::new().unwrap();
+    let mut agent = agent_in(&cgroup, daemon.home());
     let pid = agent.id().to_string();
-    assert_eq!(cgroup_of(agent.id()), cgroup.0);
+    assert_eq!(cgroup_of(agent.id()), cgroup.path());
     assert_eq!(agent.tell(&denied.attempt()).unwrap(), "ok");
 
     daemon.ask(&["tag", "--agent", AGENT, "--pid", &pid]).unwrap();
     let session = cgroup_of(agent.id());
-    assert_ne!(session, cgroup.0);
+    assert_ne!(session, cgroup.path());
     assert_eq!(agent.tell(&denied.attempt()).unwrap(), "EPERM");
 
     daemon.ask(&["untag", "--pid", &pid]).unwrap();
-    assert_eq!(cgroup_of(agent.id()), cgroup.0);
+    assert_eq!(cgroup_of(agent.id()), cgroup.path());
     assert!(!session.exists(), "{} is left", session.display());
     assert_eq!(agent.tell(&denied.attempt()).unwrap(), "ok");
     assert_eq!(denied.waiting(), 2);

@@ -5,12 +5,12 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use auditor_tests::agent::{self, Agent};
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::daemon::{Daemon, cgroup_mount};
 use auditor_tests::{UNPRIVILEGED, child, require_root};
 use serde_json::Value;
@@ -25,30 +25,6 @@ fn configuration(port: u16) -> String {
          [[policy]]\nname = \"none\"\ndefault = \"deny\"\n\n[[policy]]\nname = \"one\"\ndefault = \"deny\"\n\
          [[policy.rule]]\nto = [\"127.0.0.1:{port}\"]\naction = \"allow\"\n"
     )
-}
-
-/// A cgroup of the test's own.
-struct OwnCgroup(PathBuf);
-
-impl OwnCgroup {
-    fn new(name: &str) -> Self {
-        let path = cgroup_mount().unwrap().join(format!("test-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn name(&self) -> String {
-        format!("/{}", self.0.strip_prefix(cgroup_mount().unwrap()).unwrap().display())
-    }
-}
-
-impl Drop for OwnCgroup {
-    fn drop(&mut self) {
-        let start = Instant::now();
-        while fs::remove_dir(&self.0).is_err() && start.elapsed() < Duration::from_secs(1) {
-            thread::sleep(Duration::from_millis(10));
-        }
-    }
 }
 
 /// The path of a process's cgroup in the hierarchy.
@@ -110,10 +86,10 @@ fn outside(daemon: &Daemon) -> Agent {
 fn a_process_that_leaves_its_session_is_told_of() {
     require_root().unwrap();
     let daemon = Daemon::start(&configuration(9)).unwrap();
-    let elsewhere = OwnCgroup::new("elsewhere");
+    let elsewhere = OwnCgroup::new().unwrap();
     let agent = inside(&daemon, "first");
     let (pid, home) = (agent.id(), cgroup_of(agent.id()));
-    move_to(pid, &elsewhere.name());
+    move_to(pid, elsewhere.name());
     let records = records_with(&daemon, 1);
     let found = moves(&records);
     assert_eq!(found.len(), 1, "{found:?}");
@@ -191,13 +167,12 @@ fn moves_of_the_auditors_own_and_within_a_session_are_none() {
     daemon.ask(&["untag", "--pid", &pid]).unwrap();
     assert_eq!(cgroup_of(agent.id()), before);
     // Down and up again in a cgroup that was tagged with it inside.
-    let cgroup = OwnCgroup::new("tagged");
-    move_to(agent.id(), &cgroup.name());
-    daemon.ask(&["tag", "--agent", "first", "--cgroup", cgroup.0.to_str().unwrap()]).unwrap();
-    let below = OwnCgroup(cgroup.0.join("below"));
-    fs::create_dir(&below.0).unwrap();
-    move_to(agent.id(), &below.name());
-    move_to(agent.id(), &cgroup.name());
+    let cgroup = OwnCgroup::new().unwrap();
+    move_to(agent.id(), cgroup.name());
+    cgroup.tag(&daemon, "first").unwrap();
+    let below = cgroup.below("below").unwrap();
+    move_to(agent.id(), below.name());
+    move_to(agent.id(), cgroup.name());
     // One that is told, so that the others have been by then.
     move_to(agent.id(), &before);
     let found = moves(&records_with(&daemon, 1));
@@ -213,13 +188,13 @@ fn moves_of_the_auditors_own_and_within_a_session_are_none() {
 fn told_of(change: &str) {
     require_root().unwrap();
     let daemon = Daemon::start(&configuration(9)).unwrap();
-    let elsewhere = OwnCgroup::new("elsewhere");
+    let elsewhere = OwnCgroup::new().unwrap();
     let mut agent = inside(&daemon, "first");
     let pid = agent.id();
     assert_eq!(agent.tell(change).unwrap(), "ok");
     // Of the thread that goes on, or of the program that was executed.
     assert_eq!(agent.tell("attempt 127.0.0.1 1").unwrap(), "EPERM");
-    fs::write(elsewhere.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    elsewhere.take_in(pid).unwrap();
     // The first thread stays where it ended.
     let of_thread = |task: &fs::DirEntry| fs::read_to_string(task.path().join("cgroup")).unwrap();
     let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(Result::unwrap);
@@ -248,14 +223,14 @@ fn a_process_that_was_out_for_a_moment_has_not_been_forgotten() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let daemon = Daemon::start(&configuration(port)).unwrap();
-    let elsewhere = OwnCgroup::new("elsewhere");
+    let elsewhere = OwnCgroup::new().unwrap();
     let mut agent = inside(&daemon, "second");
     let (pid, home) = (agent.id(), cgroup_of(agent.id()));
     for _ in 0..8 {
-        move_to(pid, &elsewhere.name());
+        move_to(pid, elsewhere.name());
         move_to(pid, &home);
     }
-    move_to(pid, &elsewhere.name());
+    move_to(pid, elsewhere.name());
     assert_eq!(agent.tell(&format!("connect outside 127.0.0.1 {port}")).unwrap(), "ok");
     move_to(pid, &home);
     let found = moves(&records_with(&daemon, 18));
@@ -266,7 +241,7 @@ fn a_process_that_was_out_for_a_moment_has_not_been_forgotten() {
         assert!(start.elapsed() < LIMIT, "a connection that was made outside goes on");
         thread::sleep(Duration::from_millis(20));
     }
-    move_to(pid, &elsewhere.name());
+    move_to(pid, elsewhere.name());
     assert_eq!(moves(&records_with(&daemon, 19)).len(), 19);
     agent.end().unwrap();
     daemon.stop().unwrap();
@@ -276,22 +251,18 @@ fn a_process_that_was_out_for_a_moment_has_not_been_forgotten() {
 fn a_child_that_is_born_outside_is_told_of_and_one_that_is_born_inside_is_a_member() {
     require_root().unwrap();
     let daemon = Daemon::start(&configuration(9)).unwrap();
-    let delegated = OwnCgroup::new("delegated");
-    let [within, without] = ["within", "without"].map(|name| {
-        let path = delegated.0.join(name);
-        fs::create_dir(&path).unwrap();
-        OwnCgroup(path)
-    });
+    let delegated = OwnCgroup::new().unwrap();
+    let [within, without] = ["within", "without"].map(|name| delegated.below(name).unwrap());
     let user = child::find_user(&[UNPRIVILEGED]).unwrap();
     for cgroup in [&delegated, &within, &without] {
-        std::os::unix::fs::chown(cgroup.0.join("cgroup.procs"), Some(user.uid.as_raw()), None).unwrap();
+        std::os::unix::fs::chown(cgroup.path().join("cgroup.procs"), Some(user.uid.as_raw()), None).unwrap();
     }
     let mut agent = outside(&daemon);
     let before = cgroup_of(agent.id());
-    move_to(agent.id(), &within.name());
-    daemon.ask(&["tag", "--agent", "first", "--cgroup", within.0.to_str().unwrap()]).unwrap();
+    move_to(agent.id(), within.name());
+    within.tag(&daemon, "first").unwrap();
     let born = |agent: &mut Agent, cgroup: &OwnCgroup| -> u32 {
-        let pid: u32 = agent.tell(&format!("bear {}", cgroup.0.display())).unwrap().parse().unwrap();
+        let pid: u32 = agent.tell(&format!("bear {}", cgroup.path().display())).unwrap().parse().unwrap();
         assert_eq!(cgroup_of(pid), cgroup.name());
         pid
     };
@@ -308,17 +279,16 @@ fn a_child_that_is_born_outside_is_told_of_and_one_that_is_born_inside_is_a_memb
     kill(escaped);
     // From outside into the session, and out from there.
     let mut mother = outside(&daemon);
-    move_to(mother.id(), &without.name());
+    move_to(mother.id(), without.name());
     let inmate = born(&mut mother, &within);
-    move_to(inmate, &without.name());
+    move_to(inmate, without.name());
     let found = moves(&records_with(&daemon, 2));
     assert_eq!((found.len(), found[1].0.as_str()), (2, "cgroup-escape"), "{found:?}");
     assert!(found[1].2.contains(&format!("process {inmate} was moved out")), "{found:?}");
     kill(inmate);
     // Straight into a cgroup below the session's.
-    let below = OwnCgroup(within.0.join("below"));
-    fs::create_dir(&below.0).unwrap();
-    move_to(mother.id(), &below.name());
+    let below = within.below("below").unwrap();
+    move_to(mother.id(), below.name());
     let found = moves(&records_with(&daemon, 3));
     assert_eq!((found.len(), found[2].0.as_str()), (3, "cgroup-joined"), "{found:?}");
     for agent in [&agent, &mother] {

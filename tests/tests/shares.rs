@@ -181,7 +181,7 @@ fn a_flood_of_allowed_connects_is_the_flooding_agents_loss() {
     // What the agent was refused is what the trail says it was refused: for want of room, or because the daemon, on a busy
     // machine, came too late with its lease.
     let records = &outcome.records;
-    let for_want_of_room = overrun(records, "flood", "allowed attempts were refused");
+    let for_want_of_room = overrun(records, "flood", "allowed attempts were refused or given up");
     let one_by_one = of_kind(records, "flood", "connection-refused").len() as u64;
     let folded: u64 = findings(records, "flood", "refusals-folded").into_iter().map(number).sum();
     eprintln!(

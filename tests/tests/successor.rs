@@ -10,10 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use auditor_tests::agent::{self, Agent};
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::child::{self, Child};
 use auditor_tests::daemon::{Daemon, Home, cgroup_mount};
 use auditor_tests::postgres::{Options, Postgres};
-use auditor_tests::workload::{self, OwnCgroup};
+use auditor_tests::workload;
 use auditor_tests::{UNPRIVILEGED, require_root};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -86,45 +87,16 @@ fn inside(daemon: &Daemon, cgroup: &Path) -> Agent {
     Agent::start(&mut shell).unwrap()
 }
 
+/// A daemon that allows a port, a cgroup that was tagged, and an agent inside of it.
+fn tagged(port: u16) -> (Daemon, OwnCgroup, Agent) {
+    let daemon = Daemon::start(&configuration("", port)).unwrap();
+    let cgroup = OwnCgroup::tagged(&daemon, AGENT).unwrap();
+    let agent = inside(&daemon, cgroup.path());
+    (daemon, cgroup, agent)
+}
+
 fn move_to(pid: u32, cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), pid.to_string()).unwrap();
-}
-
-/// A cgroup of the test's own, to be removed and made again.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new(name: &str) -> Self {
-        let path = cgroup_mount().unwrap().join(format!("test-{name}-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    fn tag(&self, daemon: &Daemon) {
-        daemon.ask(&["tag", "--agent", AGENT, "--cgroup", self.0.to_str().unwrap()]).unwrap();
-    }
-
-    fn untag(&self, daemon: &Daemon) {
-        daemon.ask(&["untag", "--cgroup", self.0.to_str().unwrap()]).unwrap();
-    }
-
-    fn remove(&self) -> std::io::Result<()> {
-        let start = Instant::now();
-        loop {
-            match fs::remove_dir(&self.0) {
-                Err(_) if start.elapsed() < Duration::from_secs(2) => {
-                    thread::sleep(Duration::from_millis(10));
-                }
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = self.remove();
-    }
 }
 
 /// Directories of links of tagged cgroups.
@@ -138,10 +110,7 @@ fn session_pins(daemon: &Daemon) -> Vec<PathBuf> {
 fn a_tagged_cgroup_is_held_by_the_next_daemon_too() {
     require_root().unwrap();
     let ((_allowed, port), (_denied, denied)) = (listen(), listen());
-    let first = Daemon::start(&configuration("", port)).unwrap();
-    let cgroup = Cgroup::new("kept");
-    cgroup.tag(&first);
-    let mut agent = inside(&first, &cgroup.0);
+    let (first, cgroup, mut agent) = tagged(port);
     let (attempt, forbidden) = (format!("attempt 127.0.0.1 {port}"), format!("attempt 127.0.0.1 {denied}"));
     assert_eq!(
         (agent.tell(&attempt).unwrap(), agent.tell(&forbidden).unwrap()),
@@ -154,7 +123,7 @@ fn a_tagged_cgroup_is_held_by_the_next_daemon_too() {
         (agent.tell(&attempt).unwrap(), agent.tell(&forbidden).unwrap()),
         ("ok".into(), "EPERM".into())
     );
-    cgroup.untag(&second);
+    cgroup.untag(&second).unwrap();
     assert_eq!(agent.tell(&forbidden).unwrap(), "ok", "it is free again");
     agent.end().unwrap();
     let records = second.records().unwrap();
@@ -168,16 +137,13 @@ fn a_tagged_cgroup_is_held_by_the_next_daemon_too() {
 fn another_cgroup_in_the_place_of_a_tagged_one_is_left_alone() {
     require_root().unwrap();
     let ((_allowed, port), (_denied, denied)) = (listen(), listen());
-    let first = Daemon::start(&configuration("", port)).unwrap();
-    let cgroup = Cgroup::new("again");
-    cgroup.tag(&first);
-    let mut agent = inside(&first, &cgroup.0);
+    let (first, cgroup, mut agent) = tagged(port);
     assert_eq!(agent.tell(&format!("attempt 127.0.0.1 {denied}")).unwrap(), "EPERM");
     first.kill().unwrap();
     agent.end().unwrap();
     cgroup.remove().unwrap();
-    fs::create_dir(&cgroup.0).unwrap();
-    let mut stranger = inside(&first, &cgroup.0);
+    fs::create_dir(cgroup.path()).unwrap();
+    let mut stranger = inside(&first, cgroup.path());
     let second = successor(&first);
     second.settle().unwrap();
     assert_eq!(stranger.tell(&format!("attempt 127.0.0.1 {denied}")).unwrap(), "ok");
@@ -192,10 +158,7 @@ fn another_cgroup_in_the_place_of_a_tagged_one_is_left_alone() {
 fn a_tagged_cgroup_that_cannot_be_taken_over_keeps_the_programs_that_it_has() {
     require_root().unwrap();
     let ((_allowed, port), (_denied, denied)) = (listen(), listen());
-    let first = Daemon::start(&configuration("", port)).unwrap();
-    let cgroup = Cgroup::new("stuck");
-    cgroup.tag(&first);
-    let mut agent = inside(&first, &cgroup.0);
+    let (first, cgroup, mut agent) = tagged(port);
     let forbidden = format!("attempt 127.0.0.1 {denied}");
     assert_eq!(agent.tell(&forbidden).unwrap(), "EPERM");
     // In the place of one link is something that is none.
@@ -211,7 +174,7 @@ fn a_tagged_cgroup_that_cannot_be_taken_over_keeps_the_programs_that_it_has() {
     assert!(told[0].contains(" of the earlier daemon's stay on it"), "{}", told[0]);
     agent.end().unwrap();
     fs::remove_dir(&pin).unwrap();
-    cgroup.untag(&second);
+    cgroup.untag(&second).unwrap();
     assert_eq!(session_pins(&second), Vec::<PathBuf>::new());
     second.stop().unwrap();
 }
@@ -220,10 +183,7 @@ fn a_tagged_cgroup_that_cannot_be_taken_over_keeps_the_programs_that_it_has() {
 fn programs_of_a_session_that_nobody_knows_keep_its_cgroup_closed() {
     require_root().unwrap();
     let (_allowed, port) = listen();
-    let first = Daemon::start(&configuration("", port)).unwrap();
-    let cgroup = Cgroup::new("orphan");
-    cgroup.tag(&first);
-    let mut agent = inside(&first, &cgroup.0);
+    let (first, cgroup, mut agent) = tagged(port);
     let attempt = format!("attempt 127.0.0.1 {port}");
     assert_eq!(agent.tell(&attempt).unwrap(), "ok");
     first.kill().unwrap();
@@ -243,11 +203,11 @@ fn programs_of_a_session_that_nobody_knows_keep_its_cgroup_closed() {
     let third = successor(&second);
     assert_eq!(agent.tell(&attempt).unwrap(), "EPERM");
     assert_eq!(findings(&third.records().unwrap(), "session-abandoned").len(), 1);
-    cgroup.tag(&third);
+    cgroup.tag(&third, AGENT).unwrap();
     assert_eq!(session_pins(&third).len(), 1);
     let before = count(&third.records().unwrap(), "connection-opened");
     assert_eq!(agent.tell(&attempt).unwrap(), "ok");
-    cgroup.untag(&third);
+    cgroup.untag(&third).unwrap();
     let records = third.records().unwrap();
     assert_eq!(count(&records, "connection-opened"), before + 1, "once");
     assert_eq!(session_pins(&third), Vec::<PathBuf>::new());
@@ -370,8 +330,8 @@ fn a_move_that_was_followed_is_not_followed_again() {
     let (allowed, port) = listen();
     let first = Daemon::start(&configuration("", port)).unwrap();
     let resident = Agent::run(first.home(), AGENT, UNPRIVILEGED).unwrap();
-    let elsewhere = Cgroup::new("elsewhere");
-    let mut guest = inside(&first, &elsewhere.0);
+    let elsewhere = OwnCgroup::new().unwrap();
+    let mut guest = inside(&first, elsewhere.path());
     assert_eq!(guest.tell(&format!("attempt 127.0.0.1 {port}")).unwrap(), "ok");
     let home = fs::read_to_string(format!("/proc/{}/cgroup", resident.id())).unwrap();
     let home = home.lines().find_map(|line| line.strip_prefix("0::/")).unwrap();
@@ -379,7 +339,7 @@ fn a_move_that_was_followed_is_not_followed_again() {
     records_until(&first, |records| !findings(records, "cgroup-joined").is_empty());
     first.kill().unwrap();
     // It goes, and makes a connection that is no session's.
-    move_to(guest.id(), &elsewhere.0);
+    move_to(guest.id(), elsewhere.path());
     assert_eq!(guest.tell(&format!("connect free 127.0.0.1 {port}")).unwrap(), "ok");
     let second = successor(&first);
     let records = records_until(&second, |records| !findings(records, "cgroup-escape").is_empty());
@@ -401,10 +361,10 @@ fn a_socket_that_was_adopted_is_followed_by_the_next_daemon() {
     let settings = configuration("", port)
         .replace("policy = \"one\"\n\n", "policy = \"one\"\nexisting_sockets = \"adopt\"\n\n");
     let first = Daemon::start(&settings).unwrap();
-    let cgroup = Cgroup::new("adopted");
-    let mut agent = inside(&first, &cgroup.0);
+    let cgroup = OwnCgroup::new().unwrap();
+    let mut agent = inside(&first, cgroup.path());
     assert_eq!(agent.tell(&format!("connect old 127.0.0.1 {port}")).unwrap(), "ok");
-    cgroup.tag(&first);
+    cgroup.tag(&first, AGENT).unwrap();
     assert_eq!(agent.tell("send old before").unwrap(), "ok");
     records_until(&first, |records| count(records, "connection-opened") == 1);
     first.kill().unwrap();
@@ -418,7 +378,7 @@ fn a_socket_that_was_adopted_is_followed_by_the_next_daemon() {
     assert_eq!(findings(&records, "state-lost"), Vec::<&str>::new());
     drop(allowed);
     agent.end().unwrap();
-    cgroup.untag(&second);
+    cgroup.untag(&second).unwrap();
     second.stop().unwrap();
 }
 

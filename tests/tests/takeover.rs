@@ -24,7 +24,7 @@ use serde_json::Value;
 const AGENT: &str = "survivor";
 const LIMIT: Duration = Duration::from_secs(60);
 /// How often the daemon is killed; the long run sets more by `AUDITOR_TEST_KILLS`.
-const KILLS: u64 = 10;
+const KILLS: u64 = 6;
 /// Statements a second, so that a long run's trail can be read in one go.
 const RATE: &str = "150";
 
@@ -290,7 +290,7 @@ fn a_daemon_that_is_killed_under_load_loses_nothing() {
 #[test]
 fn a_daemon_that_is_replaced_under_load_loses_nothing() {
     let mut chance = Chance::new();
-    let mut scene = Scene::new("closed", 40);
+    let mut scene = Scene::new("closed", 25);
     let sessions = scene.sessions();
     for _ in 0..3 {
         thread::sleep(Duration::from_millis(500 + chance.below(700)));

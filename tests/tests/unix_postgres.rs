@@ -8,10 +8,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use auditor_tests::cgroup::OwnCgroup;
 use auditor_tests::daemon::{Daemon, Home};
 use auditor_tests::postgres::{Options, Postgres};
 use auditor_tests::python::Python;
-use auditor_tests::workload::OwnCgroup;
 use auditor_tests::{UNPRIVILEGED, child, clients, oracle, place, require_root};
 use nix::sys::signal::Signal;
 use serde_json::Value;

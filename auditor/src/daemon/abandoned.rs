@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::attribution::Attribution;
-use super::remove_if_empty;
+use super::service::remove_if_empty;
 use crate::clock::Clock;
+use crate::kernel::bpffs;
 use crate::kernel::cgroup::{Cgroup, Hierarchy};
-use crate::kernel::object::{self, Object};
+use crate::kernel::object::Object;
 use crate::kernel::orphan;
 use crate::record::{self, Entry, Event as Recorded};
 use crate::trail;
@@ -84,7 +85,7 @@ pub(super) fn find(
             let links = orphan::session_pins(pins, &id);
             if !abandoned.ended {
                 found.orphans.push(links);
-            } else if let Err(error) = object::remove_pins(&links) {
+            } else if let Err(error) = bpffs::remove_all(&links) {
                 tracing::error!(%error, session = id, "programs of a session that has ended stay on a cgroup");
             }
         }

@@ -47,6 +47,23 @@ pub(super) struct Policies {
     configurations: Vec<Configuration>,
 }
 
+/// Says that the daemon is at work, also where the policies themselves are lent out.
+pub(super) struct Lease(Control);
+
+impl Lease {
+    fn begin(&mut self, tables: &mut Tables) -> Result<(), TableError> {
+        self.0.lease = Clock::now().0 + u64::try_from(LEASE.as_nanos()).unwrap_or(0);
+        tables.set_control(self.0)
+    }
+
+    /// To be called more often than every [`LEASE`].
+    pub(super) fn renew(&mut self, tables: &mut Tables) {
+        if let Err(error) = self.begin(tables) {
+            tracing::error!(%error, "the lease is not renewed: what agents send is held");
+        }
+    }
+}
+
 impl Policies {
     /// None yet.
     pub(super) fn new(rings: RingSizes) -> Self {
@@ -189,7 +206,10 @@ impl Policies {
     pub(super) fn advance(&mut self, settings: &Settings, tables: &mut Tables) -> Result<(), TableError> {
         self.control.generation = self.control.generation.wrapping_add(1).max(1);
         self.keep_up_as(settings.daemon.overload, settings.daemon.fail_mode);
-        self.renew_lease(tables)
+        let mut lease = self.lease();
+        let begun = lease.begin(tables);
+        self.control = lease.0;
+        begun
     }
 
     /// Sets what passes when the daemon does not keep up, or is not there.
@@ -206,11 +226,16 @@ impl Policies {
         self.control.overload == OVERLOAD_RECORD_LOSS || self.control.fail_open != 0
     }
 
-    /// Says that the daemon is at work. To be called more often than every [`LEASE`].
-    pub(super) fn renew_lease(&mut self, tables: &mut Tables) -> Result<(), TableError> {
-        let until = Clock::now().0 + u64::try_from(LEASE.as_nanos()).unwrap_or(0);
-        self.control.lease = until;
-        tables.set_control(self.control)
+    /// What renews the lease as long as no policy changes.
+    pub(super) const fn lease(&self) -> Lease {
+        Lease(self.control)
+    }
+
+    /// See [`Lease::renew`].
+    pub(super) fn renew_lease(&mut self, tables: &mut Tables) {
+        let mut lease = self.lease();
+        lease.renew(tables);
+        self.control = lease.0;
     }
 
     /// Says that the daemon has stopped in good order: nobody is to go on with anything.

@@ -363,8 +363,8 @@ impl Clear {
                         opening.unsay(side);
                         let before = std::mem::take(opening);
                         let dissector = found.dissector(context.limits);
-                        Arc::make_mut(context.application).protocol = Some(dissector.name());
-                        context.out.notices.push(Notice::Recognised(dissector.name()));
+                        Arc::make_mut(context.application).protocol = Some(dissector.protocol().name());
+                        context.out.notices.push(Notice::Recognised(dissector.protocol().name()));
                         *self = Self::Reading(dissector);
                         let mut unread = Opaque::default();
                         before.replay(|side, at, piece| {

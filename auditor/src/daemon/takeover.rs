@@ -11,7 +11,8 @@ use super::attribution::{Attribution, Saved};
 use super::journal::{self, Configuration, Identity, Position, StateLost, Step};
 use super::policies::Policies;
 use crate::config;
-use crate::kernel::object::{self, Attachment, KernelError, Object};
+use crate::kernel::bpffs;
+use crate::kernel::object::{Attachment, KernelError, Object};
 use crate::kernel::orphan::session_pins;
 use crate::kernel::tables::{TableError, Tables};
 use crate::record::Event as Recorded;
@@ -140,7 +141,7 @@ pub(super) fn attach_sessions(
             Err(KernelError::Cgroup(error)) if error.is_gone() => {
                 // Nobody lives in it any more: the session is about to be ended, as one whose cgroup has emptied.
                 tracing::info!(%error, cgroup, "a session's cgroup is gone");
-                if let Err(error) = object::remove_pins(&pins) {
+                if let Err(error) = bpffs::remove_all(&pins) {
                     tracing::warn!(%error, "links of a session stay pinned");
                 }
             }

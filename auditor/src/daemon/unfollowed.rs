@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::attribution::ByCookie;
+use super::by_cookie::ByCookie;
 use crate::clock::Boottime;
 
 /// Sockets of one session that are named at most.

@@ -4,6 +4,7 @@
 //! is not an agent pays nothing.
 
 mod bpf;
+pub mod bpffs;
 pub mod btf;
 pub mod cgroup;
 mod link;

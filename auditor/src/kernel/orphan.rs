@@ -11,9 +11,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::bpffs;
 use super::cgroup::Cgroup;
 use super::link;
-use super::object::{hook_names, remove_pins};
+use super::object::hook_names;
 
 const PREFIX: &str = "session-";
 
@@ -50,7 +51,7 @@ pub fn inherit(pins: &Path, cgroup: &Cgroup, id: &str) -> io::Result<bool> {
         let own = session_pins(pins, id);
         if own.exists() {
             // Two sessions' on one cgroup: what there was of the first is enough.
-            remove_pins(&directory)?;
+            bpffs::remove_all(&directory)?;
         } else {
             fs::rename(&directory, &own)?;
         }

@@ -18,7 +18,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use super::bpf;
-use super::object::make_pins;
+use super::bpffs;
 use super::unix::{self, ProgramLoad};
 use crate::library::{Point, Probe};
 
@@ -108,7 +108,7 @@ impl Uprobes {
             }
             programs.push((point, descriptor, depth));
         }
-        make_pins(&pins).map_err(|error| Unsupported::Pins { path: pins.clone(), error })?;
+        bpffs::make_directory(&pins).map_err(|error| Unsupported::Pins { path: pins.clone(), error })?;
         Ok(Self { programs, pins })
     }
 

@@ -8,6 +8,8 @@ pub mod http;
 pub mod mysql;
 pub mod postgres;
 pub mod redis;
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -197,8 +199,8 @@ pub struct Limits {
 
 /// One connection's state machine for one protocol.
 pub trait Dissector: Send {
-    /// The protocol's name as rules and records have it, e.g. `postgres`.
-    fn name(&self) -> &'static str;
+    /// Which protocol it is for.
+    fn protocol(&self) -> Protocol;
 
     /// The whole state, from which the next daemon goes on.
     ///
@@ -206,11 +208,32 @@ pub trait Dissector: Send {
     /// The state cannot be written, which is a defect.
     fn save(&self) -> Result<Vec<u8>, postcard::Error>;
 
+    /// The client said this; see [`Self::bytes`].
+    fn client(&mut self, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>);
+
+    /// The server said this; see [`Self::bytes`].
+    fn server(&mut self, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>);
+
+    /// Bytes are missing; see [`Self::gap`].
+    fn hole(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>);
+
     /// The next bytes of one direction, at the time at which they passed the hook.
-    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>);
+    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {
+        if bytes.is_empty() {
+            return;
+        }
+        match side {
+            Side::Client => self.client(bytes, at, out),
+            Side::Server => self.server(bytes, at, out),
+        }
+    }
 
     /// `length` bytes of one direction were lost here.
-    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>);
+    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
+        if length > 0 {
+            self.hole(side, at, length, out);
+        }
+    }
 
     /// Rows of the server's were counted by the kernel programs instead of being copied. Only where [`Self::counts_rows`] is true;
     /// a range for which it was not, or no longer, is a hole.
@@ -248,7 +271,7 @@ pub(crate) mod saved {
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         let state = dissector.save().map_err(ser::Error::custom)?;
-        (dissector.name(), InOneGo(&state)).serialize(serializer)
+        (dissector.protocol().name(), InOneGo(&state)).serialize(serializer)
     }
 
     /// Bytes that are written in one go, and read as if they had been written one by one.

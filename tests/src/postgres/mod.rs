@@ -251,17 +251,8 @@ fn launch(programs: &Path, user: &User, folder: &Path, port: u16) -> Result<Opti
     let mut server = Child::start(child::as_user(&mut command, user), Signal::SIGINT)?;
     let mut ready = Command::new(programs.join("pg_isready"));
     ready.arg("-q").arg("-h").arg(folder.join("socket")).args(["-p", &port.to_string()]);
-    let start = Instant::now();
-    while start.elapsed() < LIMIT {
-        if server.ended()?.is_some() {
-            return Ok(None);
-        }
-        if child::output(&mut ready, LIMIT)?.status.success() {
-            return Ok(Some(server));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    bail!("PostgreSQL is not ready after {} s: {}", LIMIT.as_secs(), said(folder))
+    let answers = || Ok(child::output(&mut ready, LIMIT)?.status.success());
+    Ok(server.comes_up(LIMIT, answers).with_context(|| said(folder))?.then_some(server))
 }
 
 /// What the server said, for an error message.

@@ -52,10 +52,10 @@ pub(crate) fn decrypt() -> Result<()> {
     run(cargo().args(["bench", "--package", "auditor", "--bench", "decrypt"]))
 }
 
-/// How to measure.
+/// How often and how long to measure.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct Overhead {
-    /// Pairs of runs for each setting
+struct Runs {
+    /// Pairs of runs for each that is measured
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
     /// Runs with and runs without the setting that make a pair, in turns
@@ -67,12 +67,19 @@ pub(crate) struct Overhead {
     /// Connections of one run
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=200))]
     clients: u32,
-    /// Measure these settings only
-    #[arg(long = "setting", value_enum, default_values_t = SETTINGS)]
-    settings: Vec<Setting>,
     /// Write the result to this file as JSON
     #[arg(long)]
     json: Option<PathBuf>,
+}
+
+/// How to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Overhead {
+    #[command(flatten)]
+    runs: Runs,
+    /// Measure these settings only
+    #[arg(long = "setting", value_enum, default_values_t = SETTINGS)]
+    settings: Vec<Setting>,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
@@ -172,9 +179,9 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
     let mut figures = DaemonFigures::default();
     let mut measured: Vec<(Setting, Vec<Pair>)> =
         options.settings.iter().map(|setting| (*setting, Vec::new())).collect();
-    for round in 0..options.pairs {
+    for round in 0..options.runs.pairs {
         for (setting, pairs) in &mut measured {
-            let pair = Pair::measure(round, options.alternations, |with| {
+            let pair = Pair::measure(round, options.runs.alternations, |with| {
                 let setting = if with { *setting } else { Setting::None };
                 measure(setting, options, &postgres, &program, &mut figures)
             })?;
@@ -182,7 +189,7 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
             eprintln!(
                 "bench: pair {} of {}, {}: {with:.0} to {none:.0}",
                 round + 1,
-                options.pairs,
+                options.runs.pairs,
                 setting.name()
             );
             pairs.push(pair);
@@ -194,7 +201,7 @@ pub(crate) fn overhead(options: &Overhead) -> Result<()> {
     let rss_many = memory_with_many_connections(&program, &postgres, &mut figures)?;
     let report = report(options, &measured, &figures, rss_many)?;
     print(&report);
-    if let Some(path) = &options.json {
+    if let Some(path) = &options.runs.json {
         let text = serde_json::to_string_pretty(&report).context("the report as JSON")?;
         fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -217,7 +224,7 @@ fn measure(
     program: &Path,
     figures: &mut DaemonFigures,
 ) -> Result<f64> {
-    let (clients, seconds) = (options.clients, options.seconds);
+    let Runs { clients, seconds, .. } = options.runs;
     let words = load::words(postgres, postgres.port(), clients, seconds, &[]);
     let throughput = match setting {
         Setting::None => load::plain(&words, seconds),
@@ -296,10 +303,10 @@ fn report(
     Ok(Report {
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         cpus: thread::available_parallelism().map(usize::from).unwrap_or_default(),
-        clients: options.clients,
-        seconds: options.seconds,
-        alternations: options.alternations,
-        pairs: options.pairs,
+        clients: options.runs.clients,
+        seconds: options.runs.seconds,
+        alternations: options.runs.alternations,
+        pairs: options.runs.pairs,
         settings,
         daemon: DaemonReport {
             ready_ms: Summary::of(&figures.ready).context("no starts")?,

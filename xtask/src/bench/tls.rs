@@ -5,7 +5,7 @@
 //! count, in a run of its own, because counting costs too; client and server share a library here, so hits are of both ends.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use super::load::{self, Throughput};
 use super::statistics::Summary;
-use super::{Pair, fill, process};
+use super::{Pair, Runs, fill, process};
 use crate::build::{self, Profile};
 use crate::setup;
 
@@ -28,24 +28,11 @@ const COUNTING: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// How to measure.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Tls {
-    /// Pairs of runs for each case and setting
-    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pairs: u32,
-    /// Runs with and runs without the setting that make a pair, in turns
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
-    alternations: u32,
-    /// Length of one run in seconds
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..))]
-    seconds: u32,
-    /// Connections of one run
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=200))]
-    clients: u32,
+    #[command(flatten)]
+    runs: Runs,
     /// Measure these settings only
     #[arg(long = "setting", value_enum, default_values_t = SETTINGS)]
     settings: Vec<Setting>,
-    /// Write the result to this file as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
 }
 
 /// What is measured against none.
@@ -142,10 +129,10 @@ pub(crate) fn tls(options: &Tls) -> Result<()> {
             cases.push((case, *setting, Vec::new()));
         }
     }
-    for round in 0..options.pairs {
+    for round in 0..options.runs.pairs {
         for (case, setting, pairs) in &mut cases {
             postgres.set("ssl_max_protocol_version", case.version)?;
-            let pair = Pair::measure(round, options.alternations, |with| {
+            let pair = Pair::measure(round, options.runs.alternations, |with| {
                 measure(*case, with.then_some(*setting), options, postgres, &program, &mut losses)
             })?;
             let Pair { none, with } = pair;
@@ -153,7 +140,7 @@ pub(crate) fn tls(options: &Tls) -> Result<()> {
             eprintln!(
                 "bench: pair {} of {}, {name}, {setting}: {with:.0} to {none:.0}",
                 round + 1,
-                options.pairs
+                options.runs.pairs
             );
             pairs.push(pair);
         }
@@ -163,20 +150,21 @@ pub(crate) fn tls(options: &Tls) -> Result<()> {
         .filter(|case| case.connects && options.settings.contains(&Setting::Auditor))
         .map(|case| count_hits(case, options, postgres, &program))
         .collect::<Result<_>>()?;
-    let cases = cases.iter().map(|(case, setting, pairs)| summarise(*case, *setting, pairs, options.clients));
+    let cases =
+        cases.iter().map(|(case, setting, pairs)| summarise(*case, *setting, pairs, options.runs.clients));
     let report = Report {
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         cpus: thread::available_parallelism().map(usize::from).unwrap_or_default(),
-        clients: options.clients,
-        seconds: options.seconds,
-        alternations: options.alternations,
-        pairs: options.pairs,
+        clients: options.runs.clients,
+        seconds: options.runs.seconds,
+        alternations: options.runs.alternations,
+        pairs: options.runs.pairs,
         cases: cases.collect::<Result<_>>()?,
         handshakes,
         losses,
     };
     print(&report);
-    if let Some(path) = &options.json {
+    if let Some(path) = &options.runs.json {
         let text = serde_json::to_string_pretty(&report).context("the report as JSON")?;
         fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
@@ -193,13 +181,14 @@ fn measure(
     losses: &mut u64,
 ) -> Result<f64> {
     // libpq's own choice is TLS where the server has it.
-    let words = load::words(postgres, postgres.port(), options.clients, options.seconds, case.arguments());
+    let words =
+        load::words(postgres, postgres.port(), options.runs.clients, options.runs.seconds, case.arguments());
     let throughput = match setting {
-        None => load::plain(&words, options.seconds)?,
-        Some(Setting::ServerLog) => load::with_server_log(postgres, &words, options.seconds)?,
+        None => load::plain(&words, options.runs.seconds)?,
+        Some(Setting::ServerLog) => load::with_server_log(postgres, &words, options.runs.seconds)?,
         Some(Setting::Auditor) => {
             let daemon = start(program, postgres)?;
-            let throughput = load::audited(&daemon, &words, options.seconds)?;
+            let throughput = load::audited(&daemon, &words, options.runs.seconds)?;
             *losses += finish(daemon, throughput, case)?;
             throughput
         }
@@ -233,10 +222,11 @@ fn finish(daemon: Daemon, throughput: Throughput, case: Case) -> Result<u64> {
 fn count_hits(case: Case, options: &Tls, postgres: &Postgres, program: &Path) -> Result<HandshakeReport> {
     postgres.set("ssl_max_protocol_version", case.version)?;
     let daemon = start(program, postgres)?;
-    let words = load::words(postgres, postgres.port(), options.clients, options.seconds, case.arguments());
+    let words =
+        load::words(postgres, postgres.port(), options.runs.clients, options.runs.seconds, case.arguments());
     let before = fs::read_to_string(COUNTING).with_context(|| format!("cannot read {COUNTING}"))?;
     fs::write(COUNTING, "1").with_context(|| format!("cannot write {COUNTING}"))?;
-    let ran = load::audited(&daemon, &words, options.seconds);
+    let ran = load::audited(&daemon, &words, options.runs.seconds);
     let runs = process::uprobe_runs(daemon.id());
     fs::write(COUNTING, before.trim()).with_context(|| format!("cannot write {COUNTING}"))?;
     let ((hits, nanoseconds), handshakes) = (runs?, ran?.transactions.max(1));

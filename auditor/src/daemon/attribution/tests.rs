@@ -2,12 +2,19 @@
 
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{
-    EGRESS, INGRESS, KIND_CLOSED, KIND_DECISION, KIND_ESTABLISHED, KIND_PACKET, Task,
+    Closed, Decision, EGRESS, Established, HOOK_CONNECT, Header, INGRESS, KIND_CLOSED, KIND_DECISION,
+    KIND_ESTABLISHED, KIND_PACKET, Packet, Task,
 };
+use auditor_common::packet::{TCP, UDP};
 use auditor_common::rule;
 
+use super::bounds::{DATAGRAMS_NOT_FOLLOWED, HISTORY_LIMIT, NOT_FOLLOWED, SESSION_OVER};
+use super::connections::CONVERSATIONS;
+use super::datagrams::DATAGRAMS_OF_A_SESSION;
+use super::findings::MEMORY_LIMIT;
 use super::*;
 use crate::daemon::command::SessionState;
+use crate::daemon::conversation::Degraded;
 use crate::daemon::memory::{MOST, MOST_HISTORY};
 use crate::kernel::object::RingSizes;
 use crate::record::SessionTotals;

@@ -32,6 +32,7 @@ mod write;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Boottime, Utc};
@@ -182,12 +183,17 @@ fn generation(name: &str) -> Option<u64> {
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
 
-/// CRC-32 of a frame.
-fn checksum(length: u64, body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&length.to_le_bytes());
-    hasher.update(body);
+/// CRC-32 of a frame: of its length, and of its body, which may have been hashed before its length was known.
+fn checksum(length: u64, body: &Hasher) -> u32 {
+    let mut hasher = hashed(&length.to_le_bytes());
+    hasher.combine(body);
     hasher.finalize()
+}
+
+fn hashed(bytes: &[u8]) -> Hasher {
+    let mut hasher = Hasher::new();
+    hasher.update(bytes);
+    hasher
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use super::write::remove;
-use super::{EVENT, ITEM, Identity, Item, MAGIC, Position, checksum, generation};
+use super::{EVENT, ITEM, Identity, Item, MAGIC, Position, checksum, generation, hashed};
 
 /// Why what an earlier daemon knew cannot be known. One sentence for the trail.
 #[derive(Debug, thiserror::Error)]
@@ -179,7 +179,7 @@ fn frame(bytes: &[u8]) -> Result<Option<Halves<'_>>, StateLost> {
     else {
         return Ok(None);
     };
-    if checksum(length, body) != u32::from_le_bytes(*crc) {
+    if checksum(length, &hashed(body)) != u32::from_le_bytes(*crc) {
         return Err(StateLost::Damaged("a frame's checksum is wrong".to_owned()));
     }
     Ok(Some((body, after)))

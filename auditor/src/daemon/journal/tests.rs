@@ -98,3 +98,21 @@ fn a_definition_is_found_whatever_is_said_about_it() {
         ["#[derive(Serialize)]structB(u8);"]
     );
 }
+
+/// Who writes down hundreds of megabytes can say in between that it is still there, and what was written is read.
+#[test]
+fn a_large_state_is_written_piece_by_piece() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = Identity { boot_id: "boot".to_owned(), trail: "trail".to_owned(), rings: (1, 2) };
+    let position = Position { rings: (3, 4), sequence: 5 };
+    let mut journal = Journal::begin(folder.path(), identity.clone(), 1, Position::default(), &()).unwrap();
+    let state: Vec<u32> = (0..4_000_000).collect();
+    let mut pieces = 0;
+    journal.next(position, &state, &mut || pieces += 1).unwrap();
+    let length = fs::metadata(folder.path().join(file_name(2))).unwrap().len();
+    assert!(pieces >= length >> 20 && length > 8 << 20, "{pieces} pieces, {length} bytes");
+    journal.settle(5).unwrap();
+    let found = find::<Vec<u32>>(folder.path(), &identity, 5).unwrap().unwrap();
+    let (read, at, generation, _) = found.split();
+    assert!(read == state && at == position && generation == 2);
+}

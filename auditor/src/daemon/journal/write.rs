@@ -1,13 +1,14 @@
 //! The writing end of the journal.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Seek as _, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crc32fast::Hasher;
 use serde::Serialize;
 
-use super::{EVENT, FRAME_HEAD, ITEM, Identity, Item, MAGIC, Position, checksum, file_name};
+use super::{EVENT, FRAME_HEAD, ITEM, Identity, Item, MAGIC, Position, checksum, file_name, hashed};
 
 /// Bytes that are gathered before they are written.
 const GATHERED: usize = 256 << 10;
@@ -44,7 +45,7 @@ impl Journal {
         position: Position,
         state: &impl Serialize,
     ) -> io::Result<Self> {
-        let (file, length) = write_state(directory, &identity, generation, position, state)?;
+        let (file, length) = write_state(directory, &identity, generation, position, state, &mut || ())?;
         let mut journal = Self {
             directory: directory.to_owned(),
             identity,
@@ -98,7 +99,7 @@ impl Journal {
             self.frame[place..place + 8].copy_from_slice(&number.to_le_bytes());
         }
         let body = (self.frame.len() - FRAME_HEAD) as u64;
-        let crc = checksum(body, &self.frame[FRAME_HEAD..]);
+        let crc = checksum(body, &hashed(&self.frame[FRAME_HEAD..]));
         self.frame[..8].copy_from_slice(&body.to_le_bytes());
         self.frame[8..FRAME_HEAD].copy_from_slice(&crc.to_le_bytes());
         self.file.write_all(&self.frame)?;
@@ -118,9 +119,17 @@ impl Journal {
     }
 
     /// Begins the next generation; nothing may be gathered.
-    pub(in crate::daemon) fn next(&mut self, position: Position, state: &impl Serialize) -> io::Result<()> {
+    ///
+    /// A state can be hundreds of megabytes: `at_work` is called after every [`PIECE`] of it.
+    pub(in crate::daemon) fn next(
+        &mut self,
+        position: Position,
+        state: &impl Serialize,
+        at_work: &mut dyn FnMut(),
+    ) -> io::Result<()> {
         let generation = self.generation + 1;
-        let (file, length) = write_state(&self.directory, &self.identity, generation, position, state)?;
+        let (file, length) =
+            write_state(&self.directory, &self.identity, generation, position, state, at_work)?;
         (self.file, self.length, self.generation) = (file, length, generation);
         self.rings = position.rings;
         self.due = length.saturating_mul(STATE_SHARE).max(GENERATION);
@@ -168,22 +177,15 @@ pub(super) fn remove(directory: &Path, until: u64) -> io::Result<()> {
 /// Where a generation's beginning is written before it gets its name.
 const NEW: &str = "journal-new";
 
-/// Makes a generation's file with its first frame, whole or not at all.
+/// Makes a generation's file with its first frame, whole or not at all. Answers its length in bytes.
 fn write_state(
     directory: &Path,
     identity: &Identity,
     generation: u64,
     position: Position,
     state: &impl Serialize,
+    at_work: &mut dyn FnMut(),
 ) -> io::Result<(File, u64)> {
-    let mut bytes = Vec::with_capacity(64 << 10);
-    bytes.extend_from_slice(&MAGIC);
-    bytes.resize(MAGIC.len() + FRAME_HEAD, 0);
-    let mut bytes = postcard::to_extend(&(identity, position, state), bytes).map_err(io::Error::other)?;
-    let (head, body) = bytes.split_at_mut(MAGIC.len() + FRAME_HEAD);
-    let length = body.len() as u64;
-    head[MAGIC.len()..MAGIC.len() + 8].copy_from_slice(&length.to_le_bytes());
-    head[MAGIC.len() + 8..].copy_from_slice(&checksum(length, body).to_le_bytes());
     let new = directory.join(NEW);
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -192,7 +194,43 @@ fn write_state(
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
     let mut file = options.open(&new)?;
-    file.write_all(&bytes)?;
+    let mut head = [0; MAGIC.len() + FRAME_HEAD];
+    head[..MAGIC.len()].copy_from_slice(&MAGIC);
+    file.write_all(&head)?;
+    let body = Body { file: &mut file, hasher: Hasher::new(), length: 0, at_work };
+    let mut body = BufWriter::with_capacity(PIECE, body);
+    postcard::to_io(&(identity, position, state), &mut body).map_err(io::Error::other)?;
+    let Body { hasher, length, .. } = body.into_inner().map_err(io::IntoInnerError::into_error)?;
+    head[MAGIC.len()..MAGIC.len() + 8].copy_from_slice(&length.to_le_bytes());
+    head[MAGIC.len() + 8..].copy_from_slice(&checksum(length, &hasher).to_le_bytes());
+    file.seek(SeekFrom::Start(0))?;
+    file.write_all(&head)?;
+    file.seek(SeekFrom::End(0))?;
     fs::rename(&new, directory.join(file_name(generation)))?;
-    Ok((file, bytes.len() as u64))
+    Ok((file, head.len() as u64 + length))
+}
+
+/// Bytes of a state that are written at a time.
+const PIECE: usize = 1 << 20;
+
+/// The body of a generation's first frame, on its way to the file.
+struct Body<'a> {
+    file: &'a mut File,
+    hasher: Hasher,
+    length: u64,
+    at_work: &'a mut dyn FnMut(),
+}
+
+impl Write for Body<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.length += written as u64;
+        (self.at_work)();
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

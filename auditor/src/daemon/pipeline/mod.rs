@@ -214,9 +214,7 @@ impl Pipeline {
             return;
         }
         self.leased = now;
-        if let Err(error) = self.parts.attribution.policies.renew_lease(&mut self.parts.tables) {
-            tracing::error!(%error, "the lease is not renewed: what agents send is held");
-        }
+        self.parts.attribution.policies.renew_lease(&mut self.parts.tables);
     }
 
     /// Answers those whose session's beginning is on the disk: a session that a crash could make unknown has not begun.

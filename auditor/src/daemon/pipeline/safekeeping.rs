@@ -131,7 +131,9 @@ impl Parts {
         };
         let mut turned = Ok(());
         if journal.is_long() || journal.may_turn() && self.attribution.keyrings.are_long() {
-            turned = journal.next(position, &self.attribution.saved());
+            let mut lease = self.attribution.policies.lease();
+            let tables = &mut self.tables;
+            turned = journal.next(position, &self.attribution.saved(), &mut || lease.renew(tables));
             self.attribution.keyrings.turned();
         }
         match turned.and_then(|()| journal.settle(self.trail.durable())) {
@@ -177,13 +179,12 @@ impl Parts {
         self.commit()?;
         // In slices: the disk may take longer than the lease lasts, and nobody else renews it.
         let mut slices = HAND_OVER_SLICES;
+        let mut lease = self.attribution.policies.lease();
         loop {
             match self.trail.flush(RENEW_LEASE) {
                 Err(_) if slices > 0 => {
                     slices -= 1;
-                    if let Err(error) = self.attribution.policies.renew_lease(&mut self.tables) {
-                        tracing::error!(%error, "the lease is not renewed: what agents send is held");
-                    }
+                    lease.renew(&mut self.tables);
                 }
                 flushed => break flushed?,
             }
@@ -191,7 +192,7 @@ impl Parts {
         let position = self.position();
         let Some(journal) = &mut self.journal else { return Ok(()) };
         let turned = journal
-            .next(position, &self.attribution.saved())
+            .next(position, &self.attribution.saved(), &mut || lease.renew(&mut self.tables))
             .and_then(|()| journal.settle(self.trail.durable()));
         if let Err(error) = turned {
             self.give_up_journal(&error);

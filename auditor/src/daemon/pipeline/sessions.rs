@@ -379,7 +379,7 @@ fn cannot_attach(cgroup: &Cgroup, error: &KernelError) -> CommandError {
 fn overrun(more: Unwritten, overload: Overload) -> String {
     let Unwritten { packets, attempts, connections, processes, moves } = more;
     let (packets_were, attempts_were) = match overload {
-        Overload::Backpressure => ("held back", "refused"),
+        Overload::Backpressure => ("held back", "refused or given up"),
         Overload::RecordLoss => ("lost", "let through unrecorded"),
     };
     let parts = [

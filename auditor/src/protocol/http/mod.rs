@@ -69,62 +69,6 @@ impl Http {
         Self { long, phase: Phase::Beginning(Vec::new(), Boottime(0)) }
     }
 
-    fn client(&mut self, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
-        match &mut self.phase {
-            Phase::Beginning(seen, since) => {
-                if seen.is_empty() {
-                    *since = at;
-                }
-                let wanted = two::PREFACE.len() - seen.len();
-                let (first, rest) = bytes.split_at(bytes.len().min(wanted));
-                seen.extend_from_slice(first);
-                let (seen, since) = (std::mem::take(seen), *since);
-                if !two::PREFACE.starts_with(&seen) {
-                    self.phase = Phase::One(Box::new(one::Session::new(self.long)));
-                } else if seen.len() == two::PREFACE.len() {
-                    self.phase = Phase::Two(Box::new(two::Session::new(self.long)));
-                } else {
-                    self.phase = Phase::Beginning(seen, since);
-                    return;
-                }
-                self.client(&seen, since, out);
-                if !rest.is_empty() {
-                    self.client(rest, at, out);
-                }
-            }
-            Phase::One(session) => {
-                let done = session.client(bytes, at, out);
-                self.settle(done, &[], at, out);
-            }
-            Phase::Two(_) => self.two(Side::Client, bytes, at, out),
-            Phase::Over => {}
-        }
-    }
-
-    fn server(&mut self, mut bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
-        match &mut self.phase {
-            Phase::Beginning(seen, since) => {
-                let (seen, since) = (std::mem::take(seen), *since);
-                // A server that speaks first speaks HTTP/2, unless it hangs up.
-                self.phase = if bytes.first() == Some(&0) {
-                    Phase::Two(Box::new(two::Session::new(self.long)))
-                } else {
-                    Phase::One(Box::new(one::Session::new(self.long)))
-                };
-                if !seen.is_empty() {
-                    self.client(&seen, since, out);
-                }
-                self.server(bytes, at, out);
-            }
-            Phase::One(session) => {
-                let done = session.server(&mut bytes, at, out);
-                self.settle(done, bytes, at, out);
-            }
-            Phase::Two(_) => self.two(Side::Server, bytes, at, out),
-            Phase::Over => {}
-        }
-    }
-
     fn two(&mut self, side: Side, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
         let (Phase::Two(session), Some(first)) = (&mut self.phase, bytes.first()) else { return };
         let done = match session.role(side, *first, out) {
@@ -197,28 +141,71 @@ impl Http {
 }
 
 impl Dissector for Http {
-    fn name(&self) -> &'static str {
-        super::Protocol::Http.name()
+    fn protocol(&self) -> super::Protocol {
+        super::Protocol::Http
     }
 
     fn save(&self) -> Result<Vec<u8>, postcard::Error> {
         postcard::to_stdvec(self)
     }
 
-    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {
-        if bytes.is_empty() {
-            return;
-        }
-        match side {
-            Side::Client => self.client(bytes, at, out),
-            Side::Server => self.server(bytes, at, out),
+    fn client(&mut self, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
+        match &mut self.phase {
+            Phase::Beginning(seen, since) => {
+                if seen.is_empty() {
+                    *since = at;
+                }
+                let wanted = two::PREFACE.len() - seen.len();
+                let (first, rest) = bytes.split_at(bytes.len().min(wanted));
+                seen.extend_from_slice(first);
+                let (seen, since) = (std::mem::take(seen), *since);
+                if !two::PREFACE.starts_with(&seen) {
+                    self.phase = Phase::One(Box::new(one::Session::new(self.long)));
+                } else if seen.len() == two::PREFACE.len() {
+                    self.phase = Phase::Two(Box::new(two::Session::new(self.long)));
+                } else {
+                    self.phase = Phase::Beginning(seen, since);
+                    return;
+                }
+                self.client(&seen, since, out);
+                if !rest.is_empty() {
+                    self.client(rest, at, out);
+                }
+            }
+            Phase::One(session) => {
+                let done = session.client(bytes, at, out);
+                self.settle(done, &[], at, out);
+            }
+            Phase::Two(_) => self.two(Side::Client, bytes, at, out),
+            Phase::Over => {}
         }
     }
 
-    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
-        if length == 0 {
-            return;
+    fn server(&mut self, mut bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
+        match &mut self.phase {
+            Phase::Beginning(seen, since) => {
+                let (seen, since) = (std::mem::take(seen), *since);
+                // A server that speaks first speaks HTTP/2, unless it hangs up.
+                self.phase = if bytes.first() == Some(&0) {
+                    Phase::Two(Box::new(two::Session::new(self.long)))
+                } else {
+                    Phase::One(Box::new(one::Session::new(self.long)))
+                };
+                if !seen.is_empty() {
+                    self.client(&seen, since, out);
+                }
+                self.server(bytes, at, out);
+            }
+            Phase::One(session) => {
+                let done = session.server(&mut bytes, at, out);
+                self.settle(done, bytes, at, out);
+            }
+            Phase::Two(_) => self.two(Side::Server, bytes, at, out),
+            Phase::Over => {}
         }
+    }
+
+    fn hole(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
         let done = match (&mut self.phase, side) {
             // All that is to come.
             (Phase::One(_) | Phase::Two(_), _) if length == u64::MAX => Ok(Some(Switch::Hole)),

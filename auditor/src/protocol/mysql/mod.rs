@@ -129,13 +129,21 @@ impl Mysql {
                             Some(greeting) => {
                                 self.phase = Phase::Login(Box::new(Entry::new(greeting.offered)))
                             }
-                            None => return self.violation("a greeting that ends early".into(), out),
+                            None => {
+                                return self
+                                    .end(Observation::Violation("a greeting that ends early".into()), out);
+                            }
                         },
                         [answer::ERR, ..] => {
                             out.extend(answer::error(payload).map(Observation::Refused));
                             self.phase = Phase::Over;
                         }
-                        _ => return self.violation("no greeting of protocol version 10".into(), out),
+                        _ => {
+                            return self.end(
+                                Observation::Violation("no greeting of protocol version 10".into()),
+                                out,
+                            );
+                        }
                     }
                     if !bytes.is_empty() {
                         self.server(bytes, at, out);
@@ -144,6 +152,30 @@ impl Mysql {
                 }
             }
         }
+    }
+
+    fn settle(&mut self, result: Result<(), Violation>, at: Boottime, out: &mut Vec<Observation>) {
+        if let Err(reason) = result {
+            if let Phase::Session(session) = &mut self.phase {
+                session.give_up(at, out);
+            }
+            self.end(Observation::Violation(reason), out);
+        }
+    }
+
+    fn end(&mut self, last: Observation, out: &mut Vec<Observation>) {
+        out.push(last);
+        self.phase = Phase::Over;
+    }
+}
+
+impl Dissector for Mysql {
+    fn protocol(&self) -> super::Protocol {
+        super::Protocol::Mysql
+    }
+
+    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
+        crate::shared::scope(|| postcard::to_stdvec(self))
     }
 
     fn client(&mut self, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
@@ -169,13 +201,13 @@ impl Mysql {
                         self.server(bytes, at, out);
                     }
                 }
-                Err(reason) => self.violation(reason, out),
+                Err(reason) => self.end(Observation::Violation(reason), out),
             },
             Phase::Session(session) => match session.server(bytes, at, out) {
                 Ok(None) => {}
                 Ok(Some(why)) => {
                     session.give_up(at, out);
-                    self.opaque(why, out);
+                    self.end(Observation::Opaque(why), out);
                 }
                 Err(reason) => self.settle(Err(reason), at, out),
             },
@@ -183,49 +215,7 @@ impl Mysql {
         }
     }
 
-    fn settle(&mut self, result: Result<(), Violation>, at: Boottime, out: &mut Vec<Observation>) {
-        if let Err(reason) = result {
-            if let Phase::Session(session) = &mut self.phase {
-                session.give_up(at, out);
-            }
-            self.violation(reason, out);
-        }
-    }
-
-    fn opaque(&mut self, why: Opaque, out: &mut Vec<Observation>) {
-        out.push(Observation::Opaque(why));
-        self.phase = Phase::Over;
-    }
-
-    fn violation(&mut self, reason: String, out: &mut Vec<Observation>) {
-        out.push(Observation::Violation(reason));
-        self.phase = Phase::Over;
-    }
-}
-
-impl Dissector for Mysql {
-    fn name(&self) -> &'static str {
-        super::Protocol::Mysql.name()
-    }
-
-    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
-        crate::shared::scope(|| postcard::to_stdvec(self))
-    }
-
-    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {
-        if bytes.is_empty() {
-            return;
-        }
-        match side {
-            Side::Client => self.client(bytes, at, out),
-            Side::Server => self.server(bytes, at, out),
-        }
-    }
-
-    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
-        if length == 0 {
-            return;
-        }
+    fn hole(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
         match (&mut self.phase, side) {
             (Phase::Session(session), Side::Client) => {
                 if session.client_gap(length) {
@@ -234,14 +224,14 @@ impl Dissector for Mysql {
                     self.settle(result, at, out);
                 } else {
                     session.partial(at, out);
-                    self.opaque(Opaque::Hole, out);
+                    self.end(Observation::Opaque(Opaque::Hole), out);
                 }
             }
             (Phase::Session(session), Side::Server) => {
                 session.server_gap(length, at, out);
                 self.server(&[], at, out);
             }
-            (Phase::Greeting(..) | Phase::Login(_), _) => self.opaque(Opaque::Hole, out),
+            (Phase::Greeting(..) | Phase::Login(_), _) => self.end(Observation::Opaque(Opaque::Hole), out),
             (Phase::Over, _) => {}
         }
     }
@@ -259,7 +249,7 @@ impl Dissector for Mysql {
         if let Phase::Session(session) = &mut self.phase
             && !session.spare(at, out)
         {
-            self.opaque(Opaque::Hole, out);
+            self.end(Observation::Opaque(Opaque::Hole), out);
         }
     }
 

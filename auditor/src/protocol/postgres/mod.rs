@@ -111,7 +111,9 @@ impl Postgres {
             }
             Packet::Ssl if !self.refused.0 => self.negotiate(Wanted::Tls, at),
             Packet::GssEnc if !self.refused.1 => self.negotiate(Wanted::GssEncryption, at),
-            Packet::Ssl | Packet::GssEnc => return self.violation("encryption asked for again".into(), out),
+            Packet::Ssl | Packet::GssEnc => {
+                return self.end(Observation::Violation("encryption asked for again".into()), out);
+            }
             Packet::Cancel { process, size, started } => {
                 // The server acts upon it and closes the connection without a word.
                 let text = format!("CancelRequest {process}");
@@ -121,7 +123,7 @@ impl Postgres {
                 out.push(Observation::Statement(subject.record(unit, 1, Outcome::Unknown, at)));
                 self.phase = Phase::Over;
             }
-            Packet::Invalid(reason) => return self.violation(reason, out),
+            Packet::Invalid(reason) => return self.end(Observation::Violation(reason), out),
         }
         if !bytes.is_empty() {
             self.client(bytes, at, out);
@@ -141,7 +143,7 @@ impl Postgres {
             (b'S', Wanted::Tls) | (b'G', Wanted::GssEncryption) if !early.is_empty() || !rest.is_empty() => {
                 let reason =
                     format!("{} bytes in the clear before encryption began", early.len() + rest.len());
-                self.violation(reason, out);
+                self.end(Observation::Violation(reason), out);
             }
             (b'S', Wanted::Tls) => {
                 out.push(Observation::Encrypted { rest: 0 });
@@ -149,7 +151,7 @@ impl Postgres {
                 self.refused = (true, true);
                 self.phase = Phase::Startup(StartupReader::default());
             }
-            (b'G', Wanted::GssEncryption) => self.opaque(Opaque::GssEncryption, out),
+            (b'G', Wanted::GssEncryption) => self.end(Observation::Opaque(Opaque::GssEncryption), out),
             (b'N', _) => {
                 match wanted {
                     Wanted::Tls => self.refused.0 = true,
@@ -172,10 +174,36 @@ impl Postgres {
                 self.server(b"E", at, out);
                 self.server(rest, at, out);
             }
-            _ => {
-                self.violation(format!("answer '{}' to a request for encryption", answer.escape_ascii()), out)
-            }
+            _ => self.end(
+                Observation::Violation(format!(
+                    "answer '{}' to a request for encryption",
+                    answer.escape_ascii()
+                )),
+                out,
+            ),
         }
+    }
+
+    fn settle(&mut self, result: Result<(), Violation>, at: Boottime, out: &mut Vec<Observation>) {
+        if let (Err(reason), Phase::Session(session)) = (result, &mut self.phase) {
+            session.conversation.give_up(false, at, out);
+            self.end(Observation::Violation(reason), out);
+        }
+    }
+
+    fn end(&mut self, last: Observation, out: &mut Vec<Observation>) {
+        out.push(last);
+        self.phase = Phase::Over;
+    }
+}
+
+impl Dissector for Postgres {
+    fn protocol(&self) -> super::Protocol {
+        super::Protocol::Postgres
+    }
+
+    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
+        crate::shared::scope(|| postcard::to_stdvec(self))
     }
 
     fn client(&mut self, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
@@ -186,8 +214,12 @@ impl Postgres {
                     negotiation.early_since = at;
                 }
                 if negotiation.early.len() + bytes.len() > usize::try_from(MAX_PACKET).unwrap_or(usize::MAX) {
-                    return self
-                        .violation("the client does not wait for the answer about encryption".into(), out);
+                    return self.end(
+                        Observation::Violation(
+                            "the client does not wait for the answer about encryption".into(),
+                        ),
+                        out,
+                    );
                 }
                 negotiation.early.extend_from_slice(bytes);
             }
@@ -202,7 +234,7 @@ impl Postgres {
     fn server(&mut self, bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
         match (&mut self.phase, bytes) {
             (_, []) | (Phase::Over, _) => {}
-            (Phase::Startup(_), _) => self.violation("the server spoke first".into(), out),
+            (Phase::Startup(_), _) => self.end(Observation::Violation("the server spoke first".into()), out),
             (Phase::Negotiation(_), [answer, rest @ ..]) => self.negotiated(*answer, rest, at, out),
             (Phase::Session(session), _) => {
                 let result = session.server(bytes, at, out);
@@ -211,47 +243,7 @@ impl Postgres {
         }
     }
 
-    fn settle(&mut self, result: Result<(), Violation>, at: Boottime, out: &mut Vec<Observation>) {
-        if let (Err(reason), Phase::Session(session)) = (result, &mut self.phase) {
-            session.conversation.give_up(false, at, out);
-            self.violation(reason, out);
-        }
-    }
-
-    fn opaque(&mut self, why: Opaque, out: &mut Vec<Observation>) {
-        out.push(Observation::Opaque(why));
-        self.phase = Phase::Over;
-    }
-
-    fn violation(&mut self, reason: String, out: &mut Vec<Observation>) {
-        out.push(Observation::Violation(reason));
-        self.phase = Phase::Over;
-    }
-}
-
-impl Dissector for Postgres {
-    fn name(&self) -> &'static str {
-        super::Protocol::Postgres.name()
-    }
-
-    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
-        crate::shared::scope(|| postcard::to_stdvec(self))
-    }
-
-    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {
-        if bytes.is_empty() {
-            return;
-        }
-        match side {
-            Side::Client => self.client(bytes, at, out),
-            Side::Server => self.server(bytes, at, out),
-        }
-    }
-
-    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
-        if length == 0 {
-            return;
-        }
+    fn hole(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
         match &mut self.phase {
             Phase::Session(session) => {
                 let result = match side {
@@ -260,11 +252,11 @@ impl Dissector for Postgres {
                 };
                 match result {
                     Ok(Hole::InBody) => {}
-                    Ok(Hole::Lost) => self.opaque(Opaque::Hole, out),
+                    Ok(Hole::Lost) => self.end(Observation::Opaque(Opaque::Hole), out),
                     Err(reason) => self.settle(Err(reason), at, out),
                 }
             }
-            Phase::Startup(_) | Phase::Negotiation(_) => self.opaque(Opaque::Hole, out),
+            Phase::Startup(_) | Phase::Negotiation(_) => self.end(Observation::Opaque(Opaque::Hole), out),
             Phase::Over => {}
         }
     }

@@ -128,8 +128,21 @@ impl Redis {
             over: false,
         }
     }
+}
+
+impl Dissector for Redis {
+    fn protocol(&self) -> super::Protocol {
+        super::Protocol::Redis
+    }
+
+    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
+        crate::shared::scope(|| postcard::to_stdvec(self))
+    }
 
     fn client(&mut self, mut bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
+        if self.over {
+            return;
+        }
         let most = self.conversation.limits.max_statement_bytes;
         while let Some(step) = self.commands.step(&mut bytes, at, most) {
             match step {
@@ -145,6 +158,9 @@ impl Redis {
     }
 
     fn server(&mut self, mut bytes: &[u8], at: Boottime, out: &mut Vec<Observation>) {
+        if self.over {
+            return;
+        }
         while !self.conversation.deaf {
             match self.replies.step(&mut bytes, self.conversation.wants_elements()) {
                 Some(reply::Step::Reply(reply)) => self.conversation.reply(reply, at, out),
@@ -162,27 +178,9 @@ impl Redis {
             }
         }
     }
-}
 
-impl Dissector for Redis {
-    fn name(&self) -> &'static str {
-        super::Protocol::Redis.name()
-    }
-
-    fn save(&self) -> Result<Vec<u8>, postcard::Error> {
-        crate::shared::scope(|| postcard::to_stdvec(self))
-    }
-
-    fn bytes(&mut self, side: Side, at: Boottime, bytes: &[u8], out: &mut Vec<Observation>) {
-        match side {
-            _ if self.over => {}
-            Side::Client => self.client(bytes, at, out),
-            Side::Server => self.server(bytes, at, out),
-        }
-    }
-
-    fn gap(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
-        if length == 0 || self.over {
+    fn hole(&mut self, side: Side, at: Boottime, length: u64, out: &mut Vec<Observation>) {
+        if self.over {
             return;
         }
         match side {

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use super::script::*;
-use crate::protocol::{Limits, Observation, Side};
+use crate::protocol::tests::properties::*;
+use crate::protocol::{Observation, Protocol, Side};
 
 /// A request with its answer in HTTP/1: what both sides say, and status and sizes of the bodies.
 #[derive(Clone, Debug)]
@@ -132,54 +133,19 @@ fn interleaved(streams: &[Stream], order: &[Index]) -> Vec<Event> {
 
 /// The same whatever the cuts, each request once, and no more than what was asked for.
 fn check(events: &[Event]) -> Result<(), TestCaseError> {
-    let limits = Limits { max_statement_bytes: 30, ..LIMITS };
-    let whole = replay(events, limits, |_| usize::MAX);
-    prop_assert_eq!(&whole, &replay(events, limits, |_| 1));
-    prop_assert_eq!(&whole, &replay(events, limits, |_| 7));
-    let bytes: usize =
-        events.iter().map(|event| if let Event::Bytes(_, bytes) = event { bytes.len() } else { 0 }).sum();
-    prop_assert!(whole.len() <= bytes / 9 + 3, "{} observations of {bytes} bytes", whole.len());
+    let whole = bounded(Protocol::Http, events, 9, 3)?;
     let mut seen = std::collections::BTreeSet::new();
     for request in requests(&whole) {
         prop_assert!(seen.insert(request.sequence), "{} twice", request.sequence);
-        prop_assert!(request.target.as_ref().is_none_or(|target| target.len() <= 3 * 30));
+        prop_assert!(
+            request.target.as_ref().is_none_or(|target| target.len() <= 3 * NARROW.max_statement_bytes)
+        );
         prop_assert!(request.started <= request.finished);
         prop_assert!(request.request_body <= request.request_bytes);
     }
     let ends = whole.iter().filter(|one| !matches!(one, Observation::Request(_))).count();
     prop_assert!(ends <= 1);
     Ok(())
-}
-
-fn side() -> impl Strategy<Value = Side> {
-    select(vec![Side::Client, Side::Server])
-}
-
-/// Bytes changed, bytes lost, holes out of nothing.
-fn damaged(mut events: Vec<Event>, damage: Vec<(Index, Index, u8, u8, Side, u64)>) -> Vec<Event> {
-    for (which, place, byte, kind, side, length) in damage {
-        let at = which.index(events.len());
-        if let Event::Bytes(of, bytes) = &mut events[at] {
-            let place = place.index(bytes.len());
-            match kind {
-                0 => bytes[place] = byte,
-                1 => {
-                    let after = bytes.split_off(place);
-                    let lost = after.len().min(usize::try_from(length).unwrap());
-                    let (of, rest) = (*of, after[lost..].to_vec());
-                    events.insert(at + 1, Event::Hole(of, lost as u64));
-                    events.insert(at + 2, Event::Bytes(of, rest));
-                }
-                _ => events.insert(at, Event::Hole(side, length)),
-            }
-        }
-        events.retain(|event| !matches!(event, Event::Bytes(_, bytes) if bytes.is_empty()));
-    }
-    events
-}
-
-fn damage() -> impl Strategy<Value = Vec<(Index, Index, u8, u8, Side, u64)>> {
-    vec((any::<Index>(), any::<Index>(), any::<u8>(), 0_u8..3, side(), 1_u64..60), 1..6)
 }
 
 fn streams() -> impl Strategy<Value = Vec<Stream>> {
@@ -229,12 +195,12 @@ proptest! {
 
     #[test]
     fn damage_is_survived_in_http_1(exchanges in vec(exchange(), 1..6), together in 1_usize..4, damage in damage()) {
-        check(&damaged(conversation(&exchanges, together), damage))?;
+        check(&damaged(conversation(&exchanges, together), &damage))?;
     }
 
     #[test]
     fn damage_is_survived_in_http_2(streams in streams(), order in vec(any::<Index>(), 1..40), damage in damage()) {
-        check(&damaged(interleaved(&streams, &order), damage))?;
+        check(&damaged(interleaved(&streams, &order), &damage))?;
     }
 
     #[test]

@@ -2,52 +2,16 @@
 
 use std::fmt::Write as _;
 
-use crate::clock::Boottime;
-use crate::protocol::http::{Http, Outcome, Request};
-use crate::protocol::{Dissector, Limits, Observation, Side};
+use crate::protocol::http::{Outcome, Request};
+use crate::protocol::tests::events::{Daemons, play};
+pub(super) use crate::protocol::tests::events::{Event, client, server};
+use crate::protocol::{Limits, Observation, Protocol};
 
 pub(super) const LIMITS: Limits = Limits { max_statement_bytes: 1 << 16, parameters: true, columns: true };
 
-/// What happens on a connection.
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    Bytes(Side, Vec<u8>),
-    Hole(Side, u64),
-}
-
-pub(super) fn client(bytes: impl AsRef<[u8]>) -> Event {
-    Event::Bytes(Side::Client, bytes.as_ref().to_vec())
-}
-
-pub(super) fn server(bytes: impl AsRef<[u8]>) -> Event {
-    Event::Bytes(Side::Server, bytes.as_ref().to_vec())
-}
-
-/// Plays events, bytes in pieces of `cut`, and then the end. Time is the event's number.
-pub(super) fn replay(events: &[Event], limits: Limits, cut: impl Fn(usize) -> usize) -> Vec<Observation> {
-    let mut dissector: Box<dyn Dissector> = Box::new(Http::new(limits));
-    let mut out = Vec::new();
-    for (index, event) in events.iter().enumerate() {
-        let at = Boottime(index as u64);
-        match event {
-            Event::Bytes(side, bytes) => {
-                let (mut rest, mut piece) = (&bytes[..], 0);
-                while !rest.is_empty() {
-                    let (now, later) = rest.split_at(cut(piece).min(rest.len()));
-                    dissector.bytes(*side, at, now, &mut out);
-                    (rest, piece) = (later, piece + 1);
-                }
-            }
-            Event::Hole(side, length) => dissector.gap(*side, at, *length, &mut out),
-        }
-        // Whatever a state is, the next daemon goes on from it.
-        if index % 3 == 2 {
-            let state = dissector.save().unwrap();
-            dissector = Box::new(postcard::from_bytes::<Http>(&state).unwrap());
-        }
-    }
-    dissector.close(Boottime(events.len() as u64), &mut out);
-    out
+/// Plays events in pieces as long as `cut` says. Whatever a state is, the next daemon goes on from it.
+pub(super) fn replay(events: &[Event], limits: Limits, cut: impl FnMut(usize) -> usize) -> Vec<Observation> {
+    play(Protocol::Http, limits, events, cut, Daemons::Many)
 }
 
 /// What comes out, a line for each, whatever the cuts.

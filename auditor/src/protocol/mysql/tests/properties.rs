@@ -2,23 +2,12 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
+use proptest::sample::select;
 
 use super::script::*;
-use crate::clock::Boottime;
-use crate::protocol::mysql::Mysql;
-use crate::protocol::{Dissector, Limits, Observation, Outcome, Side};
-
-/// A part of a conversation: what both sides say, and the outcomes of the records that it makes.
-#[derive(Clone, Debug)]
-struct Part {
-    said: Vec<(Side, Vec<u8>)>,
-    outcomes: Vec<&'static str>,
-}
-
-fn part(client: Vec<u8>, server: Vec<u8>, outcomes: &[&'static str]) -> Part {
-    Part { said: vec![(Side::Client, client), (Side::Server, server)], outcomes: outcomes.to_vec() }
-}
+use crate::protocol::tests::events::Event;
+use crate::protocol::tests::properties::*;
+use crate::protocol::{Observation, Protocol, Side};
 
 /// A result with these rows.
 fn result(first: u8, rows: &[Vec<u8>], status: u16) -> Vec<u8> {
@@ -73,62 +62,13 @@ fn conversation(parts: &[Part]) -> Script {
     script
 }
 
-/// What happens on a connection, cut and damaged.
-#[derive(Clone, Debug)]
-enum Event {
-    Bytes(Side, Vec<u8>),
-    Hole(Side, u64),
-}
-
-fn replay(events: &[Event], limits: Limits, cut: usize, saved: bool) -> Vec<Observation> {
-    let mut dissector = Mysql::new(limits);
-    let mut out = Vec::new();
-    for (index, event) in events.iter().enumerate() {
-        let at = Boottime(index as u64);
-        match event {
-            Event::Bytes(side, bytes) => {
-                bytes.chunks(cut).for_each(|piece| tell(&mut dissector, *side, at, piece, &mut out));
-            }
-            Event::Hole(side, length) => dissector.gap(*side, at, *length, &mut out),
-        }
-        if saved {
-            let state = dissector.save().unwrap();
-            dissector = crate::shared::scope(|| postcard::from_bytes(&state)).unwrap();
-        }
-    }
-    dissector.close(Boottime(events.len() as u64), &mut out);
-    out
-}
-
-/// The same whatever the cuts, in order, no more than what was asked for, and the same when the state is written and read.
+/// What must hold; the shortest packet has four bytes.
 fn check(events: &[Event]) -> Result<(), TestCaseError> {
-    let limits = Limits { max_statement_bytes: 30, parameters: true, columns: true };
-    let whole = replay(events, limits, usize::MAX, false);
-    prop_assert_eq!(&whole, &replay(events, limits, 1, false));
-    prop_assert_eq!(&whole, &replay(events, limits, 7, true));
-    let bytes: usize =
-        events.iter().map(|event| if let Event::Bytes(_, bytes) = event { bytes.len() } else { 0 }).sum();
-    prop_assert!(whole.len() <= bytes / 4 + 3, "{} observations of {bytes} bytes", whole.len());
-    let mut sequence = 0;
-    for observation in &whole {
-        if let Observation::Statement(statement) = observation {
-            sequence += 1;
-            prop_assert_eq!(statement.sequence, sequence);
-            let admin = statement.kind == crate::protocol::StatementKind::Admin;
-            prop_assert!(statement.text.len() <= 30 || admin);
-            prop_assert!(statement.text_length >= statement.text.len() as u64);
-            prop_assert!(statement.started <= statement.finished);
-        }
-    }
-    Ok(())
-}
-
-fn side() -> impl Strategy<Value = Side> {
-    select(vec![Side::Client, Side::Server])
+    in_order(&bounded(Protocol::Mysql, events, 4, 3)?)
 }
 
 fn logged_in(flags: u64) -> Vec<Event> {
-    Script::session(flags).said.into_iter().map(|(side, bytes)| Event::Bytes(side, bytes)).collect()
+    Script::session(flags).said.into_iter().map(Event::from).collect()
 }
 
 proptest! {
@@ -141,12 +81,7 @@ proptest! {
         prop_assert_eq!(&whole, &script.play(LIMITS, |_| 1));
         prop_assert_eq!(&whole, &script.play(LIMITS, |piece| cuts[piece % cuts.len()]));
         let outcomes: Vec<_> = whole.iter().skip(2).filter_map(|observation| match observation {
-            Observation::Statement(statement) => Some(match statement.outcome {
-                Outcome::Completed => "completed",
-                Outcome::Failed(_) => "failed",
-                Outcome::Skipped => "skipped",
-                Outcome::Unknown => "unknown",
-            }),
+            Observation::Statement(statement) => Some(outcome(statement)),
             // A text may be USE.
             Observation::Login(_) => None,
             _ => Some("something else"),
@@ -155,31 +90,9 @@ proptest! {
     }
 
     #[test]
-    fn damage_is_survived(
-        parts in vec(any_part(), 1..6),
-        damage in vec((any::<Index>(), any::<Index>(), any::<u8>(), 0_u8..3, side(), 1_u64..60), 1..6),
-    ) {
-        let mut events: Vec<_> =
-            conversation(&parts).said.into_iter().map(|(side, bytes)| Event::Bytes(side, bytes)).collect();
-        for (which, place, byte, kind, side, length) in damage {
-            let at = which.index(events.len());
-            if let Event::Bytes(of, bytes) = &mut events[at] {
-                let place = place.index(bytes.len());
-                match kind {
-                    0 => bytes[place] = byte,
-                    1 => {
-                        let after = bytes.split_off(place);
-                        let lost = after.len().min(usize::try_from(length).unwrap());
-                        let (of, rest) = (*of, after[lost..].to_vec());
-                        events.insert(at + 1, Event::Hole(of, lost as u64));
-                        events.insert(at + 2, Event::Bytes(of, rest));
-                    }
-                    _ => events.insert(at, Event::Hole(side, length)),
-                }
-            }
-            events.retain(|event| !matches!(event, Event::Bytes(_, bytes) if bytes.is_empty()));
-        }
-        check(&events)?;
+    fn damage_is_survived(parts in vec(any_part(), 1..6), damage in damage()) {
+        let events = conversation(&parts).said.into_iter().map(Event::from).collect();
+        check(&damaged(events, &damage))?;
     }
 
     #[test]
@@ -189,7 +102,7 @@ proptest! {
         said in vec((side(), vec(prop_oneof![any::<u8>(), select(b"\0\0\0\0\x01\x02\x03\x05\x16\x17\xfe\xff".to_vec())], 1..60)), 0..20),
     ) {
         let mut events = if begun { logged_in(compressed) } else { Vec::new() };
-        events.extend(said.into_iter().map(|(side, bytes)| Event::Bytes(side, bytes)));
+        events.extend(said.into_iter().map(Event::from));
         check(&events)?;
     }
 

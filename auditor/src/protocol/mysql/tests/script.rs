@@ -1,8 +1,7 @@
 //! A conversation between client and server, written down.
 
-use crate::clock::Boottime;
-use crate::protocol::mysql::Mysql;
-use crate::protocol::{Dissector, Limits, Login, Observation, Outcome, Side, Statement};
+use crate::protocol::tests::events::{Daemons, Event, play};
+use crate::protocol::{Limits, Login, Observation, Outcome, Protocol, Side, Statement};
 
 pub(super) const LIMITS: Limits = Limits { max_statement_bytes: 100_000, parameters: true, columns: true };
 
@@ -112,20 +111,8 @@ impl Script {
 
     /// What comes of it, each entry in pieces of the sizes that `cut` says.
     pub(super) fn play(&self, limits: Limits, cut: impl Fn(usize) -> usize) -> Vec<Observation> {
-        let mut dissector = Mysql::new(limits);
-        let mut out = Vec::new();
-        let mut piece = 0;
-        for (index, (side, bytes)) in self.said.iter().enumerate() {
-            let mut rest = &bytes[..];
-            while !rest.is_empty() {
-                let (now, later) = rest.split_at(cut(piece).clamp(1, rest.len()));
-                tell(&mut dissector, *side, Boottime(index as u64), now, &mut out);
-                rest = later;
-                piece += 1;
-            }
-        }
-        dissector.close(Boottime(self.said.len() as u64), &mut out);
-        out
+        let events: Vec<_> = self.said.iter().cloned().map(Event::from).collect();
+        play(Protocol::Mysql, limits, &events, cut, Daemons::One)
     }
 
     pub(super) fn observations(&self) -> Vec<Observation> {
@@ -157,22 +144,6 @@ impl Script {
             Some(Observation::Violation(reason)) => reason,
             other => panic!("not a violation: {other:?}"),
         }
-    }
-}
-
-/// Tells the dissector bytes. TLS is what it carries, from the byte on where it begins.
-pub(super) fn tell(
-    dissector: &mut Mysql,
-    side: Side,
-    at: Boottime,
-    bytes: &[u8],
-    out: &mut Vec<Observation>,
-) {
-    let before = out.len();
-    dissector.bytes(side, at, bytes, out);
-    if let Some(Observation::Encrypted { rest }) = out[before..].last_mut() {
-        let rest = std::mem::take(rest);
-        tell(dissector, side, at, &bytes[bytes.len() - rest..], out);
     }
 }
 

@@ -2,23 +2,12 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::sample::{Index, select};
+use proptest::sample::select;
 
 use super::script::*;
-use crate::clock::Boottime;
-use crate::protocol::postgres::Postgres;
-use crate::protocol::{Dissector, Limits, Observation, Outcome, Side};
-
-/// A part of a conversation: what both sides say, and the outcomes of the records that it makes.
-#[derive(Clone, Debug)]
-struct Part {
-    said: Vec<(Side, Vec<u8>)>,
-    outcomes: Vec<&'static str>,
-}
-
-fn part(client: Vec<u8>, server: Vec<u8>, outcomes: &[&'static str]) -> Part {
-    Part { said: vec![(Side::Client, client), (Side::Server, server)], outcomes: outcomes.to_vec() }
-}
+use crate::protocol::tests::events::Event;
+use crate::protocol::tests::properties::*;
+use crate::protocol::{Observation, Protocol, Side};
 
 fn any_part() -> impl Strategy<Value = Part> {
     let text = "[ -~]{0,40}";
@@ -90,54 +79,13 @@ fn conversation(parts: &[Part]) -> Script {
     script
 }
 
-/// What happens on a connection, cut and damaged.
-#[derive(Clone, Debug)]
-enum Event {
-    Bytes(Side, Vec<u8>),
-    Hole(Side, u64),
+fn session() -> Vec<Event> {
+    Script::session().said.into_iter().map(Event::from).collect()
 }
 
-fn replay(events: &[Event], limits: Limits, cut: usize) -> Vec<Observation> {
-    let mut dissector = Postgres::new(limits);
-    let mut out = Vec::new();
-    for (index, event) in events.iter().enumerate() {
-        let at = Boottime(index as u64);
-        match event {
-            Event::Bytes(side, bytes) => {
-                bytes.chunks(cut).for_each(|piece| dissector.bytes(*side, at, piece, &mut out));
-            }
-            Event::Hole(side, length) => dissector.gap(*side, at, *length, &mut out),
-        }
-    }
-    dissector.close(Boottime(events.len() as u64), &mut out);
-    out
-}
-
-/// The same whatever the cuts, in order, and no more than what was asked for.
+/// What must hold; the shortest message has five bytes.
 fn check(events: &[Event]) -> Result<(), TestCaseError> {
-    let limits = Limits { max_statement_bytes: 30, parameters: true, columns: true };
-    let whole = replay(events, limits, usize::MAX);
-    prop_assert_eq!(&whole, &replay(events, limits, 1));
-    prop_assert_eq!(&whole, &replay(events, limits, 7));
-    let bytes: usize =
-        events.iter().map(|event| if let Event::Bytes(_, bytes) = event { bytes.len() } else { 0 }).sum();
-    prop_assert!(whole.len() <= bytes / 5 + 2, "{} observations of {bytes} bytes", whole.len());
-    let mut sequence = 0;
-    for observation in &whole {
-        if let Observation::Statement(statement) = observation {
-            sequence += 1;
-            prop_assert_eq!(statement.sequence, sequence);
-            prop_assert!(
-                statement.text.len() <= 30 || matches!(statement.kind, crate::protocol::StatementKind::Admin)
-            );
-            prop_assert!(statement.text_length >= statement.text.len() as u64);
-        }
-    }
-    Ok(())
-}
-
-fn side() -> impl Strategy<Value = Side> {
-    select(vec![Side::Client, Side::Server])
+    in_order(&bounded(Protocol::Postgres, events, 5, 2)?)
 }
 
 proptest! {
@@ -153,43 +101,16 @@ proptest! {
         prop_assert_eq!(&whole, &script.play(LIMITS, |_| 1));
         prop_assert_eq!(&whole, &script.play(LIMITS, |piece| cuts[piece % cuts.len()]));
         let outcomes: Vec<_> = whole.iter().skip(2).map(|observation| match observation {
-            Observation::Statement(statement) => match statement.outcome {
-                Outcome::Completed => "completed",
-                Outcome::Failed(_) => "failed",
-                Outcome::Skipped => "skipped",
-                Outcome::Unknown => "unknown",
-            },
+            Observation::Statement(statement) => outcome(statement),
             _ => "something else",
         }).collect();
         prop_assert_eq!(outcomes, all.into_iter().flat_map(|part| part.outcomes).collect::<Vec<_>>());
     }
 
     #[test]
-    fn damage_is_survived(
-        parts in vec(any_part(), 1..6),
-        damage in vec((any::<Index>(), any::<Index>(), any::<u8>(), 0_u8..3, side(), 1_u64..60), 1..6),
-    ) {
-        let mut events: Vec<_> =
-            conversation(&parts).said.into_iter().map(|(side, bytes)| Event::Bytes(side, bytes)).collect();
-        for (which, place, byte, kind, side, length) in damage {
-            let at = which.index(events.len());
-            if let Event::Bytes(of, bytes) = &mut events[at] {
-                let place = place.index(bytes.len());
-                match kind {
-                    0 => bytes[place] = byte,
-                    1 => {
-                        let after = bytes.split_off(place);
-                        let lost = after.len().min(usize::try_from(length).unwrap());
-                        let (of, rest) = (*of, after[lost..].to_vec());
-                        events.insert(at + 1, Event::Hole(of, lost as u64));
-                        events.insert(at + 2, Event::Bytes(of, rest));
-                    }
-                    _ => events.insert(at, Event::Hole(side, length)),
-                }
-            }
-            events.retain(|event| !matches!(event, Event::Bytes(_, bytes) if bytes.is_empty()));
-        }
-        check(&events)?;
+    fn damage_is_survived(parts in vec(any_part(), 1..6), damage in damage()) {
+        let events = conversation(&parts).said.into_iter().map(Event::from).collect();
+        check(&damaged(events, &damage))?;
     }
 
     #[test]
@@ -197,12 +118,8 @@ proptest! {
         logged_in: bool,
         said in vec((side(), vec(prop_oneof![any::<u8>(), select(b"QPBEDCSHXdcf12345tTnZIsGW\0\0\0\0\x04\x05\x08".to_vec())], 1..60)), 0..20),
     ) {
-        let mut events = Vec::new();
-        if logged_in {
-            events.push(Event::Bytes(Side::Client, startup()));
-            events.push(Event::Bytes(Side::Server, welcome()));
-        }
-        events.extend(said.into_iter().map(|(side, bytes)| Event::Bytes(side, bytes)));
+        let mut events = if logged_in { session() } else { Vec::new() };
+        events.extend(said.into_iter().map(Event::from));
         check(&events)?;
     }
 
@@ -210,7 +127,7 @@ proptest! {
     fn any_messages_are_survived(
         said in vec((side(), select(b"QPBEDCSHXdcfFpRKSZTDCIENA123nstGHWV".to_vec()), vec(select(b"\0\0\0\0s\x01\x02IT".to_vec()), 0..20)), 0..60),
     ) {
-        let mut events = vec![Event::Bytes(Side::Client, startup()), Event::Bytes(Side::Server, welcome())];
+        let mut events = session();
         events.extend(said.into_iter().map(|(side, kind, body)| Event::Bytes(side, message(kind, &body))));
         check(&events)?;
     }

@@ -1,8 +1,7 @@
 //! Builders of messages and a log of both sides, to be played into a dissector.
 
-use crate::clock::Boottime;
-use crate::protocol::postgres::Postgres;
-use crate::protocol::{Dissector, Limits, Observation, Side, Statement};
+use crate::protocol::tests::events::{Daemons, Event, play};
+use crate::protocol::{Limits, Observation, Protocol, Side, Statement};
 
 /// Everything kept.
 pub(super) const LIMITS: Limits = Limits { max_statement_bytes: 1 << 16, parameters: true, columns: true };
@@ -147,21 +146,9 @@ impl Script {
     }
 
     /// Played in pieces as long as `cut` says for the n-th.
-    pub(super) fn play(&self, limits: Limits, mut cut: impl FnMut(usize) -> usize) -> Vec<Observation> {
-        let mut dissector = Postgres::new(limits);
-        let mut out = Vec::new();
-        let mut piece = 0;
-        for (index, (side, bytes)) in self.said.iter().enumerate() {
-            let mut bytes = bytes.as_slice();
-            while !bytes.is_empty() {
-                let (now, later) = bytes.split_at(cut(piece).clamp(1, bytes.len()));
-                dissector.bytes(*side, Boottime(index as u64), now, &mut out);
-                bytes = later;
-                piece += 1;
-            }
-        }
-        dissector.close(Boottime(self.said.len() as u64), &mut out);
-        out
+    pub(super) fn play(&self, limits: Limits, cut: impl FnMut(usize) -> usize) -> Vec<Observation> {
+        let events: Vec<_> = self.said.iter().cloned().map(Event::from).collect();
+        play(Protocol::Postgres, limits, &events, cut, Daemons::One)
     }
 
     /// The records only; nothing else may have come after the log-in.
