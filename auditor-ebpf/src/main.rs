@@ -184,6 +184,13 @@ pub fn evp_kdf_derive(context: ProbeContext) -> u32 {
     0
 }
 
+/// `int EVP_PKEY_derive(EVP_PKEY_CTX *ctx, unsigned char *key, size_t *pkeylen)`, OpenSSL 1.1.
+#[uprobe(sleepable)]
+pub fn evp_pkey_derive(context: ProbeContext) -> u32 {
+    tls::openssl_11_derives(&context);
+    0
+}
+
 /// `int gnutls_hkdf_expand(gnutls_mac_algorithm_t mac, const gnutls_datum_t *key, const gnutls_datum_t *info, void *output, size_t
 /// length)`, GnuTLS 3.6.13.
 #[uprobe(sleepable)]
@@ -219,6 +226,22 @@ pub fn go_master_secret(context: ProbeContext) -> u32 {
 #[uprobe(sleepable)]
 pub fn ssl_log_secret(context: ProbeContext) -> u32 {
     tls::logs_secret(&context);
+    0
+}
+
+/// `fn expander_for_okm(&self, okm: &OkmBlock) -> Box<dyn HkdfExpander>` of `rustls::crypto::tls13::Hkdf`, rustls 0.22. Its answer is two
+/// registers, so no argument is in front of these.
+#[uprobe(sleepable)]
+pub fn rustls_expander(context: ProbeContext) -> u32 {
+    tls::rustls_expands(&context);
+    0
+}
+
+/// `fn for_secret(&self, output: &mut [u8], secret: &[u8], label: &[u8], seed: &[u8])` of `rustls::crypto::tls12::Prf`, rustls 0.22. A slice is
+/// an address and a length.
+#[uprobe(sleepable)]
+pub fn rustls_prf(context: ProbeContext) -> u32 {
+    tls::rustls_prf(&context);
     0
 }
 

@@ -176,6 +176,67 @@ pub(crate) fn openssl_derives(context: &ProbeContext) {
     }
 }
 
+/// `struct evp_pkey_ctx_st` (include/crypto/evp.h of OpenSSL 1.1): the method, whose first field is its number, and the method's own data.
+const METHOD_DATA: u64 = 40;
+/// NID_hkdf and NID_tls1_prf (openssl/obj_mac.h).
+const HKDF: u64 = 1036;
+const TLS1_PRF: u64 = 1021;
+/// `HKDF_PKEY_CTX` (crypto/kdf/hkdf.c): mode, digest, salt and its length, then these.
+const HKDF_KEY: u64 = 32;
+const HKDF_INFO: u64 = 48;
+/// `TLS1_PRF_PKEY_CTX` (crypto/kdf/tls1_prf.c): digest, then these; seeds are one behind the other, in room for so many bytes.
+const PRF_SECRET: u64 = 8;
+const PRF_SEED: u64 = 24;
+const PRF_SEED_ROOM: u64 = 1024;
+/// "key expansion"
+const PRF_LABEL: u64 = 13;
+
+/// `struct evp_kdf_ctx_st` of RHEL 8: methods, then what in other builds of 1.1 the method's data are.
+const KDF_DATA: u64 = 8;
+
+/// EVP_PKEY_derive of OpenSSL 1.1.0 to 1.1.1, which takes everything but the key's place from what was given to its context before. These
+/// structures are the library's own affair. They are the same in all releases of 1.1, of which there will be no more, and in RHEL 8's
+/// one step further away. What is not as expected at every place that is looked at is another derivation, of which nothing is taken.
+pub(crate) fn openssl_11_derives(context: &ProbeContext) {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
+        return;
+    }
+    let Some(derivation) = context.arg::<u64>(0) else { return };
+    let method = half(word(derivation));
+    if method != HKDF && method != TLS1_PRF {
+        return;
+    }
+    let mut state = word(derivation + METHOD_DATA);
+    if derives_key(method, state) == 0 {
+        state = word(state + KDF_DATA);
+        if derives_key(method, state) == 0 {
+            return;
+        }
+    }
+    if method == HKDF {
+        keep(context, cgroup, word(state + HKDF_KEY), word(state + HKDF_KEY + 8), 0, 0);
+    } else {
+        let server = state + PRF_SEED + PRF_LABEL;
+        let client = server + RANDOM_BYTES as u64;
+        keep(context, cgroup, word(state + PRF_SECRET), word(state + PRF_SECRET + 8), client, server);
+    }
+}
+
+/// Whether this is the data of a method that derives a key of a connection. 0: it is not.
+#[inline(never)]
+extern "C" fn derives_key(method: u64, state: u64) -> u64 {
+    let is_key = if method == HKDF {
+        // A HkdfLabel, as for GnuTLS.
+        let info = state + HKDF_INFO;
+        word(info + 2) == text(b"\x09tls13 k") && word(info + 5) == text(b"s13 key\0")
+    } else {
+        let seed = state + PRF_SEED;
+        word(seed) == text(b"key expa") && word(seed + PRF_SEED_ROOM) == PRF_LABEL + 2 * RANDOM_BYTES as u64
+    };
+    u64::from(is_key)
+}
+
 /// gnutls_hkdf_expand. For TLS 1.3, `info` is a HkdfLabel (RFC 8446, section 7.1): length of what is wanted (2 bytes), length of the
 /// label, the label, an empty context.
 pub(crate) fn gnutls_expands(context: &ProbeContext) {
@@ -209,6 +270,45 @@ pub(crate) fn gnutls_prf(context: &ProbeContext) {
     let seed = seventh(context);
     if seed != 0 {
         keep(context, cgroup, master, length, seed + RANDOM_BYTES as u64, seed);
+    }
+}
+
+/// The longest hash in an OkmBlock of rustls has so many bytes.
+const BLOCK: u64 = 64;
+
+/// `Hkdf::expander_for_okm` of rustls, which makes the means to derive keys from a traffic secret. The block is bytes and how many of them are
+/// used, in the order that the compiler has chosen; behind 48 bytes are zeros.
+pub(crate) fn rustls_expands(context: &ProbeContext) {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
+        return;
+    }
+    let Some(block) = context.arg::<u64>(1) else { return };
+    let used = word(block + BLOCK);
+    if used != 0 {
+        keep(context, cgroup, block, used, 0, 0);
+    } else {
+        keep(context, cgroup, block + 8, word(block), 0, 0);
+    }
+}
+
+/// `Prf::for_secret` of rustls: four slices, of which the last is the server's random and the client's, in one.
+pub(crate) fn rustls_prf(context: &ProbeContext) {
+    let cgroup = session::cgroup_of_current();
+    if cgroup == 0 {
+        return;
+    }
+    let (Some(secret), Some(length), Some(label)) =
+        (context.arg::<u64>(3), context.arg::<u64>(4), context.arg::<u64>(5))
+    else {
+        return;
+    };
+    if seventh(context) != PRF_LABEL || word(label) != text(b"key expa") {
+        return;
+    }
+    let seed = eighth(context);
+    if seed != 0 {
+        keep(context, cgroup, secret, length, seed + RANDOM_BYTES as u64, seed);
     }
 }
 
@@ -299,6 +399,17 @@ fn seventh(context: &ProbeContext) -> u64 {
     return word(unsafe { (*context.regs).rsp } + 8);
     #[cfg(not(bpf_target_arch = "x86_64"))]
     context.arg::<u64>(6).unwrap_or(0)
+}
+
+/// The one behind it.
+#[inline(always)]
+#[expect(unexpected_cfgs, reason = "set for this target by `cargo xtask build`, as aya-ebpf wants it")]
+fn eighth(context: &ProbeContext) -> u64 {
+    // SAFETY: the registers are the program's context.
+    #[cfg(bpf_target_arch = "x86_64")]
+    return word(unsafe { (*context.regs).rsp } + 16);
+    #[cfg(not(bpf_target_arch = "x86_64"))]
+    context.arg::<u64>(7).unwrap_or(0)
 }
 
 /// Bits of a secret's number that tell the processor.

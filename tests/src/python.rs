@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -36,6 +37,14 @@ pub fn environment() -> Result<PathBuf> {
 /// There is no cache folder.
 pub fn drivers() -> Result<PathBuf> {
     Ok(place::cache()?.join("python-drivers"))
+}
+
+/// One of its own for a driver that brings OpenSSL 1.1 along, which another release of the same name must not replace.
+///
+/// # Errors
+/// There is no cache folder.
+pub fn openssl_11() -> Result<PathBuf> {
+    Ok(place::cache()?.join("python-openssl-1.1"))
 }
 
 /// The one with clients and servers of HTTP.
@@ -77,6 +86,44 @@ impl Python {
     /// They are not installed.
     pub fn with_drivers(folder: &Path) -> Result<Self> {
         Self::of(&drivers()?, "psycopg", folder)
+    }
+
+    /// The one whose driver brings OpenSSL 1.1 along.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn with_openssl_11(folder: &Path) -> Result<Self> {
+        Self::of(&openssl_11()?, "psycopg2", folder)
+    }
+
+    /// The same, with RHEL 8's build of OpenSSL 1.1 in the place of the driver's own: that of another driver's wheel.
+    ///
+    /// # Errors
+    /// They are not installed.
+    pub fn with_openssl_of_rhel_8(folder: &Path) -> Result<Self> {
+        let python = Self::with_openssl_11(folder)?;
+        let own = python.packages.join("psycopg2_binary.libs");
+        let others = python.packages.join("pymssql.libs");
+        for entry in fs::read_dir(&others).with_context(|| format!("no {}", others.display()))? {
+            let entry = entry?;
+            let name = entry.file_name();
+            fs::copy(entry.path(), own.join(&name))?;
+            let name = name.to_string_lossy();
+            let Some(library) =
+                ["libssl-", "libcrypto-"].into_iter().find(|library| name.starts_with(library))
+            else {
+                continue;
+            };
+            // The file is one whatever it is called, so the driver's libpq and this libssl have one libcrypto.
+            let replaced = fs::read_dir(&own)?.flatten().map(|entry| entry.file_name());
+            let replaced =
+                replaced.filter(|old| old.to_string_lossy().starts_with(library) && **old != *name);
+            for old in replaced.collect::<Vec<_>>() {
+                fs::remove_file(own.join(&old))?;
+                symlink(&*name, own.join(&old))?;
+            }
+        }
+        Ok(python)
     }
 
     /// The same with what speaks HTTP.

@@ -26,6 +26,9 @@ const DRIVERS: [&str; 5] = [
     "SQLAlchemy==2.1.9",
     "tlslite-ng==0.8.2",
 ];
+/// A driver whose wheel has OpenSSL 1.1 in it, and another whose wheel has that of RHEL 8. There are wheels of these releases for Python
+/// up to 3.11.
+const OPENSSL_11: [&str; 2] = ["psycopg2-binary==2.9.5", "pymssql==2.3.1"];
 /// Clients and servers of HTTP.
 const HTTP_PACKAGES: [&str; 2] = ["httpx[http2]==0.28.1", "grpcio==1.85.1"];
 /// Drivers for MySQL's protocol.
@@ -40,6 +43,7 @@ pub(crate) fn setup() -> Result<()> {
     servers()?;
     python_packages(&python::environment()?, &PYTHON_PACKAGES)?;
     python_packages(&python::drivers()?, &DRIVERS)?;
+    python_packages(&python::openssl_11()?, &OPENSSL_11)?;
     python_packages(&python::http()?, &HTTP_PACKAGES)?;
     python_packages(&python::redis()?, &["redis==8.1.0"])?;
     python_packages(&python::mysql_drivers()?, &MYSQL_DRIVERS)?;

@@ -4,8 +4,9 @@
 //! must be probed. It runs before everything that is not real-time. A file that has something to probe and is not probed yet, and
 //! one that takes long to look through, has the session's cgroup frozen until the probe is in; how long that was is told.
 //!
-//! A file is looked through once, and told by what it is now (device, inode, size, times), never by its name: a library that is
-//! replaced or written to is another file. The libraries that the host's dynamic linker knows are probed at the start, so that the first
+//! A file is looked through once, whoever maps it, and told by what it is now (device, inode, size, times), never by its name: a library that
+//! is replaced or written to is another file. Its owner can set the time when it was written, but not the one when its inode
+//! changed, so that one counts as well. The libraries that the host's dynamic linker knows are probed at the start, so that the first
 //! agent finds them probed.
 //!
 //! Files are opened through /proc/PID/map_files, which leads to what is mapped: in containers, under other roots, and when it was deleted.
@@ -62,6 +63,8 @@ const MOST_NAMING: usize = 16;
 const MOST_OTHERS: usize = 64;
 /// Files that are being looked through, of which a session may have as many as are still left.
 const MOST_ASKED: usize = 4096;
+/// How often a mapping may be cut while it is looked at.
+const MOST_CUTS: usize = 8;
 /// Descriptors that are ever needed.
 const MOST_DESCRIPTORS: u64 = 16384;
 /// Discoveries that wait to be taken.
@@ -138,8 +141,8 @@ impl Libraries {
             naming: Arc::new(AtomicUsize::new(0)),
         };
         // Agents begin as `auditor run`, which says nothing under TLS.
-        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| number(&file)) {
-            watch.known.nothing(own);
+        if let Ok(own) = File::open("/proc/self/exe").and_then(|file| Identity::of(&file)) {
+            watch.known.nothing(0, own.number, None);
         }
         // What the most probable libraries are for is known before any agent begins.
         let (first, rest): (Vec<_>, Vec<_>) =
@@ -292,14 +295,15 @@ impl Watch {
 
     /// Takes over what was learnt of a file of the host's.
     fn take_seen(&mut self, seen: Seen) {
-        let Seen { library, inode, file, path, is_probed, name, error } = seen;
+        let Seen { identity, file, path, is_probed, name, error } = seen;
+        let library = identity.number;
         if !self.known.is_new(0, library) && !self.known.is_unknown(0, library) {
             return;
         }
         if is_probed {
-            self.probed(0, library, inode, file);
+            self.probed(0, identity, file);
         } else {
-            self.known.nothing(library);
+            self.known.nothing(0, library, None);
         }
         if is_probed || error.is_some() {
             let _ = self.found.try_send(Found { library, path, name, by: None, pause: None, error });
@@ -318,22 +322,25 @@ impl Watch {
     fn look_at(&mut self, process: u32) {
         // Gone, or a thread, whose process is looked at too.
         let Ok(maps) = fs::read_to_string(format!("/proc/{process}/maps")) else { return };
-        for mapping in maps.lines().filter_map(|line| executable(process, line)) {
+        for mapping in maps.lines().filter_map(|line| Mapping::listed(process, line)) {
             self.mapped(mapping);
         }
     }
 
     fn mapped(&mut self, mapping: Mapping) {
         let Ok(Some(member)) = self.members.get(mapping.process) else { return };
-        let Mapping { process, start, end, device } = mapping;
-        let place = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
+        let Mapping { process, device, .. } = mapping;
         // The process is gone, or has mapped something else there, which is told too.
-        let Ok(library) = number_at(&place) else { return };
+        let Ok((place, library)) = reach(&mapping, number_at) else { return };
+        let by = Some((member.session, process));
+        if let Some(error) = self.known.unreadable(member.session, library).map(str::to_owned) {
+            self.refuse(library, fs::read_link(&place).unwrap_or_default(), by, None, error);
+            return;
+        }
         let is_new = self.known.is_new(member.session, library);
         if !is_new && !self.known.is_unknown(member.session, library) {
             return;
         }
-        let by = Some((member.session, process));
         let whom = (!self.slow.contains(&member.session)).then_some((member.cgroup, process));
         // Somebody looks through it already, for this session or for another one, which then stands still with that one.
         let is_it = |asked: &&mut Asked| {
@@ -364,16 +371,16 @@ impl Watch {
         self.last += 1;
         let hold = Arc::new(Hold::new(&self.hierarchy, &self.notes, self.last, whom));
         let asked = Asked { library, path, by, aim, is_late: false, hold, others: Vec::new() };
-        self.examine(place, asked);
+        self.examine(mapping, asked);
     }
 
     /// Has a file looked through by its session's examiner.
-    fn examine(&mut self, place: PathBuf, asked: Asked) {
+    fn examine(&mut self, mapping: Mapping, asked: Asked) {
         let session = asked.session();
         let waiting = self.asked.values().filter(|asked| asked.session() == session).count();
         let is_admitted = waiting < MOST_ASKED.saturating_sub(self.asked.len());
         let (uprobes, answers, wake) = (&self.uprobes, &self.answers, &self.wake);
-        let job = Job { id: self.last, place, hold: Arc::clone(&asked.hold), aim: asked.aim };
+        let job = Job { id: self.last, mapping, hold: Arc::clone(&asked.hold), aim: asked.aim };
         if is_admitted
             && let Some(examiner) = self
                 .examiners
@@ -425,7 +432,7 @@ impl Watch {
             self.spare = self.examiners.remove(&session).or(self.spare.take());
         }
         let Examined { outcome, pause, .. } = examined;
-        let Outcome { file, library, inode, points, name, error } = match outcome {
+        let Outcome { file, identity, points, name, error, is_unreadable } = match outcome {
             Ok(outcome) => outcome,
             // The process is gone, or has unmapped it; whoever else has mapped it may not have.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -440,10 +447,14 @@ impl Watch {
                 return;
             }
         };
+        let library = identity.number;
         if let Some(error) = error {
+            if is_unreadable {
+                self.known.nothing(session, library, Some(error.clone()));
+            }
             self.refuse(library, path, by, pause, error);
         } else if points.is_empty() {
-            self.known.nothing(library);
+            self.known.nothing(session, library, None);
             if pause.is_some() {
                 let found = Found { library, path, name: None, by, pause, error: None };
                 let _ = self.found.try_send(found);
@@ -453,7 +464,7 @@ impl Watch {
             self.refuse(library, path, by, pause, error);
         } else {
             let copy = file.try_clone();
-            self.probed(session, library, inode, file);
+            self.probed(session, identity, file);
             // Whoever takes them is behind: that a library was found is not said, that it is probed stays true.
             let found = Found { library, path, name, by, pause, error: None };
             match copy {
@@ -477,8 +488,8 @@ impl Watch {
     }
 
     /// A file is probed from now on; under its number of before it was written to, no more.
-    fn probed(&mut self, session: u64, library: u64, inode: (u64, u64), file: File) {
-        if let Some(earlier) = self.known.probed(session, library, inode, file)
+    fn probed(&mut self, session: u64, identity: Identity, file: File) {
+        if let Some(earlier) = self.known.probed(session, identity, file)
             && let Err(error) = self.uprobes.detach(earlier)
         {
             tracing::warn!(%error, "a probe stays in a file that has changed");
@@ -512,7 +523,10 @@ impl Watch {
         let known = &self.known;
         let mut gone: Vec<u64> = known
             .files()
-            .filter(|(library, file)| number(file).ok() != Some(*library))
+            // Another name or none, or other rights: whoever has mapped it executes what he did before.
+            .filter(|(library, file)| {
+                !Identity::of(file).is_ok_and(|now| known.has_content(*library, now.content))
+            })
             .map(|(library, _)| library)
             .collect();
         if let Some(search) = &self.search
@@ -560,8 +574,7 @@ fn unused(mut files: Vec<(u64, u64)>) -> Vec<u64> {
 
 /// A file of the host's that was looked through, and is probed where there is something to probe.
 struct Seen {
-    library: u64,
-    inode: (u64, u64),
+    identity: Identity,
     file: File,
     path: PathBuf,
     is_probed: bool,
@@ -572,17 +585,18 @@ struct Seen {
 /// Looks through a file of the host's, and probes it. `None`: it is not there.
 fn see_file(uprobes: &Uprobes, path: &Path) -> Option<Seen> {
     let file = File::open(path).ok()?;
-    let (library, inode) = identity(&file).ok()?;
+    let identity = Identity::of(&file).ok()?;
     let (probes, error) = match library::inspect(&file) {
         Ok(probes) => {
-            let attached = if probes.is_empty() { Ok(()) } else { uprobes.attach(&file, library, &probes) };
+            let attached =
+                if probes.is_empty() { Ok(()) } else { uprobes.attach(&file, identity.number, &probes) };
             (probes, attached.err().map(|error| error.to_string()))
         }
         Err(unreadable) => (Vec::new(), Some(unreadable.to_string())),
     };
     let name = library::name(&file, &points_of(&probes));
     let is_probed = !probes.is_empty() && error.is_none();
-    Some(Seen { library, inode, file, path: path.to_owned(), is_probed, name, error })
+    Some(Seen { identity, file, path: path.to_owned(), is_probed, name, error })
 }
 
 /// Whether a library has a name that TLS libraries have. For an order only: what it is, its contents say.
@@ -607,52 +621,71 @@ fn points_of(probes: &[Probe]) -> Vec<Point> {
     points.into_iter().collect()
 }
 
-/// A line of /proc/PID/maps (proc(5)), if it is code of a file: `start-end perms offset device inode path`.
-fn executable(process: u32, line: &str) -> Option<Mapping> {
-    let mut fields = line.split_ascii_whitespace();
-    let (start, end) = fields.next()?.split_once('-')?;
-    let is_code = fields.next()?.contains('x');
-    let (major, minor) = fields.nth(1)?.split_once(':')?;
-    let inode = fields.next()?;
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    let part = |text| u32::from_str_radix(text, 16).ok();
-    (is_code && inode != "0").then_some(())?;
-    let device = (part(major)?, part(minor)?);
-    Some(Mapping { process, start: number(start)?, end: number(end)?, device })
+/// Does something with the file that is mapped, by the path that leads to it. What was told may be cut already when it is looked at: then with what
+/// is left of it.
+fn reach<T>(mapping: &Mapping, with: impl Fn(&Path) -> io::Result<T>) -> io::Result<(PathBuf, T)> {
+    let mut now = *mapping;
+    for _ in 0..MOST_CUTS {
+        let Mapping { process, start, end, .. } = now;
+        let place = PathBuf::from(format!("/proc/{process}/map_files/{start:x}-{end:x}"));
+        match with(&place) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            done => return done.map(|done| (place, done)),
+        }
+        match mapping.now() {
+            Some(left) if left != now => now = left,
+            _ => break,
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
-/// The number of a file, as it is now. One that is replaced or written to has another.
-fn number(file: &File) -> io::Result<u64> {
-    status(file.as_raw_fd(), c"").map(|status| number_of(&status))
+/// Which file it is, and whether it is still what it was.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Identity {
+    /// Of the file as it is now. One that is replaced, written to or changed in any way has another.
+    number: u64,
+    /// Device and inode.
+    inode: (u64, u64),
+    /// The same as the number as long as nobody writes to the file, also where it loses its name. Its owner can forge it.
+    content: u64,
 }
 
-/// The same of what a path leads to, without opening it.
+impl Identity {
+    fn of(file: &File) -> io::Result<Self> {
+        status(file.as_raw_fd(), c"").map(|status| Self::told_by(&status))
+    }
+
+    fn told_by(status: &libc::statx) -> Self {
+        let (device, inode) = (device_of(status), status.stx_ino);
+        let content = [device, inode, status.stx_size, seconds(status.stx_mtime), parts(status.stx_mtime)];
+        let changed = [seconds(status.stx_ctime), parts(status.stx_ctime)];
+        let number = content.iter().chain(&changed).copied();
+        Self { number: digest(number), inode: (device, inode), content: digest(content.into_iter()) }
+    }
+}
+
+/// The number of what a path leads to, without opening it.
 fn number_at(place: &Path) -> io::Result<u64> {
     let place = CString::new(place.as_os_str().as_bytes())?;
-    status(libc::AT_FDCWD, &place).map(|status| number_of(&status))
+    status(libc::AT_FDCWD, &place).map(|status| Identity::told_by(&status).number)
 }
 
-/// The number of a file, and its device and inode.
-fn identity(file: &File) -> io::Result<(u64, (u64, u64))> {
-    let status = status(file.as_raw_fd(), c"")?;
-    Ok((number_of(&status), (device_of(&status), status.stx_ino)))
+fn seconds(time: libc::statx_timestamp) -> u64 {
+    time.tv_sec.cast_unsigned()
+}
+
+fn parts(time: libc::statx_timestamp) -> u64 {
+    time.tv_nsec.into()
 }
 
 fn device_of(status: &libc::statx) -> u64 {
     u64::from(status.stx_dev_major) << 32 | u64::from(status.stx_dev_minor)
 }
 
-fn number_of(status: &libc::statx) -> u64 {
-    let modified = status.stx_mtime;
-    let numbers = [
-        device_of(status),
-        status.stx_ino,
-        status.stx_size,
-        modified.tv_sec.cast_unsigned(),
-        u64::from(modified.tv_nsec),
-    ];
+fn digest(numbers: impl Iterator<Item = u64>) -> u64 {
     let mut digest = Sha256::new();
-    numbers.iter().for_each(|number| digest.update(number.to_le_bytes()));
+    numbers.for_each(|number| digest.update(number.to_le_bytes()));
     let mut first = [0; 8];
     first.copy_from_slice(&digest.finalize()[..8]);
     u64::from_le_bytes(first)
@@ -675,19 +708,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn code_of_files_is_found_among_the_mappings() {
-        let line = "7f3fcd177000-7f3fcd19d000 r-xp 00001000 fe:00 325843    /usr/lib/ld (deleted)";
-        let mapping =
-            Mapping { process: 3, start: 0x7f3f_cd17_7000, end: 0x7f3f_cd19_d000, device: (0xfe, 0) };
-        assert_eq!(executable(3, line), Some(mapping));
-        for other in [
-            "7f3fcd177000-7f3fcd19d000 r--p 00001000 fe:00 325843 /usr/lib/ld",
-            "7f3fcd177000-7f3fcd19d000 r-xp 00000000 00:00 0 [vdso]",
-            "7f3fcd177000-7f3fcd19d000",
-            "",
-        ] {
-            assert_eq!(executable(3, other), None, "{other}");
-        }
+    fn a_mapping_that_is_cut_leads_to_its_file() {
+        let file = File::open("/proc/self/exe").unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let code = maps.lines().find_map(|line| Mapping::listed(std::process::id(), line)).unwrap();
+        assert_eq!(code.now(), Some(code));
+        // As it was told before other segments were mapped over its end.
+        let told = Mapping { end: code.end + (1 << 20), ..code };
+        let (_, number) = reach(&told, number_at).unwrap();
+        assert_eq!(number, Identity::of(&file).unwrap().number);
+        let nowhere = Mapping { start: 4096, end: 8192, ..code };
+        assert_eq!(nowhere.now(), None);
+        assert_eq!(reach(&nowhere, number_at).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
@@ -696,9 +728,37 @@ mod tests {
         let path = directory.path().join("file");
         fs::write(&path, "one").unwrap();
         let file = File::open(&path).unwrap();
-        let before = number(&file).unwrap();
-        assert_eq!(number(&file).unwrap(), before);
+        let before = Identity::of(&file).unwrap();
+        assert_eq!(Identity::of(&file).unwrap(), before);
+        assert_eq!(number_at(&path).unwrap(), before.number);
         fs::write(&path, "longer").unwrap();
-        assert_ne!(number(&file).unwrap(), before);
+        let now = Identity::of(&file).unwrap();
+        assert!(now.number != before.number && now.content != before.content && now.inode == before.inode);
+    }
+
+    #[test]
+    fn a_time_that_is_forged_does_not_hide_that_a_file_was_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "nothing").unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        let (before, written) = (Identity::of(&file).unwrap(), file.metadata().unwrap().modified().unwrap());
+        // The clock of files has steps of some milliseconds.
+        while number_at(&path).unwrap() == before.number {
+            fs::write(&path, "library").unwrap();
+            file.set_modified(written).unwrap();
+        }
+        assert_eq!(Identity::of(&file).unwrap().content, before.content);
+    }
+
+    #[test]
+    fn a_file_that_loses_its_name_keeps_its_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, "library").unwrap();
+        let file = File::open(&path).unwrap();
+        let before = Identity::of(&file).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert_eq!(Identity::of(&file).unwrap().content, before.content);
     }
 }

@@ -7,9 +7,9 @@
 //! A ring that was too full says so; what it lost is then looked for in /proc.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +69,76 @@ pub struct Mapping {
     pub end: u64,
     /// Device of the file system that the file is on, as /proc/PID/mountinfo has it.
     pub device: (u32, u32),
+}
+
+/// `struct procmap_query` (linux/fs.h, Linux 6.11).
+#[repr(C)]
+#[derive(Default)]
+struct MapQuery {
+    size: u64,
+    flags: u64,
+    address: u64,
+    start: u64,
+    end: u64,
+    vma_flags: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    major: u32,
+    minor: u32,
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+/// `_IOWR('f', 17, struct procmap_query)`
+const PROCMAP_QUERY: libc::c_ulong =
+    3 << 30 | (size_of::<MapQuery>() as libc::c_ulong) << 16 | 0x66 << 8 | 17;
+/// Executable, covering the address or the next behind it, of a file.
+const CODE_FROM_HERE: u64 = 0x04 | 0x10 | 0x20;
+/// How much of /proc/PID/maps is read where the kernel cannot be asked: some thousand lines.
+const MOST_LISTED: u64 = 512 << 10;
+
+impl Mapping {
+    /// What is left of it: the first code of a file within its range, as it is mapped now. The dynamic linker maps a library whose first
+    /// segment is code as a whole, and then other segments over its end.
+    pub fn now(&self) -> Option<Self> {
+        let maps = fs::File::open(format!("/proc/{}/maps", self.process)).ok()?;
+        let mut query = MapQuery {
+            size: size_of::<MapQuery>() as u64,
+            flags: CODE_FROM_HERE,
+            address: self.start,
+            ..MapQuery::default()
+        };
+        // SAFETY: the structure has the size that it tells, outlives the call, and asks for no text.
+        let answered = unsafe { libc::ioctl(maps.as_raw_fd(), PROCMAP_QUERY, &raw mut query) } == 0;
+        let found = if answered {
+            Self { start: query.start, end: query.end, device: (query.major, query.minor), ..*self }
+        } else if io::Error::last_os_error().raw_os_error() == Some(libc::ENOTTY) {
+            let mut listed = String::new();
+            maps.take(MOST_LISTED).read_to_string(&mut listed).ok()?;
+            let mut found = listed.lines().filter_map(|line| Self::listed(self.process, line));
+            found.find(|mapping| mapping.end > self.start)?
+        } else {
+            return None;
+        };
+        (found.start < self.end).then_some(found)
+    }
+
+    /// A line of /proc/PID/maps (proc(5)), if it is code of a file: `start-end perms offset device inode path`.
+    pub fn listed(process: u32, line: &str) -> Option<Self> {
+        let mut fields = line.split_ascii_whitespace();
+        let (start, end) = fields.next()?.split_once('-')?;
+        let is_code = fields.next()?.contains('x');
+        let (major, minor) = fields.nth(1)?.split_once(':')?;
+        let inode = fields.next()?;
+        let number = |text| u64::from_str_radix(text, 16).ok();
+        let part = |text| u32::from_str_radix(text, 16).ok();
+        (is_code && inode != "0").then_some(())?;
+        let device = (part(major)?, part(minor)?);
+        Some(Self { process, start: number(start)?, end: number(end)?, device })
+    }
 }
 
 /// What a ring says.
@@ -259,6 +329,22 @@ fn said(record: &[u8]) -> Option<Said> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_of_files_is_found_among_the_mappings() {
+        let line = "7f3fcd177000-7f3fcd19d000 r-xp 00001000 fe:00 325843    /usr/lib/ld (deleted)";
+        let mapping =
+            Mapping { process: 3, start: 0x7f3f_cd17_7000, end: 0x7f3f_cd19_d000, device: (0xfe, 0) };
+        assert_eq!(Mapping::listed(3, line), Some(mapping));
+        for other in [
+            "7f3fcd177000-7f3fcd19d000 r--p 00001000 fe:00 325843 /usr/lib/ld",
+            "7f3fcd177000-7f3fcd19d000 r-xp 00000000 00:00 0 [vdso]",
+            "7f3fcd177000-7f3fcd19d000",
+            "",
+        ] {
+            assert_eq!(Mapping::listed(3, other), None, "{other}");
+        }
+    }
 
     #[test]
     fn processors_are_listed() {

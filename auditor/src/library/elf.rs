@@ -24,6 +24,8 @@ const MOST_SCANNED: u64 = 512 << 20;
 const PIECE: usize = 1 << 20;
 /// Places where a name may stand among all names.
 const MOST_PLACES: usize = 16;
+/// How far before a method's name a mangled name may begin.
+const LONGEST_MANGLED: usize = 1024;
 /// What this host runs.
 const MACHINE: u16 = if cfg!(target_arch = "aarch64") { EM_AARCH64 } else { EM_X86_64 };
 
@@ -49,6 +51,13 @@ pub enum Unreadable {
     /// Something that must be there is not.
     #[error("{0}")]
     Malformed(&'static str),
+}
+
+impl Unreadable {
+    /// Whether it is so as long as nobody writes to the file; not where a read failed, which may not fail again.
+    pub fn lasts(&self) -> bool {
+        !matches!(self, Self::Read { error, .. } if error.kind() != io::ErrorKind::UnexpectedEof)
+    }
 }
 
 /// A file that was recognised.
@@ -96,12 +105,13 @@ impl<'a> Elf<'a> {
         })
     }
 
-    /// Shows the addresses of functions with one of the wanted names, by their number among these; first of those that are exported.
+    /// Shows the addresses of functions with one of the wanted names, by their number among these; first of those that are exported. A name
+    /// that is wanted within a crate is a method's, as it is in the mangled name of its implementation.
     ///
     /// Names are looked for as a whole, and symbols then compared by where their names begin: a program has tens of thousands.
     pub(super) fn functions<const N: usize>(
         &self,
-        wanted: [&[u8]; N],
+        wanted: [(&[u8], Option<&[u8]>); N],
         mut on: impl FnMut(usize, u64),
     ) -> Result<(), Unreadable> {
         for kind in [SHT_DYNSYM, SHT_SYMTAB] {
@@ -115,9 +125,14 @@ impl<'a> Elf<'a> {
                 let places: Vec<(usize, usize)> = wanted
                     .iter()
                     .enumerate()
-                    .flat_map(|(index, name)| {
+                    .flat_map(|(index, (name, within))| {
                         // One name may be the end of another; its symbols begin further behind.
-                        memchr::memmem::find_iter(&names, name).take(MOST_PLACES).map(move |at| (at, index))
+                        let found = memchr::memmem::find_iter(&names, name).take(MOST_PLACES);
+                        let begins = |at| match within {
+                            Some(crate_name) => mangled(&names, at, name, crate_name),
+                            None => Some(at),
+                        };
+                        found.filter_map(begins).map(|at| (at, index)).collect::<Vec<_>>()
                     })
                     .collect();
                 if places.is_empty() {
@@ -248,6 +263,17 @@ impl<'a> Elf<'a> {
     }
 }
 
+/// Where the mangled name begins that a method's name is in at a place, if it is the method's own (a closure's has more behind) and names
+/// the crate: `_ZN…rustls…10for_secret17h0123456789abcdefE` (rustc's legacy mangling) or `_RN…6rustls…10for_secret` (its v0).
+fn mangled(names: &[u8], at: usize, method: &[u8], crate_name: &[u8]) -> Option<usize> {
+    let before = &names[at.saturating_sub(LONGEST_MANGLED)..at];
+    let begins = at - before.len() + memchr::memrchr(0, before).map_or(0, |zero| zero + 1);
+    let behind = &names[at + method.len()..];
+    let is_own = behind.starts_with(b"17h") || matches!(behind.first(), Some(0 | b'.'));
+    let is_within = memchr::memmem::find(&names[begins..at], crate_name).is_some();
+    (is_own && is_within).then_some(begins)
+}
+
 /// Bytes of the instructions at a function's beginning that save registers and make room on the stack.
 fn saved_registers(code: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -299,4 +325,23 @@ fn read(file: &File, what: &'static str, offset: u64, length: u64) -> Result<Vec
     let mut bytes = vec![0; length as usize];
     file.read_exact_at(&mut bytes, offset).map_err(failed)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_method_is_told_by_its_name_and_its_crate() {
+        let legacy = "_ZN82_$LT$rustls..crypto..tls12..PrfUsingHmac$u20$as$u20$rustls..crypto..tls12..Prf$GT$10for_secret17h050394fd0f30d3f0E";
+        let v0 = "_RNvXs_NtNtCs1_6rustls6crypto5tls12NtB4_12PrfUsingHmacNtB4_3Prf10for_secret";
+        let closure = "_ZN6rustls10for_secret28_$u7b$$u7b$closure$u7d$$u7d$17h050394fd0f30d3f0E";
+        let other = "_ZN5other10for_secret17h050394fd0f30d3f0E";
+        let names = format!("\0first\0{legacy}\0{v0}\0{closure}\0{other}\0");
+        let found: Vec<usize> = memchr::memmem::find_iter(names.as_bytes(), "10for_secret")
+            .filter_map(|at| mangled(names.as_bytes(), at, b"10for_secret", b"rustls"))
+            .collect();
+        assert_eq!(found, [names.find(legacy).unwrap(), names.find(v0).unwrap()]);
+        assert_eq!(mangled(b"rustls10for_secret", 6, b"10for_secret", b"rustls"), None);
+    }
 }

@@ -1,7 +1,7 @@
-//! Libraries that are compiled into a program without symbols, and still have a function for key logs (SSLKEYLOGFILE): BoringSSL, OpenSSL
-//! 1.1 and what comes of them.
+//! Libraries that are compiled into a program without symbols, and still have a function for key logs (SSLKEYLOGFILE): BoringSSL and what
+//! comes of it.
 //!
-//! All of them call `ssl_log_secret(ssl, label, secret, length)` with each secret before they use it, whether anybody wants a log or not.
+//! They call `ssl_log_secret(ssl, label, secret, length)` with each secret before they use it, whether anybody wants a log or not.
 //! The labels are texts that the key log's format names (draft-ietf-tls-keylogfile), so they are in the file as they are. The function is
 //! what is called next after the address of a label was put into the second argument's register, if at least two different labels say
 //! the same. A compiler that puts the function's code into its callers leaves nothing to find. x86-64 only.

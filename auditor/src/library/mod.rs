@@ -1,7 +1,8 @@
 //! What a file with code has to offer to probes: which TLS library is in it, and where in the file its functions begin.
 //!
 //! A library is told by what it exports, never by its name: `libcrypto.so.3`, a copy within a Python wheel under a name made of
-//! hash digits, and node's own program all export `EVP_KDF_derive`, and all are found the same way.
+//! hash digits, and node's own program all export `EVP_KDF_derive`, and all are found the same way. What is compiled into a program
+//! (rustls) is told by the program's own symbols, where it has any.
 //!
 //! The file is read, not mapped, because whoever owns it may cut it short at any time. Nothing in it is believed: offsets and
 //! lengths are checked, what is read has a bound, and what makes no sense is an [`Unreadable`], never a panic. A file that lies about its
@@ -32,25 +33,34 @@ pub enum Point {
     GoTrafficKey,
     /// Go, TLS 1.2: keysFromMasterSecret.
     GoMasterSecret,
-    /// BoringSSL and OpenSSL 1.1: ssl_log_secret (`keylog`).
+    /// BoringSSL and what comes of it: ssl_log_secret (`keylog`).
     LogsSecret,
+    /// OpenSSL 1.1: EVP_PKEY_derive. Others have a function of that name, too: see [`OPENSSL_11`].
+    OpensslDerivesKey,
+    /// rustls, TLS 1.3: `Hkdf::expander_for_okm` of whichever provider.
+    RustlsExpands,
+    /// rustls, TLS 1.2: `Prf::for_secret`.
+    RustlsPrf,
 }
 
 impl Point {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::OpensslDerives,
         Self::GnutlsExpands,
         Self::GnutlsPrf,
         Self::GoTrafficKey,
         Self::GoMasterSecret,
         Self::LogsSecret,
+        Self::OpensslDerivesKey,
+        Self::RustlsExpands,
+        Self::RustlsPrf,
     ];
 
     /// Those of Go.
     const GO: [Self; 2] = [Self::GoTrafficKey, Self::GoMasterSecret];
 
-    /// The symbol that tells it, with the NUL behind it.
+    /// The symbol that tells it, with the NUL behind it; or a method of a crate that mangles names ([`Self::within`]).
     const fn symbol(self) -> &'static [u8] {
         match self {
             Self::OpensslDerives => b"EVP_KDF_derive\0",
@@ -59,6 +69,17 @@ impl Point {
             Self::GoTrafficKey => b"crypto/tls.(*cipherSuiteTLS13).trafficKey\0",
             Self::GoMasterSecret => b"crypto/tls.keysFromMasterSecret\0",
             Self::LogsSecret => b"ssl_log_secret\0",
+            Self::OpensslDerivesKey => b"EVP_PKEY_derive\0",
+            Self::RustlsExpands => b"16expander_for_okm",
+            Self::RustlsPrf => b"10for_secret",
+        }
+    }
+
+    /// The crate that the symbol is a method of.
+    const fn within(self) -> Option<&'static [u8]> {
+        match self {
+            Self::RustlsExpands | Self::RustlsPrf => Some(b"rustls"),
+            _ => None,
         }
     }
 
@@ -71,19 +92,28 @@ impl Point {
             Self::GoTrafficKey => "go_traffic_key",
             Self::GoMasterSecret => "go_master_secret",
             Self::LogsSecret => "ssl_log_secret",
+            Self::OpensslDerivesKey => "evp_pkey_derive",
+            Self::RustlsExpands => "rustls_expander",
+            Self::RustlsPrf => "rustls_prf",
         }
     }
 
     /// The library, as its users call it.
     pub const fn library(self) -> &'static str {
         match self {
-            Self::OpensslDerives => "OpenSSL",
+            Self::OpensslDerives | Self::OpensslDerivesKey => "OpenSSL",
             Self::GnutlsExpands | Self::GnutlsPrf => "GnuTLS",
             Self::GoTrafficKey | Self::GoMasterSecret => "Go crypto/tls",
             Self::LogsSecret => "BoringSSL",
+            Self::RustlsExpands | Self::RustlsPrf => "rustls",
         }
     }
 }
+
+/// A function that OpenSSL has from 1.1.0 on, and its key derivations with it; neither earlier releases nor LibreSSL or BoringSSL.
+const OPENSSL_11: &[u8] = b"EVP_PKEY_CTX_str2ctrl\0";
+/// One that it has from 3.0 on. RHEL 8's OpenSSL 1.1 has another EVP_KDF_derive, by which libssl derives nothing.
+const OPENSSL_3: &[u8] = b"EVP_KDF_fetch\0";
 
 /// Probes in one file: a function may be there more than once, but not many times.
 const MOST_PROBES: usize = 32;
@@ -124,8 +154,16 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
             probes.push(probe);
         }
     };
-    elf.functions(Point::ALL.map(Point::symbol), |index, address| {
-        let point = Point::ALL[index];
+    let (mut is_openssl_11, mut is_openssl_3) = (false, false);
+    let mut wanted = [(OPENSSL_3, None); Point::ALL.len() + 2];
+    wanted.iter_mut().zip(Point::ALL).for_each(|(name, point)| *name = (point.symbol(), point.within()));
+    wanted[Point::ALL.len()] = (OPENSSL_11, None);
+    elf.functions(wanted, |index, address| {
+        let Some(point) = Point::ALL.get(index).copied() else {
+            is_openssl_11 |= index == Point::ALL.len();
+            is_openssl_3 |= index > Point::ALL.len();
+            return;
+        };
         add(point, address);
         // GnuTLS itself calls what the function that it exports is a shell of.
         if point == Point::GnutlsExpands
@@ -141,6 +179,9 @@ pub fn inspect(file: &File) -> Result<Vec<Probe>, Unreadable> {
         })?;
         probes.truncate(MOST_PROBES);
     }
+    // OpenSSL 3 has the function of its predecessor as well, and does not derive the keys of connections by it.
+    let other = if is_openssl_11 && !is_openssl_3 { Point::OpensslDerives } else { Point::OpensslDerivesKey };
+    probes.retain(|probe| probe.point != other);
     // Whoever has another one would tell of each secret twice.
     if probes.iter().any(|probe| probe.point != Point::LogsSecret) {
         probes.retain(|probe| probe.point != Point::LogsSecret);

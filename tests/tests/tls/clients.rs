@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use auditor_tests::certificates::{Key, SERVER};
 use auditor_tests::clients;
-use auditor_tests::python::Python;
+use auditor_tests::python::{self, Python};
 use auditor_tests::tls::{Expected, Scene, agreed, with_variables};
 
 use crate::{openssl_in, system_openssl, words};
@@ -44,8 +45,20 @@ fn python(
     statements: u32,
     tag: &str,
 ) -> Vec<OsString> {
+    let python = Python::with_drivers(scene.daemon.home().folder()).unwrap();
+    words_of(scene, &python, driver, way, (connections, statements), tag)
+}
+
+/// The same with this interpreter and what it has.
+fn words_of(
+    scene: &Scene,
+    python: &Python,
+    driver: &str,
+    way: &str,
+    (connections, statements): (u32, u32),
+    tag: &str,
+) -> Vec<OsString> {
     let folder = scene.daemon.home().folder();
-    let python = Python::with_drivers(folder).unwrap();
     let script = clients::write(folder, "tls_client.py", clients::TLS).unwrap();
     let (port, authority) = (scene.server.postgres.port().to_string(), scene.server.certificates.authority());
     let (connections, statements) = (connections.to_string(), statements.to_string());
@@ -55,8 +68,11 @@ fn python(
 
 /// The OpenSSL in a wheel.
 fn in_wheel(wheel: &str) -> String {
-    let library = auditor_tests::python::drivers().unwrap().join("lib");
-    let interpreter = fs::read_dir(library).unwrap().next().unwrap().unwrap().path();
+    in_wheel_of(&python::drivers().unwrap(), wheel)
+}
+
+fn in_wheel_of(environment: &Path, wheel: &str) -> String {
+    let interpreter = fs::read_dir(environment.join("lib")).unwrap().next().unwrap().unwrap().path();
     let libraries = interpreter.join("site-packages").join(wheel);
     let file = fs::read_dir(libraries)
         .unwrap()
@@ -112,6 +128,26 @@ fn psycopg_in_python_with_the_libpq_of_the_distribution() {
 #[test]
 fn psycopg2_with_a_library_of_its_own() {
     with_python("psycopg2", &[], &in_wheel("psycopg2_binary.libs"));
+}
+
+fn with_openssl_11(name: &str, wheel: &str, python: impl Fn(&Path) -> anyhow::Result<Python>) {
+    let library = in_wheel_of(&python::openssl_11().unwrap(), wheel);
+    assert!(library.starts_with("OpenSSL 1.1."), "{library}");
+    with_both_versions(name, &library, 200, |scene, tag| {
+        let python = python(scene.daemon.home().folder()).unwrap();
+        let words = |way: &str| words_of(scene, &python, "psycopg2", way, (12, 5), &format!("{tag} {way}"));
+        ["together", "storm"].map(words).into()
+    });
+}
+
+#[test]
+fn psycopg2_with_an_openssl_1_1_of_its_own() {
+    with_openssl_11("psycopg2 with OpenSSL 1.1", "psycopg2_binary.libs", Python::with_openssl_11);
+}
+
+#[test]
+fn psycopg2_with_the_openssl_1_1_of_rhel_8() {
+    with_openssl_11("psycopg2 with RHEL 8's OpenSSL", "pymssql.libs", Python::with_openssl_of_rhel_8);
 }
 
 #[test]

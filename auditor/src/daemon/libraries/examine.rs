@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender, sync_channel};
 use std::thread;
@@ -14,8 +13,9 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 
 use super::hold::Hold;
-use super::{identity, points_of};
+use super::{Identity, points_of, reach};
 use crate::daemon::scheduling::go_first;
+use crate::kernel::mappings::Mapping;
 use crate::kernel::uprobe::Uprobes;
 use crate::library::{self, Point};
 
@@ -28,8 +28,8 @@ const NAMED_AT_ONCE: u64 = 16 << 20;
 pub(super) struct Job {
     /// Number of the job.
     pub(super) id: u64,
-    /// Where it is, below /proc.
-    pub(super) place: PathBuf,
+    /// Where it is mapped.
+    pub(super) mapping: Mapping,
     /// Whom to hold meanwhile.
     pub(super) hold: Arc<Hold>,
     /// What to do with it.
@@ -58,14 +58,15 @@ pub(super) struct Examined {
 /// A file that was looked through.
 pub(super) struct Outcome {
     pub(super) file: File,
-    /// Its number, device and inode, as it was then.
-    pub(super) library: u64,
-    pub(super) inode: (u64, u64),
+    /// As it was then.
+    pub(super) identity: Identity,
     pub(super) points: Vec<Point>,
     /// What is in it; `None` also where that takes longer to find out.
     pub(super) name: Option<String>,
     /// Why it is not probed.
     pub(super) error: Option<String>,
+    /// That is so for everybody, as long as nobody writes to the file.
+    pub(super) is_unreadable: bool,
 }
 
 /// A thread that looks through files, one after the other. It ends with this value, or when it comes back.
@@ -104,20 +105,20 @@ impl Examiner {
 }
 
 fn examine(uprobes: &Uprobes, job: &Job) -> io::Result<Outcome> {
-    let file = File::open(&job.place)?;
-    let (library, inode) = identity(&file)?;
+    let (_, file) = reach(&job.mapping, |place| File::open(place))?;
+    let identity = Identity::of(&file)?;
     if job.aim == Aim::Probe && library::takes_long(&file) {
         job.hold.take();
     }
-    let (probes, mut error) = match library::inspect(&file) {
-        Ok(probes) => (probes, None),
-        Err(unreadable) => (Vec::new(), Some(unreadable.to_string())),
+    let (probes, mut error, is_unreadable) = match library::inspect(&file) {
+        Ok(probes) => (probes, None, false),
+        Err(unreadable) => (Vec::new(), Some(unreadable.to_string()), unreadable.lasts()),
     };
     if job.aim == Aim::Probe && !probes.is_empty() {
         job.hold.take();
-        error = uprobes.attach(&file, library, &probes).err().map(|error| error.to_string());
+        error = uprobes.attach(&file, identity.number, &probes).err().map(|error| error.to_string());
     }
-    Ok(Outcome { file, library, inode, points: points_of(&probes), name: None, error })
+    Ok(Outcome { file, identity, points: points_of(&probes), name: None, error, is_unreadable })
 }
 
 /// Nobody waits for this any more, but for the next file.
