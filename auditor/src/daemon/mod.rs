@@ -211,7 +211,7 @@ fn prepare_pins(directory: &Path) -> Result<(), StartError> {
 /// What is asked for and not given, by this version or by this host, one sentence each.
 fn degraded(fail_mode: FailMode) -> Vec<String> {
     let mut sentences = vec![
-        "what is said under TLS is read where its library is OpenSSL 3, GnuTLS or Go with its symbols; the rest is opaque"
+        "what is said under TLS is read where its library is OpenSSL, GnuTLS, BoringSSL or Go, or rustls with its symbols; the rest is opaque, and says why"
             .to_owned(),
         "a socket that was made outside of a session and handed to an agent is neither decided nor recorded"
             .to_owned(),
