@@ -86,6 +86,8 @@ fn decide(context: &SockAddrContext, remote: Endpoint, hook: u8) -> bool {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_NO_SESSION));
         return false;
     };
+    // The socket is used for another one.
+    verdict::give_up_held(state);
     subject.owner = state.owner();
     if protocol != u32::from(TCP) && protocol != u32::from(UDP) {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));

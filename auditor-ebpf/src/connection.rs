@@ -18,6 +18,7 @@ use aya_ebpf::programs::SockOpsContext;
 use crate::connect::from_words;
 use crate::emit::{self, Owner, Sort, Wake};
 use crate::session::{self, SocketState};
+use crate::verdict;
 
 const AF_INET: u32 = 2;
 const BPF_TCP_CLOSE: u32 = 7;
@@ -138,12 +139,13 @@ fn closed(context: &SockOpsContext) {
     if old_state == BPF_TCP_LISTEN {
         return;
     }
-    let state = state(ops);
-    if let Some(state) = &state
+    let mut state = state(ops);
+    if let Some(state) = &mut state
         && state.held.waits != 0
     {
-        // It was given up before there was room for its record.
-        emit::count_attempt(state.owner());
+        // Nobody knows that it began, and nothing of it has left.
+        verdict::give_up_held(state);
+        return;
     }
     let (owner, sent, received) =
         state.map_or((Owner::NOBODY, 0, 0), |state| (state.owner(), state.sent, state.received));

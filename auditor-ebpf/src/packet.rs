@@ -107,7 +107,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     if DIRECTION == INGRESS && state.generation != control.generation && !session::goes_on(state) {
         return false;
     }
-    if DIRECTION == EGRESS && state.held.waits != 0 && !release(context, state, control, now) {
+    // SAFETY: a full socket of this context, whose fields may be read.
+    let listens = unsafe { (*socket).state } == BPF_TCP_LISTEN;
+    if DIRECTION == EGRESS && state.held.waits != 0 && !listens && !release(context, state, control, now) {
         return false;
     }
     let Some(parsed) = parse::<DIRECTION>(context) else {
@@ -118,8 +120,6 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         }
         return false;
     };
-    // SAFETY: a full socket of this context, whose fields may be read.
-    let listens = unsafe { (*socket).state } == BPF_TCP_LISTEN;
     // A listening socket stands in for its connections until they are established.
     let remembers = parsed.transport == TCP && !listens;
     if DIRECTION == EGRESS && !may_leave(context, socket, state, &parsed, remembers, control, now) {
@@ -169,6 +169,9 @@ fn is_lossless(control: &Control, now: u64) -> bool {
 /// Lets a connection go on whose decision was held back, if it can be recorded now.
 #[inline(always)]
 fn release(context: &SkBuffContext, state: &mut SocketState, control: &Control, now: u64) -> bool {
+    if !session::goes_on(state) {
+        return false;
+    }
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     if verdict::record_held(state, cookie) {

@@ -91,12 +91,14 @@ pub(crate) struct SocketState {
     /// TCP: a decision that has not been recorded yet.
     pub(crate) held: Held,
 }
-const _: () = assert!(size_of::<SocketState>() == 256);
+const _: () = assert!(size_of::<SocketState>() == 264);
 
 /// What the record of a connect(2) will say that was allowed and found no room for its record, beside what the socket's state says.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Held {
+    /// When connect(2) was called, CLOCK_BOOTTIME in nanoseconds.
+    pub(crate) time: u64,
     pub(crate) verdict: Verdict,
     pub(crate) asker: Task,
     pub(crate) table: u32,
@@ -281,6 +283,10 @@ pub(crate) unsafe fn attach(socket: *mut bpf_sock, session: &Found) -> Option<&'
         emit::count(SITE_SOCKET_STORAGE, errno::ENOMEM);
         return None;
     };
+    if state.session != 0 {
+        // Another processor was quicker.
+        return Some(state);
+    }
     state.cgroup = session.cgroup;
     state.share = session.share;
     // SAFETY: a field of the map's value; volatile, so that it stays the last write.

@@ -70,6 +70,7 @@ pub(crate) fn released(context: &SockContext) {
     let protocol = unsafe { (*socket).protocol };
     // SAFETY: the context is a socket.
     let Some(state) = (unsafe { session::state(socket) }) else { return };
+    verdict::give_up_held(state);
     // Without a generation it never had a destination.
     if state.generation == 0 || state.watched != 0 {
         return;

@@ -126,6 +126,7 @@ pub(crate) fn is_folded(session: u64) -> bool {
 #[inline(always)]
 pub(crate) fn hold(state: &mut SocketState, subject: &Subject, verdict: &Verdict) {
     emit::current_task(&mut state.held.asker);
+    state.held.time = emit::now();
     state.held.verdict = *verdict;
     state.held.table = subject.table;
     state.held.family = subject.family;
@@ -155,6 +156,7 @@ pub(crate) extern "C" fn record_held(state: &mut SocketState, cookie: u64) -> bo
     let recorded = write(
         &subject,
         &held.verdict,
+        held.time,
         #[inline(always)]
         |place| *place = held.asker,
     );
@@ -164,12 +166,22 @@ pub(crate) extern "C" fn record_held(state: &mut SocketState, cookie: u64) -> bo
     recorded
 }
 
+/// Counts a connection that was given up before there was room for its record. Nothing of it has left.
+#[inline(always)]
+pub(crate) fn give_up_held(state: &mut SocketState) {
+    if state.held.waits != 0 {
+        state.held.waits = 0;
+        emit::count_attempt(state.owner());
+    }
+}
+
 /// Records a decision. `false`: there was no room.
 #[inline(always)]
 pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
     write(
         subject,
         verdict,
+        emit::now(),
         #[inline(always)]
         |place| {
             if subject.hook == HOOK_EGRESS {
@@ -187,7 +199,7 @@ pub(crate) fn record(subject: &Subject, verdict: &Verdict) -> bool {
 }
 
 #[inline(always)]
-fn write(subject: &Subject, verdict: &Verdict, task: impl FnOnce(&mut Task)) -> bool {
+fn write(subject: &Subject, verdict: &Verdict, time: u64, task: impl FnOnce(&mut Task)) -> bool {
     emit::lifecycle(
         Sort::Decision,
         Wake::InTime,
@@ -197,7 +209,7 @@ fn write(subject: &Subject, verdict: &Verdict, task: impl FnOnce(&mut Task)) -> 
             // SAFETY: every field of the record is written below before the reservation is submitted; integers and byte
             // arrays have no invalid values in the meantime.
             let decision = unsafe { place.assume_init_mut() };
-            decision.header = emit::header(KIND_DECISION, subject.owner);
+            decision.header = emit::header_at(KIND_DECISION, subject.owner, time);
             decision.cookie = subject.cookie;
             task(&mut decision.task);
             decision.verdict = *verdict;

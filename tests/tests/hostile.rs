@@ -454,12 +454,13 @@ fn serve_all(count: usize) -> (SocketAddr, thread::JoinHandle<Vec<(SocketAddr, u
 /// is room again. None is refused, none is unknown, and each has the process that asked for it.
 #[test]
 fn connections_that_find_no_room_wait_until_there_is_some() {
-    const COUNT: usize = 500;
+    const COUNT: usize = 2000;
     const FLOOD_SECONDS: &str = "5";
     /// The daemon's lease, without which all are refused, is two seconds long.
     const STILL: Duration = Duration::from_millis(1300);
     const AT_WORK: Duration = Duration::from_millis(700);
     require_root().unwrap();
+    nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 8192, 8192).unwrap();
     let daemon = Daemon::start(&configuration(&[Ipv4Addr::LOCALHOST.into()])).unwrap();
     let cgroup = OwnCgroup::tagged(&daemon, AGENT).unwrap();
     let script = clients::write(daemon.home().folder(), "flood.py", clients::FLOOD).unwrap();

@@ -22,8 +22,9 @@ const MOST_NAMES: u64 = 1 << 20;
 /// Bytes of sections that are looked through, in pieces of this size.
 const MOST_SCANNED: u64 = 512 << 20;
 const PIECE: usize = 1 << 20;
-/// Places where a name may stand among all names.
+/// Places where a name may stand among all names, and those that are looked at for them: most are in others' names.
 const MOST_PLACES: usize = 16;
+const MOST_LOOKED_AT: usize = 65_536;
 /// How far before a method's name a mangled name may begin.
 const LONGEST_MANGLED: usize = 1024;
 /// What this host runs.
@@ -127,12 +128,12 @@ impl<'a> Elf<'a> {
                     .enumerate()
                     .flat_map(|(index, (name, within))| {
                         // One name may be the end of another; its symbols begin further behind.
-                        let found = memchr::memmem::find_iter(&names, name).take(MOST_PLACES);
+                        let found = memchr::memmem::find_iter(&names, name).take(MOST_LOOKED_AT);
                         let begins = |at| match within {
                             Some(crate_name) => mangled(&names, at, name, crate_name),
                             None => Some(at),
                         };
-                        found.filter_map(begins).map(|at| (at, index)).collect::<Vec<_>>()
+                        found.filter_map(begins).take(MOST_PLACES).map(|at| (at, index)).collect::<Vec<_>>()
                     })
                     .collect();
                 if places.is_empty() {

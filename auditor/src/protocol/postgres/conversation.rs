@@ -497,6 +497,7 @@ impl Conversation {
             self.end_batch(response, transaction, at, out)?;
         }
         if transaction == Some('I') {
+            self.names.tell_portals(None);
             self.names.portals.clear();
         }
         self.unit = Unit::default();
@@ -524,6 +525,7 @@ impl Conversation {
                     // A Query takes the place of the unnamed statement and portal.
                     let unnamed = Name::Exact(Box::default());
                     self.names.statements.remove(&unnamed);
+                    self.names.tell_portals(Some(&unnamed));
                     self.names.portals.remove(&unnamed);
                 }
                 let outcome = self.unit.error.take().map_or(Outcome::Completed, Outcome::Failed);

@@ -27,6 +27,7 @@ impl Conversation {
         if let Some(Request::Bind(bind)) = self.pop() {
             let prepared = self.names.statements.look_up(&bind.statement);
             let (name, portal) = portal(prepared, *bind);
+            self.names.tell_portals(Some(&name));
             self.names.portals.insert(&name, Arc::new(portal));
         }
     }
@@ -34,8 +35,14 @@ impl Conversation {
     /// CloseComplete.
     pub(super) fn closed(&mut self) {
         match self.pop() {
-            Some(Request::Close(Target::Statement, name)) => self.names.statements.remove(&name),
-            Some(Request::Close(Target::Portal, name)) => self.names.portals.remove(&name),
+            Some(Request::Close(Target::Statement, name)) => {
+                self.names.tell_statement(&name);
+                self.names.statements.remove(&name);
+            }
+            Some(Request::Close(Target::Portal, name)) => {
+                self.names.tell_portals(Some(&name));
+                self.names.portals.remove(&name);
+            }
             _ => {}
         }
     }
@@ -116,7 +123,7 @@ impl Conversation {
             "DEALLOCATE ALL" => self.names.statements.doubt_named(),
             "DISCARD ALL" => {
                 self.names.statements.doubt_named();
-                self.names.portals.doubt_named();
+                self.names.tell_portals(None);
                 self.names.portals.clear();
             }
             // A name that SQL gives is free at that time, however it became so; which name it is takes a parser to tell.

@@ -177,10 +177,34 @@ impl Names {
     /// Everything that has a name, and is not told yet, is due.
     pub(super) fn tell_named(&mut self) {
         self.portals.tell_named();
+        self.told_with_portals();
+        self.statements.tell_named();
+    }
+
+    /// A portal goes that was never executed: this one, or all. Bind has run the input functions of its values' types all the same, which a
+    /// domain's CHECK makes anything, so it is due; and so is all that has a name, which these functions may have executed.
+    pub(super) fn tell_portals(&mut self, name: Option<&Name>) {
+        match name {
+            Some(name @ Name::Exact(_)) => self.portals.tell(name),
+            _ => self.portals.tell_all(),
+        }
+        if !self.portals.due.is_empty() {
+            self.told_with_portals();
+            self.statements.tell_named();
+        }
+    }
+
+    /// A prepared statement goes, which a Bind may have executed by its name.
+    pub(super) fn tell_statement(&mut self, name: &Name) {
+        if self.portals.has_untold() {
+            self.statements.tell(name);
+        }
+    }
+
+    fn told_with_portals(&mut self) {
         for (_, portal) in &self.portals.due {
             self.statements.told_with(&portal.prepared.name, &portal.prepared);
         }
-        self.statements.tell_named();
     }
 
     /// Everything that is not told yet is due.

@@ -4,7 +4,8 @@
 //! find here is given out first ([`super::names::Names::due`]), unless it was told with an execution of its own: what finds no room, what has
 //! a name that cannot be looked up, what may be meant by such a name. And because SQL's EXECUTE and FETCH know these names too, also
 //! from within functions that any statement may call, everything that has a name is given out before another statement is told.
-//! What Close, DEALLOCATE or the end of a transaction takes away is not: the server forgets it as well.
+//! What Close or DEALLOCATE takes away is not: the server forgets it as well. Only a portal is, since making one may run functions
+//! with its values, and with them the statements that were there then: see [`super::names::Names::tell_portals`].
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -112,6 +113,29 @@ impl<T: Kept> Table<T> {
             }
         }
         self.told = self.stamp;
+    }
+
+    /// What the name means is due.
+    pub(super) fn tell(&mut self, name: &Name) {
+        let slot = match name {
+            Name::Exact(key) if key.is_empty() => self.unnamed.as_mut(),
+            Name::Exact(key) => self.named.get_mut(key.as_ref()).filter(|slot| slot.stamp > self.told),
+            // These find nothing, or all: see [`Self::remove`].
+            Name::Long(_) | Name::Unknown => None,
+        };
+        if let Some(slot) = slot.filter(|slot| !slot.told) {
+            slot.told = true;
+            self.due.push((name.clone(), Arc::clone(&slot.value)));
+        }
+    }
+
+    /// Whether something in it is not on record.
+    pub(super) fn has_untold(&self) -> bool {
+        let from = self.order.partition_point(|(stamp, _)| *stamp <= self.told);
+        let untold = |(stamp, key): &(u64, Arc<[u8]>)| {
+            self.named.get(key).is_some_and(|slot| slot.stamp == *stamp && !slot.told)
+        };
+        self.unnamed.as_ref().is_some_and(|slot| !slot.told) || self.order.range(from..).any(untold)
     }
 
     /// Everything is due.

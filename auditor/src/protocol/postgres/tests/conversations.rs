@@ -97,11 +97,41 @@ fn a_name_means_what_it_meant_at_the_bind() {
     assert_eq!(
         script.told(),
         [
+            "Prepared SELECT 1 | prepared |  | -",
             "Prepared DELETE | prepared |  | -",
             "Prepared SELECT 1 | completed | SELECT 1 | -",
             "Prepared DELETE | completed | DELETE 1 | I"
         ]
     );
+}
+
+/// A Bind runs what its values' types have for input, a domain's CHECK for instance, which may be a function that executes them.
+#[test]
+fn what_is_bound_and_never_executed_is_told_with_its_values() {
+    let bound = |portal: &str| bind(portal, "", &[], &[Some(b"DELETE FROM t")]);
+    for (requests, answers) in [
+        (vec![bound(""), sync()], "2"),
+        (vec![bound("p"), sync()], "2"),
+        (vec![bound("p"), close('P', "p"), sync()], "23"),
+    ] {
+        let script = Script::session().client(&[parse("", "SELECT $1", &[0])]).client(&requests).server(&[
+            bare("1"),
+            bare(answers),
+            ready(b'I'),
+        ]);
+        assert_eq!(script.told(), ["Prepared SELECT $1 | prepared |  | -"], "{requests:?}");
+        assert_eq!(script.statements()[0].parameters, [Parameter::Text("DELETE FROM t".into())]);
+    }
+}
+
+/// Which may be EXECUTE of what has a name, and is gone when it is told.
+#[test]
+fn a_name_that_a_bind_may_have_executed_is_told_before_it_is_closed() {
+    let script = Script::session()
+        .client(&[parse("s", "DELETE", &[]), parse("", "SELECT $1", &[0])])
+        .client(&[bind("", "", &[], &[Some(b"EXECUTE s")]), close('S', "s"), sync()])
+        .server(&[bare("1123"), ready(b'I')]);
+    assert_eq!(script.told(), ["Prepared DELETE | prepared |  | -", "Prepared SELECT $1 | prepared |  | -"]);
 }
 
 #[test]
