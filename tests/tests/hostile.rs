@@ -454,7 +454,7 @@ fn serve_all(count: usize) -> (SocketAddr, thread::JoinHandle<Vec<(SocketAddr, u
 /// is room again. None is refused, none is unknown, and each has the process that asked for it.
 #[test]
 fn connections_that_find_no_room_wait_until_there_is_some() {
-    const COUNT: usize = 2000;
+    const COUNT: usize = 500;
     const FLOOD_SECONDS: &str = "5";
     /// The daemon's lease, without which all are refused, is two seconds long.
     const STILL: Duration = Duration::from_millis(1300);
@@ -511,7 +511,8 @@ fn connections_that_find_no_room_wait_until_there_is_some() {
 
 #[test]
 fn thousands_of_connections_that_send_one_byte() {
-    const COUNT: usize = 4000;
+    // As many as can end at once: their ends find room on the ring together.
+    const COUNT: usize = 3000;
     require_root().unwrap();
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 8192, 8192).unwrap();
     let daemon = Daemon::start(&configuration(&[Ipv4Addr::LOCALHOST.into()])).unwrap();

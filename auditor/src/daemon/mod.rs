@@ -53,8 +53,8 @@ use crate::source::capture;
 use crate::trail::{self, Trail};
 use crate::{capabilities, posture, secrecy};
 
-/// The lifecycle ring, in bytes: the ends of ten thousand connections of one session, which a program that exits closes at once.
-const LIFECYCLE_RING: u32 = 2 << 20;
+/// The lifecycle ring, in bytes: the ends of five thousand connections of one session, which a program that exits closes at once.
+const LIFECYCLE_RING: u32 = 1 << 20;
 /// What a running daemon uses: loading and attaching programs for a cgroup that is tagged later (CAP_BPF, CAP_NET_ADMIN,
 /// CAP_PERFMON), looking at processes of other users in procfs (CAP_SYS_PTRACE) and at what they have mapped
 /// (CAP_CHECKPOINT_RESTORE), and removing its cgroup from the root of the
