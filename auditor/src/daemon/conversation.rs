@@ -411,6 +411,11 @@ impl Conversation {
         }
     }
 
+    /// Whether nobody has said yet what the library that derived its keys is called.
+    pub(super) fn waits_for_a_name(&self) -> bool {
+        self.library != 0 && self.application.library.is_none()
+    }
+
     /// Tells of it, if that has changed.
     fn tell_waiting(&mut self, out: &mut Findings) {
         let waits = self.waits();

@@ -25,6 +25,9 @@ pub(super) const CONVERSATIONS: usize = 65_536;
 /// How long after the kernel's word that a connection has ended its last segments are waited for. They were written
 /// before that word; a few turns are ample.
 const LAST_SEGMENTS: Duration = Duration::from_millis(20);
+/// How long after it the name of the library is waited for that derived the connection's keys. Nobody is held while a library's file is
+/// searched for its version, so a short connection may be over first.
+const NAME_OF_LIBRARY: Duration = Duration::from_secs(2);
 
 impl Attribution {
     pub(super) fn connect(
@@ -249,8 +252,12 @@ impl Attribution {
             && now.since(at) >= LAST_SEGMENTS
         {
             self.closing.pop_front();
-            // The socket may have been connected again meanwhile.
-            if self.conversations.get(&cookie).is_some_and(Conversation::is_closing) {
+            let Some(conversation) = self.conversations.get(&cookie) else { continue };
+            // `None`: the socket has been connected again meanwhile.
+            let Some(ended) = conversation.ended() else { continue };
+            if conversation.waits_for_a_name() && now.since(ended) < NAME_OF_LIBRARY {
+                self.closing.push_back((now, cookie));
+            } else {
                 self.finish(cookie, now);
             }
         }

@@ -463,6 +463,32 @@ fn in_the_end_a_connection_is_not_read() {
 }
 
 #[test]
+fn a_connection_that_is_over_waits_for_its_library_s_name() {
+    let mut fixture = Fixture::new(&[1]);
+    let library = |events: Vec<Recorded>| {
+        let [.., Recorded::ConnectionClosed { application, .. }] = &events[..] else { panic!("{events:?}") };
+        application.library.clone()
+    };
+    for cookie in [1, 2, 3] {
+        Peer::new(&mut fixture, cookie, 1);
+        let number = if cookie == 3 { 0 } else { cookie };
+        fixture.attribution.conversations.get_mut(&cookie).unwrap().derived_by(number, None);
+        fixture.told();
+        fixture.closed(cookie, 1, TCP);
+    }
+    fixture.wait(30);
+    assert_eq!(library(fixture.told().0), None, "without a library none is waited for");
+    fixture.wait(500);
+    assert!(fixture.told().0.is_empty() && !fixture.attribution.is_settled());
+    fixture.attribution.library(2, "GnuTLS 3.8.3".to_owned());
+    fixture.wait(30);
+    assert_eq!(library(fixture.told().0).as_deref(), Some("GnuTLS 3.8.3"));
+    fixture.wait(2000);
+    assert_eq!(library(fixture.told().0), None, "nor for longer than it takes to find one");
+    assert!(fixture.attribution.is_settled());
+}
+
+#[test]
 fn the_next_daemon_degrades_the_same() {
     let steps = |fixture: &mut Fixture, peers: &mut [Peer], rounds: std::ops::Range<u32>| {
         let query = Peer::query(&[b'q'; 70_000]);
