@@ -23,6 +23,19 @@ impl Hash {
         Self(hasher.finalize().into())
     }
 
+    pub(super) const fn new(value: [u8; 32]) -> Self {
+        Self(value)
+    }
+
+    /// `None` where it is not 32 bytes.
+    pub(super) fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    pub(super) fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }

@@ -3,6 +3,9 @@
 //! A chunk stays in memory until it is durable. Where writing or syncing fails, whatever reached the file is cut off
 //! again and the chunk is written anew from memory, never synced a second time: after a failed fdatasync the kernel may
 //! take the pages for clean that it has lost.
+//!
+//! Behind them it grows the tree of a trail that is sealed. A tile that cannot be written stops everything, as a line does; a checkpoint that
+//! cannot be made is made later.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -18,6 +21,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use super::error::Error;
 use super::head::{HeadFile, sync_directory};
 use super::recovery::Position;
+use super::seal::Sealer;
 use super::segment::Segment;
 use super::writer::{Chunk, Shared, is_full};
 
@@ -34,6 +38,7 @@ pub(super) struct Files {
     directory: PathBuf,
     head: HeadFile,
     current: Option<Current>,
+    sealer: Option<Sealer>,
 }
 
 #[derive(Debug)]
@@ -51,7 +56,7 @@ struct Current {
 }
 
 impl Files {
-    pub(super) fn open(directory: &Path, position: &Position) -> Result<Self, Error> {
+    pub(super) fn open(directory: &Path, position: &Position, sealer: Option<Sealer>) -> Result<Self, Error> {
         let head = HeadFile::open(directory, &position.trail)?;
         let current = match &position.segment {
             Some((segment, length)) => {
@@ -74,7 +79,7 @@ impl Files {
         };
         head.write(position.sequence, position.hash)?;
         head.sync()?;
-        Ok(Self { directory: directory.to_owned(), head, current })
+        Ok(Self { directory: directory.to_owned(), head, current, sealer })
     }
 
     /// Makes one chunk durable, then HEAD. May be called again for the same chunk after an error.
@@ -90,7 +95,29 @@ impl Files {
             chunk.durable = true;
             current.uncache();
         }
-        self.head.write(chunk.sequence, chunk.hash)
+        self.head.write(chunk.sequence, chunk.hash)?;
+        if let Some(sealer) = &mut self.sealer {
+            if !chunk.sealed {
+                sealer.add(&chunk.hashes);
+                chunk.sealed = true;
+            }
+            sealer.write()?;
+        }
+        Ok(())
+    }
+
+    /// Signs a checkpoint, and takes a new key first where there is one.
+    fn seal(&mut self, shared: &Shared) {
+        let Some(sealer) = &mut self.sealer else { return };
+        let renew = std::mem::take(&mut shared.state().renew_key);
+        if renew && let Err(error) = sealer.renew_key() {
+            tracing::error!(%error, "the trail's key stays what it was until the next reload");
+        }
+        if let Err(error) = sealer.checkpoint() {
+            tracing::error!(%error, "the trail goes on without a new checkpoint; the next one is tried later");
+        }
+        shared.state().sealed = sealer.sealed();
+        shared.progress.notify_all();
     }
 
     fn segment(&mut self, first: u64) -> Result<&mut Current, Error> {
@@ -156,11 +183,23 @@ fn begin(directory: &Path, first: u64) -> Result<Current, Error> {
     Ok(Current { segment, file, length: 0, uncached: 0, dirty: false, named: false })
 }
 
+/// What is to be done next.
+enum Work {
+    /// Make these durable.
+    Commit(VecDeque<Chunk>),
+    /// Sign a checkpoint.
+    Seal,
+}
+
 /// Runs until the trail is closed and nothing waits, or closing finds the disk blocked.
 pub(super) fn run(shared: &Shared, mut files: Files) {
     let _ended = Ended(shared);
     let mut pause = FIRST_PAUSE;
-    while let Some(mut chunks) = next(shared) {
+    while let Some(work) = next(shared, files.sealer.as_ref()) {
+        let Work::Commit(mut chunks) = work else {
+            files.seal(shared);
+            continue;
+        };
         while let Some(chunk) = chunks.front_mut() {
             match files.commit(chunk) {
                 Ok(()) => {
@@ -178,31 +217,36 @@ pub(super) fn run(shared: &Shared, mut files: Files) {
             }
         }
     }
+    files.seal(shared);
     if let Err(error) = files.head.sync() {
         tracing::warn!(%error, "HEAD may be behind after a power failure; the next start puts that right");
     }
 }
 
-/// Waits until a commit is due and takes what waits; `None` when the trail is closed and nothing does.
-fn next(shared: &Shared) -> Option<VecDeque<Chunk>> {
+/// Waits until a commit or a checkpoint is due and takes what waits; `None` when the trail is closed and nothing does.
+fn next(shared: &Shared, sealer: Option<&Sealer>) -> Option<Work> {
     let mut state = shared.state();
     loop {
-        let Some(since) = state.since else {
-            if state.closing {
-                return None;
-            }
-            state = shared.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-            continue;
-        };
-        let left = shared.commit_interval.saturating_sub(since.elapsed());
-        let due = left.is_zero()
-            || state.closing
-            || state.flush > state.durable
-            || state.waiting >= shared.commit_bytes;
-        if due {
-            return Some(state.take());
+        if state.since.is_none() && state.closing {
+            return None;
         }
-        (state, _) = shared.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+        let commit = state.since.map(|since| {
+            let at_once =
+                state.closing || state.flush > state.durable || state.waiting >= shared.commit_bytes;
+            if at_once { Duration::ZERO } else { shared.commit_interval.saturating_sub(since.elapsed()) }
+        });
+        let seal = sealer
+            .and_then(|sealer| if state.renew_key { Some(Duration::ZERO) } else { sealer.due(state.seal) });
+        if seal.is_some_and(|left| left.is_zero()) {
+            return Some(Work::Seal);
+        }
+        if commit.is_some_and(|left| left.is_zero()) {
+            return Some(Work::Commit(state.take()));
+        }
+        state = match commit.into_iter().chain(seal).min() {
+            Some(left) => shared.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            None => shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
     }
 }
 

@@ -79,6 +79,72 @@ pub enum Error {
         /// What failed.
         check: Check,
     },
+    /// A key file is not what this program writes, or another trail's.
+    #[error("{path} is not the key of this trail: restore it from a copy")]
+    KeyMalformed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The trail is sealed and its key is not there.
+    #[error(
+        "the key that seals this trail is not in {path} (its public half is {public}): restore it from a copy, or move \
+         the trail's folder away to start a new trail"
+    )]
+    KeyMissing {
+        /// Where it belongs.
+        path: PathBuf,
+        /// Its public half.
+        public: String,
+    },
+    /// The key cannot be used.
+    #[error("a checkpoint of the trail cannot be signed: {0}")]
+    Sign(io::Error),
+    /// The trail was sealed and its checkpoints are gone.
+    #[error(
+        "{path} is missing although this trail was sealed: run `auditor verify` and restore it from a copy, or move the \
+         folder away to start a new trail"
+    )]
+    SealMissing {
+        /// Where they belong.
+        path: PathBuf,
+    },
+    /// A checkpoint cannot be read, or is not signed by the trail's key.
+    #[error(
+        "{path} is damaged: run `auditor verify` and restore it from a copy, or move the folder away to start a new trail"
+    )]
+    SealDamaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The records are not those that were sealed.
+    #[error(
+        "records up to {size} of the trail in {path} are not those that its last checkpoint was signed for: run `auditor \
+         verify`, then move the folder away to start a new trail"
+    )]
+    Rewritten {
+        /// The trail's folder.
+        path: PathBuf,
+        /// Records under the checkpoint.
+        size: u64,
+    },
+    /// The record is in no checkpoint yet.
+    #[error(
+        "record {sequence} is in no checkpoint yet, the last one has {sealed} records: ask again after the next one"
+    )]
+    NotSealed {
+        /// The record.
+        sequence: u64,
+        /// Records under the last checkpoint.
+        sealed: u64,
+    },
+    /// No proof can be made.
+    #[error("there is no proof for record {sequence}: {reason}; run `auditor verify`")]
+    NoProof {
+        /// The record.
+        sequence: u64,
+        /// What does not fit.
+        reason: &'static str,
+    },
     /// The record could not be rendered.
     #[error("cannot render a record: {0}")]
     Render(#[from] serde_json::Error),

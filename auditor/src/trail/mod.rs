@@ -5,6 +5,8 @@
 //! trail/HEAD                              trail id, sequence and hash of the last durable record
 //! trail/00000000000000000001.jsonl        segment; named after the sequence of its first record
 //! trail/torn-00000000000000000042.1       what a crash left of a line that was never completed
+//! trail/tile/<level>/<index>              the Merkle tree over the records' hashes, see [`seal`]
+//! trail/checkpoint, trail/checkpoints     its root, signed: the last one, and all of them
 //! ```
 //!
 //! **The chain is in the line, and last in it.** Every line ends with
@@ -35,6 +37,7 @@ mod error;
 mod head;
 pub mod query;
 mod recovery;
+pub mod seal;
 mod segment;
 #[cfg(test)]
 mod tests;

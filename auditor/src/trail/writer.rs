@@ -18,9 +18,10 @@ use super::committer::{self, Files};
 use super::error::Error;
 use super::head::Head;
 use super::recovery::{Position, Recovery, recover};
+use super::seal::{Sealer, Sealing};
 use super::segment::LONGEST_LINE;
-use crate::record::Entry;
 use crate::record::ocsf::{Host, Identity, Renderer};
+use crate::record::{Entry, Event};
 
 /// A chunk is handed over as a whole, written with one call and made durable with one.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -44,12 +45,14 @@ pub struct Options {
     pub commit_bytes: usize,
     /// A record waits no longer than this for its commit to begin.
     pub commit_interval: Duration,
-    /// Where the trail's id is drawn from.
+    /// Where the trail's id and its keys are drawn from.
     pub randomness: PathBuf,
+    /// How it is sealed; `None` for one that is not.
+    pub sealing: Option<Sealing>,
 }
 
 impl Options {
-    /// Segments of 64 MiB, 8 MiB of buffer, commits at 1 MiB or 50 ms, ids from `/dev/urandom`.
+    /// Segments of 64 MiB, 8 MiB of buffer, commits at 1 MiB or 50 ms, ids from `/dev/urandom`, not sealed.
     pub fn new(host: Host) -> Self {
         Self {
             host,
@@ -58,6 +61,7 @@ impl Options {
             commit_bytes: 1 << 20,
             commit_interval: Duration::from_millis(50),
             randomness: PathBuf::from("/dev/urandom"),
+            sealing: None,
         }
     }
 }
@@ -71,8 +75,12 @@ pub(super) struct Chunk {
     /// Last line's sequence and hash.
     pub(super) sequence: u64,
     pub(super) hash: Hash,
-    /// The lines are durable; what remains is HEAD.
+    /// Of each line, where the trail is sealed.
+    pub(super) hashes: Vec<Hash>,
+    /// The lines are durable; what remains is HEAD and the tree.
     pub(super) durable: bool,
+    /// They are in the tree.
+    pub(super) sealed: bool,
 }
 
 /// What the writer and its committer share.
@@ -90,6 +98,13 @@ pub(super) struct State {
     pub(super) blocked: Option<String>,
     pub(super) closing: bool,
     pub(super) ended: bool,
+    /// Records under the last checkpoint.
+    pub(super) sealed: u64,
+    /// A checkpoint is to have this record soon.
+    pub(super) seal: u64,
+    /// A new key may be there.
+    pub(super) renew_key: bool,
+    sealing: bool,
     sequence: u64,
     hash: Hash,
     /// The segment that the next record goes to, and its length with all that waits; `None` for a new one.
@@ -155,7 +170,12 @@ impl Trail {
         }
         sign_lock(&lock, directory)?;
         let position = recover(directory, || fresh_id(&options.randomness))?;
-        let files = Files::open(directory, &position)?;
+        let sealer = match &options.sealing {
+            Some(sealing) => Some(Sealer::open(directory, &position, sealing, &options.randomness)?),
+            None => None,
+        };
+        let (sealing, sealed) = (sealer.is_some(), sealer.as_ref().map_or(0, Sealer::sealed));
+        let files = Files::open(directory, &position, sealer)?;
         let renderer = Renderer::new(&options.host)?;
         let Position { trail: id, sequence, hash, segment, recovery } = position;
         let shared = Arc::new(Shared {
@@ -169,6 +189,10 @@ impl Trail {
                 blocked: None,
                 closing: false,
                 ended: false,
+                sealed,
+                seal: 0,
+                renew_key: false,
+                sealing,
                 sequence,
                 hash,
                 segment: segment.map(|(segment, length)| (segment.first, length)),
@@ -252,6 +276,9 @@ impl Trail {
             return Err(Error::TooLong { bytes });
         }
         let (before, after) = state.push(sequence, hash, self.segment_bytes);
+        if matches!(entry.event, Event::SessionEnded { .. }) {
+            state.seal = sequence;
+        }
         let commit = self.shared.commit_bytes;
         if before == 0 || (before < commit && after >= commit) {
             self.shared.work.notify_one();
@@ -275,6 +302,24 @@ impl Trail {
                 self.shared.progress.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
+    }
+
+    /// Records under the last checkpoint.
+    pub fn sealed(&self) -> u64 {
+        self.shared.state().sealed
+    }
+
+    /// Asks for a checkpoint over all that was appended before, within a second or as soon as that is durable.
+    pub fn seal_soon(&self) {
+        let mut state = self.shared.state();
+        state.seal = state.sequence;
+        self.shared.work.notify_one();
+    }
+
+    /// Hands over to the key that [`super::seal::prepare_key`] has made, if it has.
+    pub fn renew_key(&self) {
+        self.shared.state().renew_key = true;
+        self.shared.work.notify_one();
     }
 
     /// Sequence of the last record that is on the disk, 0 before the first.
@@ -331,6 +376,7 @@ impl State {
     /// Puts the line that was just sealed into its chunk; gives the bytes that waited before and wait now.
     fn push(&mut self, sequence: u64, hash: Hash, segment_bytes: u64) -> (usize, usize) {
         let length = u64::try_from(self.line.len()).unwrap_or(u64::MAX);
+        let hashes = self.sealing.then_some(hash);
         let segment = match &mut self.segment {
             Some((first, bytes)) if *bytes < segment_bytes => {
                 *bytes += length;
@@ -344,12 +390,15 @@ impl State {
         match self.chunks.back_mut() {
             Some(chunk) if chunk.segment == segment && chunk.bytes.len() < CHUNK_BYTES => {
                 chunk.bytes.extend_from_slice(&self.line);
+                chunk.hashes.extend(hashes);
                 (chunk.sequence, chunk.hash) = (sequence, hash);
             }
             _ => {
                 let mut bytes = self.spares.pop().unwrap_or_default();
                 bytes.extend_from_slice(&self.line);
-                self.chunks.push_back(Chunk { segment, bytes, sequence, hash, durable: false });
+                let hashes = hashes.into_iter().collect();
+                let (durable, sealed) = (false, false);
+                self.chunks.push_back(Chunk { segment, bytes, sequence, hash, hashes, durable, sealed });
             }
         }
         (self.sequence, self.hash) = (sequence, hash);

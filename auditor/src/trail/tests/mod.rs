@@ -2,6 +2,7 @@
 
 mod damage;
 mod durability;
+mod sealing;
 mod searching;
 mod writing;
 

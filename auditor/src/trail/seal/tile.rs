@@ -1,0 +1,171 @@
+//! Tiles as files, by C2SP tlog-tiles: `tile/<level>/<index>`, partial ones `tile/<level>/<index>.p/<width>`.
+//!
+//! They hold nothing that the segments do not: whatever a crash leaves of them can be written again. So they are written in place, and made
+//! durable only before a checkpoint that covers them is signed.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::super::chain::Hash;
+use super::super::error::Error;
+use super::tree::{Tile, WIDTH, hashes_at};
+
+/// Directory of tiles in the trail's.
+pub(in crate::trail) const DIRECTORY: &str = "tile";
+/// From so many new files on, one syncfs(2) takes less than an fsync(2) for each.
+const SYNCED_ALONE: usize = 64;
+const HASH: usize = 32;
+
+/// The path of a tile below the trail's directory.
+pub(in crate::trail) fn path(level: u32, index: u64, width: usize) -> PathBuf {
+    let mut name = format!("{:03}", index % 1000);
+    let mut rest = index / 1000;
+    while rest > 0 {
+        name = format!("x{:03}/{name}", rest % 1000);
+        rest /= 1000;
+    }
+    let path = PathBuf::from(format!("{DIRECTORY}/{level}/{name}"));
+    if width == WIDTH { path } else { path.with_extension("p").join(width.to_string()) }
+}
+
+/// Reads the first `width` hashes of a tile that is full, or as wide as it is in a tree of `size` leaves. `None`: there is no such tile,
+/// or it is not as long as it must be.
+pub(in crate::trail) fn read(
+    trail: &Path,
+    (level, index): (u32, u64),
+    width: usize,
+    size: u64,
+) -> Result<Option<Vec<Hash>>, Error> {
+    let within = hashes_at(level, size).saturating_sub(index.saturating_mul(WIDTH as u64));
+    let partial = usize::try_from(within).unwrap_or(WIDTH).min(WIDTH);
+    for stored in [WIDTH, partial] {
+        if let Some(bytes) = bytes(trail, &path(level, index, stored))? {
+            let hashes = hashes(&bytes).filter(|hashes| hashes.len() == stored && width <= stored);
+            return Ok(hashes.map(|mut hashes| {
+                hashes.truncate(width);
+                hashes
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// A tile's bytes; `None` where there is no such file.
+pub(in crate::trail) fn bytes(trail: &Path, path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    let path = trail.join(path);
+    let mut bytes = Vec::with_capacity(WIDTH * HASH + 1);
+    let read = File::open(&path).and_then(|file| {
+        io::Read::read_to_end(&mut io::Read::take(file, (WIDTH * HASH) as u64 + 1), &mut bytes)
+    });
+    match read {
+        Ok(_) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::call("read", &path)(error)),
+    }
+}
+
+fn hashes(bytes: &[u8]) -> Option<Vec<Hash>> {
+    let chunks = bytes.chunks_exact(HASH);
+    chunks.remainder().is_empty().then(|| chunks.filter_map(Hash::from_slice).collect())
+}
+
+/// Writes tiles and knows which are not durable yet.
+#[derive(Debug)]
+pub(super) struct Tiles {
+    trail: PathBuf,
+    files: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+    /// Where the last tile was written: it is there.
+    present: PathBuf,
+    many: bool,
+}
+
+impl Tiles {
+    pub(super) fn new(trail: &Path) -> Self {
+        Self {
+            trail: trail.to_owned(),
+            files: BTreeSet::new(),
+            directories: BTreeSet::new(),
+            present: PathBuf::new(),
+            many: false,
+        }
+    }
+
+    /// Writes a tile. Partial ones before it are of no use once it is full.
+    pub(super) fn write(&mut self, tile: &Tile) -> Result<(), Error> {
+        let below = path(tile.level, tile.index, tile.hashes.len());
+        let path = self.trail.join(&below);
+        let directory = path.parent().unwrap_or(&self.trail).to_owned();
+        if directory != self.present {
+            self.make_directory(&directory)?;
+        }
+        if !self.many {
+            self.directories.insert(directory);
+        }
+        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let mut file = file.map_err(Error::call("create", &path))?;
+        file.write_all(&tile.bytes()).map_err(Error::call("write", &path))?;
+        if tile.hashes.len() == WIDTH {
+            let partial = path.with_extension("p");
+            // There are some only where a checkpoint was made within this tile. What stays is in nobody's way.
+            if fs::remove_dir_all(&partial).is_ok() {
+                self.files.retain(|file| !file.starts_with(&partial));
+                self.directories.remove(&partial);
+                if self.present == partial {
+                    self.present = PathBuf::new();
+                }
+            }
+        }
+        self.many |= self.files.len() >= SYNCED_ALONE;
+        if !self.many {
+            self.files.insert(path);
+        }
+        Ok(())
+    }
+
+    fn make_directory(&mut self, directory: &Path) -> Result<(), Error> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(Error::call("mkdir", directory))?;
+        if !self.many {
+            let up = directory.ancestors().take_while(|up| *up != self.trail);
+            self.directories.extend(up.map(Path::to_owned));
+        }
+        self.present = directory.to_owned();
+        Ok(())
+    }
+
+    /// Makes all that was written durable.
+    pub(super) fn sync(&mut self) -> Result<(), Error> {
+        if self.many {
+            let directory = File::open(&self.trail).map_err(Error::call("open", &self.trail))?;
+            nix::unistd::syncfs(&directory)
+                .map_err(|error| Error::call("syncfs", &self.trail)(error.into()))?;
+        } else {
+            for path in self.files.iter().chain(&self.directories) {
+                let synced = File::open(path).and_then(|file| file.sync_all());
+                synced.map_err(Error::call("fsync", path))?;
+            }
+        }
+        self.many = false;
+        self.files.clear();
+        self.directories.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_those_of_the_specification() {
+        let named = |level, index, width| path(level, index, width).to_str().unwrap().to_owned();
+        assert_eq!(named(0, 1_234_067, 256), "tile/0/x001/x234/067");
+        assert_eq!(named(2, 0, 1), "tile/2/000.p/1");
+        assert_eq!(named(1, 999, 255), "tile/1/999.p/255");
+        assert_eq!(named(1, 1000, 256), "tile/1/x001/000");
+    }
+}
