@@ -15,7 +15,7 @@ use auditor::protocol::{Column, CommandResult, Login, Outcome, Statement, Statem
 use auditor::record::ocsf::{Host, Identity, Renderer};
 use auditor::record::{Agent, Application, Connection, Entry, Event, Process, Session, Transport, Verdict};
 use auditor::trail::query::{Cursor, Query, scan};
-use auditor::trail::{HeadRule, Limits, Options, Trail, verify};
+use auditor::trail::{HeadRule, Limits, Options, Trail, Trust, verify};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -71,7 +71,7 @@ fn measure(folder: &Path, records: u32) -> anyhow::Result<()> {
     trail.close()?;
 
     let began = Instant::now();
-    let report = verify(&[folder.to_owned()], HeadRule::Required, Limits::default())?;
+    let report = verify(&[folder.to_owned()], HeadRule::Required, Limits::default(), &Trust::default())?;
     tell("verify", records, began.elapsed());
     ensure!(report.is_whole(), "{report}");
     println!("{} bytes a record", report.bytes / report.records.max(1));

@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 
-use auditor::trail::{self, HeadRule, Limits};
+use auditor::trail::{self, HeadRule, Limits, Trust};
 
 use super::failure::Failure;
 use super::terminal::escape;
@@ -29,7 +29,7 @@ impl Verify {
         let paths = if self.paths.is_empty() { vec![places.trail_dir()] } else { self.paths };
         paths.iter().try_for_each(|path| check(path))?;
         // A directory without HEAD may lack its last records and look whole, so the absence is damage; files go without.
-        let report = trail::verify(&paths, HeadRule::Required, Limits::default())
+        let report = trail::verify(&paths, HeadRule::Required, Limits::default(), &Trust::default())
             .map_err(|error| unreadable(&error))?;
         let mut out = stdout().lock();
         if self.json {

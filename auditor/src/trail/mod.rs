@@ -48,5 +48,5 @@ pub use self::chain::Hash;
 pub use self::error::Error;
 pub use self::head::Head;
 pub use self::recovery::Recovery;
-pub use self::verify::{Check, Damage, HeadRule, Limits, Report, verify};
+pub use self::verify::{Check, Damage, HeadRule, Limits, Report, SealReport, Trust, verify};
 pub use self::writer::{Options, Trail};

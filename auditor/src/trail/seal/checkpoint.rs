@@ -149,12 +149,10 @@ impl Listed {
         let mut rest = content;
         let mut line = 1;
         while !rest.is_empty() {
-            // Behind the empty line, where another begins.
-            let length = rest.find(BETWEEN).map(|place| place + 2);
-            let (whole, after) = match length {
-                Some(length) => rest.split_at(length),
-                None => (rest, ""),
-            };
+            // Behind the empty line, where another begins, be it with one letter.
+            let begun = || rest.rfind("\n\n").filter(|place| PREFIX.starts_with(&rest[place + 2..]));
+            let length = rest.find(BETWEEN).or_else(begun).map_or(rest.len(), |place| place + 2);
+            let (whole, after) = rest.split_at(length);
             let note = whole.strip_suffix('\n').unwrap_or(whole);
             if !whole.ends_with("\n\n") {
                 // What a crash leaves of a last one.

@@ -16,6 +16,7 @@
 pub(super) mod checkpoint;
 mod key;
 pub(super) mod note;
+mod proof;
 mod sealer;
 pub(super) mod tile;
 pub(super) mod tree;
@@ -23,5 +24,6 @@ pub(super) mod tree;
 pub use self::checkpoint::{Checkpoint, Signed, public_key};
 pub use self::key::{KeyFile, Signer, prepare_key};
 pub use self::note::{NotAKey, VerifierKey};
+pub use self::proof::{NotAProof, Proof, Unproven};
 pub(super) use self::sealer::Sealer;
 pub use self::sealer::Sealing;

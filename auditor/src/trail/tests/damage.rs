@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::{lines, segments, verified, written};
-use crate::trail::{Check, Damage, HeadRule, Limits, verify};
+use crate::trail::{Check, Damage, HeadRule, Limits, Trust, verify};
 
 const RECORDS: usize = 30;
 
@@ -193,7 +193,8 @@ fn copies_verify_without_their_end() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("trail");
     written(&directory, 30);
-    let copy = |paths: &[PathBuf]| verify(paths, HeadRule::IfPresent, Limits::default()).unwrap();
+    let copy =
+        |paths: &[PathBuf]| verify(paths, HeadRule::IfPresent, Limits::default(), &Trust::default()).unwrap();
     let all = segments(&directory);
 
     let part = copy(&[all[3].clone(), all[2].clone()]);

@@ -4,6 +4,7 @@ mod damage;
 mod durability;
 mod sealing;
 mod searching;
+mod tampering;
 mod writing;
 
 use std::fs;
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::segment::Segment;
-use super::{HeadRule, Limits, Options, Report, Trail, verify};
+use super::{HeadRule, Limits, Options, Report, Trail, Trust, verify};
 use crate::clock::Utc;
 use crate::record::ocsf::Host;
 use crate::record::{Caller, Entry, Event};
@@ -62,7 +63,7 @@ pub(super) fn written(directory: &Path, records: u64) {
 }
 
 pub(super) fn verified(directory: &Path) -> Report {
-    verify(&[directory.to_owned()], HeadRule::Required, Limits::default()).unwrap()
+    verify(&[directory.to_owned()], HeadRule::Required, Limits::default(), &Trust::default()).unwrap()
 }
 
 pub(super) fn segments(directory: &Path) -> Vec<PathBuf> {

@@ -4,10 +4,12 @@
 //! `prev`, the trail's id, the segment's name). After damage it goes on at the next line that holds by itself, so that
 //! one changed byte is one finding and not a million.
 //!
-//! What it cannot see: a trail that was rewritten from some record to its end, with HEAD. For that it takes something that
-//! has left the host.
+//! A trail that was rewritten from some record to its end, with HEAD, is found by its checkpoints: their signatures, and the tree over the
+//! records ([`seals`]). What it cannot see: a trail that was put back as a whole to what it was earlier, or sealed anew by somebody who
+//! has its key. For that it takes a checkpoint that has left the host ([`Trust`]).
 
 mod report;
+mod seals;
 mod walk;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +20,9 @@ use super::error::Error;
 use super::head::{Head, is_id};
 use super::segment::{Lines, Segment, first_of};
 
-pub use self::report::{Check, Damage, Report};
+pub use self::report::{Check, Damage, Report, SealReport};
+use self::seals::Seals;
+pub use self::seals::Trust;
 use self::walk::Walk;
 
 /// What to do about a missing HEAD.
@@ -46,15 +50,19 @@ impl Default for Limits {
 /// Verifies each of `paths`: a folder is a trail, a file a segment or an export; files that are named like segments are
 /// taken in order and as one piece, any other file is a piece of its own.
 ///
+/// What is in a folder is compared with its checkpoints, and these with `trust`.
+///
 /// Damage is not an error: it is in the report. An error is a file that cannot be read.
-pub fn verify(paths: &[PathBuf], rule: HeadRule, limits: Limits) -> Result<Report, Error> {
+pub fn verify(paths: &[PathBuf], rule: HeadRule, limits: Limits, trust: &Trust) -> Result<Report, Error> {
     let mut report = Report::new(limits.damages);
     let (folders, files): (Vec<_>, Vec<_>) = paths.iter().partition(|path| path.is_dir());
     for folder in folders {
-        // HEAD before the segments: of a trail that is being written, they then have at least what it names.
+        // HEAD and checkpoints before the segments: of a trail that is being written, they then have at least what is named.
         let head = Head::read(folder);
+        let trail = head.as_ref().ok().and_then(|head| head.as_ref()).map(|head| head.trail.as_str());
+        let seals = Seals::open(folder, trail, trust, &mut report)?;
         let segments = Segment::list(folder)?;
-        piece(&segments, folder, head, rule, &mut report)?;
+        piece(&segments, folder, head, rule, seals, &mut report)?;
     }
     let (mut segments, others): (Vec<_>, Vec<_>) = files
         .into_iter()
@@ -66,10 +74,10 @@ pub fn verify(paths: &[PathBuf], rule: HeadRule, limits: Limits) -> Result<Repor
         .map(|(path, first)| Segment { path: path.clone(), first: first.unwrap_or_default() })
         .collect();
     if !segments.is_empty() {
-        piece(&segments, &PathBuf::new(), Ok(None), HeadRule::IfPresent, &mut report)?;
+        piece(&segments, &PathBuf::new(), Ok(None), HeadRule::IfPresent, None, &mut report)?;
     }
     for (path, _) in others {
-        let mut walk = Walk::new(None, true, &mut report);
+        let mut walk = Walk::new(None, true, None, &mut report);
         walk.begin(path, None);
         lines(path, &mut walk)?;
         walk.end();
@@ -82,6 +90,7 @@ fn piece(
     folder: &Path,
     head: Result<Option<Head>, Error>,
     rule: HeadRule,
+    seals: Option<Seals>,
     report: &mut Report,
 ) -> Result<(), Error> {
     let head = match head {
@@ -96,7 +105,7 @@ fn piece(
         report.damage(Damage::of_file(&Head::path(folder), Check::HeadMissing));
     }
     let anywhere = head.is_none() && rule == HeadRule::IfPresent;
-    let mut walk = Walk::new(head, anywhere, report);
+    let mut walk = Walk::new(head, anywhere, seals, report);
     for (index, segment) in segments.iter().enumerate() {
         walk.begin(&segment.path, Some(segment.first));
         lines(&segment.path, &mut walk)?;
@@ -111,7 +120,7 @@ fn piece(
 fn lines(path: &Path, walk: &mut Walk<'_>) -> Result<(), Error> {
     let mut lines = Lines::open(path)?;
     while let Some(line) = lines.next_line()? {
-        walk.line(&line);
+        walk.line(&line)?;
     }
     Ok(())
 }

@@ -35,6 +35,30 @@ pub enum Check {
     Head,
     /// There is no HEAD.
     HeadMissing,
+    /// The trail has no checkpoints although it must.
+    CheckpointsMissing,
+    /// A checkpoint cannot be read: it was changed.
+    CheckpointForm,
+    /// A checkpoint is out of order.
+    CheckpointOrder,
+    /// The file of the last checkpoint is not one of the newest.
+    CheckpointLast,
+    /// A checkpoint is another trail's.
+    Origin,
+    /// A checkpoint is not signed by the key that must have signed it.
+    Signature,
+    /// The trail is sealed by another key than the one that is known.
+    Key,
+    /// The records are not those that a checkpoint was signed for.
+    Root,
+    /// Two checkpoints of one trail have different histories: both cannot be.
+    Forked,
+    /// The last records are gone: a checkpoint has more.
+    Truncated,
+    /// A tile has other hashes than the records.
+    Tile,
+    /// A tile is missing.
+    TileMissing,
 }
 
 impl fmt::Display for Check {
@@ -55,6 +79,25 @@ impl fmt::Display for Check {
             Self::Tail => "the last records are gone: HEAD names a later one",
             Self::Head => "HEAD is damaged or names the record with another hash",
             Self::HeadMissing => "HEAD is missing, so that nothing shows which record was the last",
+            Self::CheckpointsMissing => "the trail must be sealed and its checkpoints are missing",
+            Self::CheckpointForm => "the checkpoint cannot be read: it was changed, joined or cut",
+            Self::CheckpointOrder => "the checkpoint has fewer records than the one before it",
+            Self::CheckpointLast => {
+                "the last checkpoint is not among the newest of all checkpoints: one of the two files was changed or put back"
+            }
+            Self::Origin => "the checkpoint is another trail's",
+            Self::Signature => "the checkpoint is not signed by the trail's key",
+            Self::Key => {
+                "the checkpoints are signed by another key than the one given: the key was replaced, or it is another trail's"
+            }
+            Self::Root => {
+                "the records up to the checkpoint are not those that it was signed for: one of them was replaced, and what follows \
+                 sealed anew"
+            }
+            Self::Forked => "two checkpoints of this trail were signed for different records: the trail was forked",
+            Self::Truncated => "the last records are gone: the checkpoint was signed for more",
+            Self::Tile => "the tile's hashes are not those of the records",
+            Self::TileMissing => "the tile is missing",
         })
     }
 }
@@ -98,6 +141,19 @@ impl fmt::Display for Damage {
     }
 }
 
+/// What the checkpoints of a trail were found to be.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SealReport {
+    /// Those whose signatures hold.
+    pub checkpoints: u64,
+    /// Records under the last one whose root is that of the records.
+    pub sealed: u64,
+    /// The key in force; `None` where the trail is not sealed.
+    pub key: Option<String>,
+    /// A key was given to compare it with.
+    pub key_given: bool,
+}
+
 /// The outcome of a verification. As JSON: these fields, and `whole`.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -122,6 +178,8 @@ pub struct Report {
     pub head: Option<u64>,
     /// Bytes of a line that is being written, or that a crash left, after the last record that HEAD names.
     pub unfinished: u64,
+    /// What checkpoints say of it.
+    pub seal: SealReport,
     /// The findings, in order, as many as the limit allows.
     pub damages: Vec<Damage>,
     /// Findings in all.
@@ -143,6 +201,7 @@ impl Report {
             hash: None,
             head: None,
             unfinished: 0,
+            seal: SealReport::default(),
             damages: Vec::new(),
             found: 0,
             limit,
@@ -152,6 +211,21 @@ impl Report {
     /// Whether nothing is damaged, as far as it was checked.
     pub fn is_whole(&self) -> bool {
         self.whole
+    }
+
+    fn write_seal(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SealReport { checkpoints, sealed, key, key_given } = &self.seal;
+        let Some(key) = key else {
+            return writeln!(f, "not checked: signatures; there are no checkpoints");
+        };
+        writeln!(f, "{checkpoints} checkpoints, records up to {sealed} are sealed by {key}")?;
+        if !key_given {
+            writeln!(f, "not checked: whose key that is; give the one that you know with --key")?;
+        }
+        match self.last {
+            Some(last) if last > *sealed => writeln!(f, "not sealed yet: records {} to {last}", sealed + 1),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn damage(&mut self, damage: Damage) {
@@ -193,6 +267,7 @@ impl fmt::Display for Report {
                 writeln!(f, "not checked: the end; without HEAD nothing shows which record was the last")?
             }
         }
+        self.write_seal(f)?;
         if self.unfinished > 0 {
             writeln!(
                 f,

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use super::super::chain::{Hash, Seal};
 use super::super::head::Head;
 use super::super::segment::Line;
+use super::seals::Seals;
 use super::{Check, Damage, Identified, Report};
+use crate::trail::Error;
 
 /// A walk over the lines of one piece: a trail, or a copy of a part of one.
 #[derive(Debug)]
@@ -30,11 +32,17 @@ pub(super) struct Walk<'a> {
     unfinished: Option<(Damage, u64)>,
     /// The place after the last line.
     end: (u64, u64),
+    seals: Option<Seals>,
 }
 
 impl<'a> Walk<'a> {
     /// With `anywhere`, the piece may begin with any record; else it must with the first.
-    pub(super) fn new(head: Option<Head>, anywhere: bool, report: &'a mut Report) -> Self {
+    pub(super) fn new(
+        head: Option<Head>,
+        anywhere: bool,
+        seals: Option<Seals>,
+        report: &'a mut Report,
+    ) -> Self {
         report.head = head.as_ref().map(|head| head.sequence).or(report.head);
         let trail = head.as_ref().map(|head| head.trail.clone());
         if report.trail.is_none() {
@@ -53,6 +61,7 @@ impl<'a> Walk<'a> {
             lines: 0,
             unfinished: None,
             end: (0, 0),
+            seals,
         }
     }
 
@@ -79,20 +88,23 @@ impl<'a> Walk<'a> {
         }
     }
 
-    pub(super) fn line(&mut self, line: &Line<'_>) {
+    pub(super) fn line(&mut self, line: &Line<'_>) -> Result<(), Error> {
         self.report.bytes += line.length;
         self.lines += 1;
         self.end = (line.number + 1, line.offset + line.length);
         if !line.is_whole() && !line.is_too_long() {
             let damage = self.at(line, self.due(), Check::Form);
             self.unfinished = Some((damage, line.length));
-            return;
+            return Ok(());
         }
         match (Seal::read(line.bytes), Identified::read(line.bytes)) {
-            (Some(seal), Some(identified)) if seal.holds(line.bytes) => self.sound(line, seal, &identified),
+            (Some(seal), Some(identified)) if seal.holds(line.bytes) => {
+                return self.sound(line, seal, &identified);
+            }
             (Some(seal), _) if !seal.holds(line.bytes) => self.broken(line, Check::Hash),
             _ => self.broken(line, Check::Form),
         }
+        Ok(())
     }
 
     /// The record that belongs at this place, as far as that is known.
@@ -119,7 +131,7 @@ impl<'a> Walk<'a> {
     }
 
     /// A line that holds by itself; now for its place.
-    fn sound(&mut self, line: &Line<'_>, seal: Seal, identified: &Identified<'_>) {
+    fn sound(&mut self, line: &Line<'_>, seal: Seal, identified: &Identified<'_>) -> Result<(), Error> {
         let sequence = identified.sequence;
         self.report.records += 1;
         self.belongs(line, identified);
@@ -127,7 +139,8 @@ impl<'a> Walk<'a> {
             return self.advance(line, seal, sequence);
         };
         if sequence <= highest {
-            return self.out_of_place(line, seal, sequence);
+            self.out_of_place(line, seal, sequence);
+            return Ok(());
         }
         let between = sequence - highest - 1;
         if between > self.broken {
@@ -145,10 +158,16 @@ impl<'a> Walk<'a> {
             let damage = self.at(line, Some(sequence), Check::Name);
             self.report.damage(damage);
         }
-        self.advance(line, seal, sequence);
+        if (between, self.broken) == (1, 1)
+            && let Some(seals) = &mut self.seals
+        {
+            // The hash that the damaged one had is known from here, and so the tree goes on.
+            seals.follow(highest + 1, seal.prev, self.report)?;
+        }
+        self.advance(line, seal, sequence)
     }
 
-    fn advance(&mut self, line: &Line<'_>, seal: Seal, sequence: u64) {
+    fn advance(&mut self, line: &Line<'_>, seal: Seal, sequence: u64) -> Result<(), Error> {
         if sequence == 1
             && self.hash.is_none()
             && self.trail.as_deref().is_some_and(|trail| Hash::genesis(trail) != seal.prev)
@@ -166,6 +185,10 @@ impl<'a> Walk<'a> {
         if self.head.as_ref().is_some_and(|head| head.sequence == sequence && head.hash != seal.hash) {
             let damage = self.at(line, Some(sequence), Check::Head);
             self.report.damage(damage);
+        }
+        match &mut self.seals {
+            Some(seals) => seals.follow(sequence, seal.hash, self.report),
+            None => Ok(()),
         }
     }
 
@@ -207,18 +230,20 @@ impl<'a> Walk<'a> {
                 accounted += 1;
             }
         }
-        let Some(head) = head.filter(|head| *head > accounted) else {
-            return;
-        };
-        let (line, offset) = self.end;
-        let first = accounted + 1;
-        self.report.damage(Damage {
-            file: self.file,
-            line,
-            offset,
-            sequence: Some(first),
-            until: (head > first).then_some(head),
-            check: Check::Tail,
-        });
+        if let Some(head) = head.filter(|head| *head > accounted) {
+            let (line, offset) = self.end;
+            let first = accounted + 1;
+            self.report.damage(Damage {
+                file: self.file,
+                line,
+                offset,
+                sequence: Some(first),
+                until: (head > first).then_some(head),
+                check: Check::Tail,
+            });
+        }
+        if let Some(seals) = self.seals {
+            seals.end(accounted, self.report);
+        }
     }
 }
