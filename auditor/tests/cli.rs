@@ -6,6 +6,7 @@ mod pipeline;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use auditor::clock::Utc;
 use auditor::record::{Entry, Event};
@@ -85,7 +86,6 @@ fn what_this_version_lacks_is_told_in_a_sentence() {
         &["grants", "--json"],
         &["revoke", "7"],
         &["run", "--agent", "a", "--identity-token-file", "/token", "--", "true"],
-        &["verify", "--key", "/key"],
         &["verify", "--from-siem", "/export"],
         &["policy", "test", "--agent", "a", "--to", "10.0.0.1:5432", "--statement", "select 1"],
     ] {
@@ -286,6 +286,103 @@ fn a_directory_without_head_is_damaged_however_it_is_named() {
     let damaged = output(&["verify", trail.to_str().unwrap()]);
     assert_eq!(status(&damaged), 1, "{}", text(&damaged.stderr));
     assert!(text(&damaged.stdout).contains("HEAD is missing"), "{}", text(&damaged.stdout));
+}
+
+/// A sealed trail in a state directory, its public key and its last checkpoint.
+fn sealed(state: &Path, records: u64) -> (String, String) {
+    use auditor::trail::{Options, Trail, seal};
+
+    let sealing = seal::Sealing { keys: state.join("keys"), every: Duration::from_secs(3600) };
+    let options = Options { sealing: Some(sealing), ..Options::new(pipeline::host()) };
+    let (trail, _) = Trail::open(&state.join("trail"), options).unwrap();
+    for _ in 0..records {
+        let event = Event::DaemonStopped;
+        trail.append(&Entry { time: Utc(1), session: None, process: None, event }).unwrap();
+    }
+    trail.close().unwrap();
+    let printed = output(&["key", "--state-dir", state.to_str().unwrap()]);
+    assert_eq!(status(&printed), 0, "{}", text(&printed.stderr));
+    let checkpoint = std::fs::read_to_string(state.join("trail/checkpoint")).unwrap();
+    (text(&printed.stdout).trim_end().to_owned(), checkpoint)
+}
+
+#[test]
+fn a_trail_is_verified_with_its_key_and_with_a_checkpoint_that_was_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let (key, kept) = sealed(folder.path(), 300);
+    let verified = |more: &[&str]| {
+        let output = output(&[&["verify", "--state-dir", state], more].concat());
+        (status(&output), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (code, said) = verified(&[]);
+    assert!(code == 0 && said.contains("not checked: whose key that is"), "{said}");
+    let (code, said) = verified(&["--key", &key]);
+    assert!(code == 0 && said.contains(&format!("records up to 300 are sealed by {key}")), "{said}");
+    let file = write(folder.path(), "key", &format!("{key}\n"));
+    let checkpoint = write(folder.path(), "kept", &kept);
+    let (code, said) = verified(&["--key", &file, "--checkpoint", &checkpoint, "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(
+        (code, &report["seal"]["sealed"], &report["seal"]["key_given"]),
+        (0, &300.into(), &true.into())
+    );
+    // Begun anew by somebody who has the host and not this key.
+    std::fs::remove_dir_all(folder.path().join("trail")).unwrap();
+    std::fs::remove_dir_all(folder.path().join("keys")).unwrap();
+    sealed(folder.path(), 300);
+    let (code, said) = verified(&["--key", &key]);
+    assert!(code == 1 && said.contains("another key than the one given"), "{said}");
+    let (code, said) = verified(&["--checkpoint", &checkpoint]);
+    assert!(code == 1 && said.contains("is another trail's"), "{said}");
+    for wrong in [["--key", "nonsense"], ["--key", "a+b+c"], ["--checkpoint", &file]] {
+        assert_eq!(verified(&wrong).0, 2, "{wrong:?}");
+    }
+    assert_eq!(status(&output(&["key", folder.path().join("keys").to_str().unwrap()])), 2);
+}
+
+#[test]
+fn one_record_is_proven_to_somebody_who_has_the_key_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let (key, _) = sealed(folder.path(), 300);
+    let proof = output(&["prove", "42", "--state-dir", state]);
+    assert_eq!(status(&proof), 0, "{}", text(&proof.stderr));
+    let file = write(folder.path(), "42.tlog-proof", &text(&proof.stdout));
+    std::fs::remove_dir_all(folder.path().join("trail")).unwrap();
+    let proven = output(&["verify", "--proof", &file, "--key", &key]);
+    let said = text(&proven.stdout);
+    assert_eq!(status(&proven), 0, "{}", text(&proven.stderr));
+    let (sentence, record) = said.trim_end().split_once('\n').unwrap();
+    assert!(sentence.starts_with("whole: record 42 is one of the 300 of auditor/"), "{said}");
+    let record: serde_json::Value = serde_json::from_str(record).unwrap();
+    assert_eq!(record["metadata"]["sequence"], 42);
+    let changed = text(&proof.stdout).replace("index 41", "index 40");
+    let changed = write(folder.path(), "changed", &changed);
+    let refused = output(&["verify", "--proof", &changed, "--key", &key]);
+    assert_eq!(status(&refused), 1);
+    assert!(
+        text(&refused.stderr).contains("is not the one that the proof is for"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert_eq!(status(&output(&["verify", "--proof", &file])), 2, "without a key there is nothing to verify");
+}
+
+#[test]
+fn a_key_is_changed_by_a_reload_and_the_old_one_leads_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let (old, _) = sealed(folder.path(), 3);
+    let rotated = output(&["key", "--rotate", "--state-dir", state]);
+    assert!(text(&rotated.stderr).contains("auditor reload"), "{}", text(&rotated.stderr));
+    let (new, _) = sealed(folder.path(), 3);
+    assert_eq!(text(&rotated.stdout).trim_end(), new);
+    assert_ne!(old, new);
+    for key in [old, new] {
+        let verified = output(&["verify", "--state-dir", state, "--key", &key]);
+        assert_eq!(status(&verified), 0, "{}", text(&verified.stdout));
+    }
 }
 
 #[test]

@@ -67,6 +67,8 @@ enum Bench {
     Classify,
     /// Bytes a second that one core decrypts, by cipher suite
     Decrypt,
+    /// Records a second that one core appends and seals, and verifies
+    Trail,
     /// Speed of large transfers with the auditor against none
     Transfer(bench::Transfer),
     /// Throughput and handshakes over TLS with the auditor, and with the server's own log, against none
@@ -96,6 +98,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Bench(Bench::Decode(options)) => bench::decode::decode(&options),
         Task::Bench(Bench::Classify) => bench::classify(),
         Task::Bench(Bench::Decrypt) => bench::decrypt(),
+        Task::Bench(Bench::Trail) => bench::trail(),
         Task::Bench(Bench::Transfer(options)) => bench::transfer(&options),
         Task::Bench(Bench::Tls(options)) => bench::tls(&options),
         Task::Test { advisories } => test::test(advisories),

@@ -8,9 +8,11 @@ mod daemon;
 mod doctor;
 mod failure;
 mod json;
+mod key;
 mod log;
 mod openapi;
 mod policy;
+mod prove;
 mod reload;
 mod replay_capture;
 mod run;
@@ -86,6 +88,10 @@ impl Places {
     fn trail_dir(&self) -> PathBuf {
         self.state_dir.join("trail")
     }
+
+    fn keys_dir(&self) -> PathBuf {
+        self.state_dir.join("keys")
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,6 +115,10 @@ enum Command {
     Policy(policy::Policy),
     /// Verify that the trail is whole
     Verify(verify::Verify),
+    /// Print a record with the proof that it is in the trail, to be verified anywhere
+    Prove(prove::Prove),
+    /// Print the public key that verifies the trail, or change the key
+    Key(key::Key),
     /// Show the daemon's state of health
     Status(status::Status),
     /// Show which guarantees this host gives, and how to mend the others
@@ -142,6 +152,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Show(show) => show.execute(&places),
         Command::Policy(policy) => policy.execute(&places),
         Command::Verify(verify) => verify.execute(&places),
+        Command::Prove(prove) => prove.execute(&places),
+        Command::Key(key) => key.execute(&places),
         Command::Status(status) => status.execute(&places),
         Command::Doctor(doctor) => doctor.execute(),
         Command::Reload => reload::execute(&places),

@@ -1,8 +1,9 @@
-//! `auditor verify`: is the trail whole? Needs no daemon, and no trust in one.
+//! `auditor verify`: is the trail whole, or a proof one? Needs no daemon, and no trust in one.
 
 use std::io::{self, ErrorKind, Write, stdout};
 use std::path::{Path, PathBuf};
 
+use auditor::trail::seal::{NotAKey, Proof, Signed, VerifierKey};
 use auditor::trail::{self, HeadRule, Limits, Trust};
 
 use super::failure::Failure;
@@ -15,8 +16,16 @@ pub(crate) struct Verify {
     /// Directories of trails, segments or exported lines [default: the trail in the state directory]
     #[arg(value_name = "PATH")]
     paths: Vec<PathBuf>,
-    #[arg(long = "key", hide = true, value_name = "FILE", value_parser = super::absent::option)]
-    _key: Option<super::absent::Never>,
+    /// The public key that `auditor key` has printed, or a file with it: kept where the host's root cannot reach it, it shows
+    /// who signed
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// A checkpoint that has left the host (a copy of the trail's file `checkpoint`): shows that nothing was cut off or forked since
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Vec<PathBuf>,
+    /// Verify a record that `auditor prove` has printed, without a trail
+    #[arg(long, value_name = "FILE", requires = "key", conflicts_with_all = ["paths", "checkpoint"])]
+    proof: Option<PathBuf>,
     #[arg(long = "from-siem", hide = true, value_name = "FILE", value_parser = super::absent::option)]
     _from_siem: Option<super::absent::Never>,
     /// One JSON object
@@ -26,10 +35,16 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn execute(self, places: &Places) -> Result<(), Failure> {
+        let key = self.key.as_deref().map(key).transpose()?;
+        if let (Some(proof), Some(key)) = (&self.proof, &key) {
+            return proven(proof, key, self.json);
+        }
+        let checkpoints = self.checkpoint.iter().map(|path| checkpoint(path)).collect::<Result<_, _>>()?;
+        let trust = Trust { key, checkpoints };
         let paths = if self.paths.is_empty() { vec![places.trail_dir()] } else { self.paths };
         paths.iter().try_for_each(|path| check(path))?;
         // A directory without HEAD may lack its last records and look whole, so the absence is damage; files go without.
-        let report = trail::verify(&paths, HeadRule::Required, Limits::default(), &Trust::default())
+        let report = trail::verify(&paths, HeadRule::Required, Limits::default(), &trust)
             .map_err(|error| unreadable(&error))?;
         let mut out = stdout().lock();
         if self.json {
@@ -48,6 +63,49 @@ impl Verify {
         }
         Ok(())
     }
+}
+
+/// A key as it is printed, or from a file that has it in a line.
+fn key(text: &str) -> Result<VerifierKey, Failure> {
+    if let Ok(key) = text.parse() {
+        return Ok(key);
+    }
+    match std::fs::read_to_string(text) {
+        Ok(content) => {
+            content.trim().parse().map_err(|error| Failure::usage(format!("--key {text}: {error}")))
+        }
+        Err(_) if text.contains('+') => Err(Failure::usage(NotAKey)),
+        Err(error) => Err(Failure::usage(format!("--key {text}: {error}"))),
+    }
+}
+
+fn checkpoint(path: &Path) -> Result<(PathBuf, Signed), Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| unopened(path, &error))?;
+    let signed = Signed::parse(&text).ok_or_else(|| {
+        Failure::usage(format!(
+            "{} is not a checkpoint: name a copy of a trail's file `checkpoint`",
+            path.display()
+        ))
+    })?;
+    Ok((path.to_owned(), signed))
+}
+
+/// Verifies one record by its proof, and prints it.
+fn proven(path: &Path, key: &VerifierKey, as_json: bool) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let proof =
+        Proof::parse(&text).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    proof.verify(key).map_err(|error| Failure::refused(format!("{}: {error}", path.display())))?;
+    let checkpoint = proof.checkpoint().checkpoint();
+    let mut out = stdout().lock();
+    if !as_json {
+        let (sequence, size, origin) = (proof.sequence(), checkpoint.size, &checkpoint.origin);
+        writeln!(out, "whole: record {sequence} is one of the {size} of {origin} that {key} has signed for")?;
+    }
+    json::raw_line(&mut out, proof.line().trim_ascii_end())?;
+    out.flush()?;
+    Ok(())
 }
 
 /// Refuses what is no trail before anything is said of its state.

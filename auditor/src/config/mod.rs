@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -108,6 +109,20 @@ impl Capture {
     }
 }
 
+/// `[trail]`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Trail {
+    /// Time between two signed checkpoints while there are new records, from a second to a day; there is one at each session's end besides.
+    /// Taken at the start of the daemon. Default: 5 minutes.
+    pub checkpoint_every: Duration,
+}
+
+impl Default for Trail {
+    fn default() -> Self {
+        Self { checkpoint_every: Duration::from_secs(300) }
+    }
+}
+
 /// What becomes of sockets that an agent had before it was tagged.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ExistingSockets {
@@ -136,6 +151,8 @@ pub struct Settings {
     pub daemon: Daemon,
     /// What is kept.
     pub capture: Capture,
+    /// How the trail is sealed.
+    pub trail: Trail,
     /// Agents in the order of the file.
     pub agents: Vec<Agent>,
     /// Policies in the order of the file; names are unique.

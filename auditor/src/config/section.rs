@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -12,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Report, quoted};
 use super::document::{At, Section, Word, nearest};
 use super::overlap::{self, Spans};
-use super::{Agent, Capture, Daemon, ExistingSockets, FailMode, Overload, Results, Settings, expiry};
+use super::{Agent, Capture, Daemon, ExistingSockets, FailMode, Overload, Results, Settings, Trail, expiry};
 use crate::clock::Utc;
 use crate::policy::{Action, Destination, Policy, Rule, SCHEME, SocketName};
 use crate::protocol::Protocol;
@@ -22,6 +23,9 @@ use crate::protocol::Protocol;
 const RING_BYTES: std::ops::RangeInclusive<usize> = 256 << 10..=1 << 30;
 /// Bounds on `max_statement_bytes`.
 const STATEMENT_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=8 << 20;
+
+/// Bounds on `checkpoint_every`, in seconds.
+const CHECKPOINT_SECONDS: std::ops::RangeInclusive<usize> = 1..=86_400;
 
 /// Longest name of an agent or a policy, in bytes.
 const MAX_NAME: usize = 64;
@@ -50,7 +54,7 @@ pub(super) fn settings(text: &str, now: Utc) -> (Option<Settings>, Vec<Diagnosti
     };
     let root = Section::new("", document.get_ref(), 0..0);
     root.check_keys(
-        &["daemon", "capture", "agent", "policy"],
+        &["daemon", "capture", "trail", "agent", "policy"],
         &[("masking", NOT_YET_MASKING), ("sink", NOT_YET_SINK)],
         &mut report,
     );
@@ -58,6 +62,9 @@ pub(super) fn settings(text: &str, now: Utc) -> (Option<Settings>, Vec<Diagnosti
     let daemon = daemon.map_or_else(Daemon::default, |section| self::daemon(&section, &mut report));
     let capture = root.section("capture", "[capture]", &mut report);
     let capture = capture.map_or_else(Capture::default, |section| self::capture(&section, &mut report));
+
+    let trail = root.section("trail", "[trail]", &mut report);
+    let trail = trail.map_or_else(Trail::default, |section| self::trail(&section, &mut report));
 
     let agents = root.sections("agent", "[[agent]]", &mut report);
     let agents: Vec<NamedAgent<'_>> = agents.iter().map(|section| agent(section, &mut report)).collect();
@@ -74,7 +81,7 @@ pub(super) fn settings(text: &str, now: Utc) -> (Option<Settings>, Vec<Diagnosti
 
     let agents = agents.into_iter().filter_map(NamedAgent::complete).collect();
     let policies = policies.into_iter().map(|(policy, _)| policy).collect();
-    (Some(Settings { daemon, capture, agents, policies }), report.finish())
+    (Some(Settings { daemon, capture, trail, agents, policies }), report.finish())
 }
 
 fn daemon(section: &Section<'_>, report: &mut Report<'_>) -> Daemon {
@@ -114,6 +121,14 @@ fn capture(section: &Section<'_>, report: &mut Report<'_>) -> Capture {
             .integer("max_statement_bytes", STATEMENT_BYTES, report)
             .unwrap_or(default.max_statement_bytes),
     }
+}
+
+fn trail(section: &Section<'_>, report: &mut Report<'_>) -> Trail {
+    section.check_keys(&["checkpoint_every"], &[], report);
+    let seconds = section.integer("checkpoint_every", CHECKPOINT_SECONDS, report);
+    seconds.map_or_else(Trail::default, |seconds| Trail {
+        checkpoint_every: Duration::from_secs(seconds as u64),
+    })
 }
 
 fn results(section: &Section<'_>, report: &mut Report<'_>) -> Option<Results> {

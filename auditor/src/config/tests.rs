@@ -151,6 +151,17 @@ fn an_empty_file_is_the_defaults_and_a_warning() {
 }
 
 #[test]
+fn checkpoints_are_made_between_each_second_and_each_day() {
+    let every = |seconds: &str| {
+        let text = format!("[trail]\ncheckpoint_every = {seconds}\n");
+        parse_at(&text, NOW).0.map(|settings| settings.trail.checkpoint_every.as_secs())
+    };
+    assert_eq!(parse_at("", NOW).0.unwrap().trail.checkpoint_every.as_secs(), 300);
+    assert_eq!((every("1"), every("60"), every("86_400")), (Some(1), Some(60), Some(86_400)));
+    assert_eq!((every("0"), every("86_401"), every("-1"), every("\"5m\"")), (None, None, None, None));
+}
+
+#[test]
 fn a_ring_has_a_size_that_the_kernel_takes() {
     let reported = |bytes: &str, expected: &str| {
         let text = format!("[daemon]\nring_bytes = {bytes}\n");
@@ -456,7 +467,7 @@ fn a_file_that_cannot_be_used_says_what_to_do() {
     assert_eq!(
         error(),
         format!(
-            "{file}:1:1: error: unknown key \"a\": known are daemon, capture, agent, policy\n\
+            "{file}:1:1: error: unknown key \"a\": known are daemon, capture, trail, agent, policy\n\
              {file}:1:1: warning: no agent is declared, so nothing is audited: add an [[agent]] section\n\
              {file}:3:1: error: unknown key \"b\" in [daemon]: known are fail_mode, overload, ring_bytes"
         )

@@ -50,6 +50,7 @@ use crate::kernel::cgroup::Hierarchy;
 use crate::kernel::object::{KernelError, RingSizes};
 use crate::kernel::{bpffs, tracefs};
 use crate::source::capture;
+use crate::trail::seal::Sealing;
 use crate::trail::{self, Trail};
 use crate::{capabilities, posture, secrecy};
 
@@ -69,7 +70,7 @@ const LAST_RECORDS: Duration = Duration::from_secs(10);
 pub struct Options {
     /// Configuration file.
     pub config: PathBuf,
-    /// Directory of the trail.
+    /// Directory of the trail and its keys.
     pub state_dir: PathBuf,
     /// Directory of the socket.
     pub runtime_dir: PathBuf,
@@ -140,9 +141,16 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let host = host::read(Path::new("/"));
     let (boot_id, kernel_release) = (host.boot_id.clone(), host.kernel.clone());
     let trail_dir = options.state_dir.join("trail");
+    let sealing =
+        Sealing { keys: options.state_dir.join("keys"), every: loaded.settings.trail.checkpoint_every };
     let (trail, recovery) = patiently(
         replaced.is_some(),
-        || Trail::open(&trail_dir, trail::Options::new(host.clone())),
+        || {
+            Trail::open(
+                &trail_dir,
+                trail::Options { sealing: Some(sealing.clone()), ..trail::Options::new(host.clone()) },
+            )
+        },
         |error| matches!(error, trail::Error::Locked { .. }),
     )?;
     let recorder = options.capture.as_ref().and_then(|(path, limit)| {

@@ -39,6 +39,17 @@ pub(crate) struct Daemon {
     server: Option<thread::JoinHandle<()>>,
 }
 
+/// The host that records name.
+pub(crate) fn host() -> Host {
+    Host {
+        hostname: "host".to_owned(),
+        machine_id: None,
+        boot_id: "boot".to_owned(),
+        os: "Linux".to_owned(),
+        kernel: "6.12".to_owned(),
+    }
+}
+
 /// An open session.
 pub(crate) fn session(id: &str, agent: &str, cgroup: &str) -> SessionState {
     SessionState {
@@ -102,14 +113,7 @@ impl Daemon {
 
     /// The trail, to be written to and closed by the test.
     pub(crate) fn trail(&self) -> Trail {
-        let host = Host {
-            hostname: "host".to_owned(),
-            machine_id: None,
-            boot_id: "boot".to_owned(),
-            os: "Linux".to_owned(),
-            kernel: "6.12".to_owned(),
-        };
-        Trail::open(&self.trail_dir(), Options::new(host)).unwrap().0
+        Trail::open(&self.trail_dir(), Options::new(host())).unwrap().0
     }
 
     pub(crate) async fn client(&self) -> Client {

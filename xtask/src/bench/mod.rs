@@ -44,6 +44,13 @@ pub(crate) fn classify() -> Result<()> {
     run(cargo().args(["bench", "--package", "auditor", "--bench", "classify"]))
 }
 
+/// Records appended, sealed, verified, proven and searched, with the disk (`auditor/benches/trail.rs`).
+pub(crate) fn trail() -> Result<()> {
+    setup::build_tools()?;
+    build::build_kernel_programs()?;
+    run(cargo().args(["bench", "--package", "auditor", "--bench", "trail"]))
+}
+
 /// Decryption of what OpenSSL's server and client said to each other, from memory (`auditor/benches/decrypt.rs`).
 pub(crate) fn decrypt() -> Result<()> {
     // The library carries the kernel programs.

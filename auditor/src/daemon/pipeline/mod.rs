@@ -369,6 +369,7 @@ impl Pipeline {
             );
         }
         self.parts.settings = loaded.settings;
+        self.parts.trail.renew_key();
         self.parts.enter_now(0, Recorded::DaemonReloaded { configuration: loaded.digest });
         Ok(())
     }
