@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use auditor_tests::daemon::{Daemon, Stopped, cgroup_mount};
 use auditor_tests::network::FarEnd;
@@ -78,6 +79,66 @@ fn every_record_is_valid_ocsf() {
     shell.args(["-c", "input=$1; shift; exec \"$@\" < \"$input\"", "sh"]).arg(&input).args(words);
     let output = child::output(&mut shell, LIMIT).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The command's answer, which is yes.
+fn answer(arguments: &[&str]) -> String {
+    let output =
+        child::output(Command::new(place::auditor("debug").unwrap()).args(arguments), LIMIT).unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+#[test]
+fn the_daemon_signs_what_was_done_and_each_record_can_be_proven() {
+    require_root().unwrap();
+    let daemon = Daemon::start(
+        "[[agent]]\nname = \"a\"\npolicy = \"p\"\n\n[[policy]]\nname = \"p\"\ndefault = \"deny\"\n",
+    )
+    .unwrap();
+    let state = daemon.home().state.to_str().unwrap().to_owned();
+    let checkpoint = daemon.home().trail().join("checkpoint");
+    let size = || -> u64 {
+        let note = fs::read_to_string(&checkpoint).unwrap();
+        note.lines().nth(1).unwrap().parse().unwrap()
+    };
+    let first = answer(&["key", "--state-dir", &state]).trim_end().to_owned();
+    assert!(daemon.run("a", UNPRIVILEGED, &["true"]).unwrap().status.success());
+    // The session's end is signed for without anybody waiting for the interval.
+    let ended = || {
+        let records = daemon.records().unwrap();
+        let end = records.iter().find(|record| record["unmapped"]["auditor"]["kind"] == "session-ended");
+        end.and_then(|record| record["metadata"]["sequence"].as_u64())
+    };
+    let deadline = Instant::now() + LIMIT;
+    while ended().is_none_or(|sequence| sequence > size()) {
+        assert!(Instant::now() < deadline, "{:?} is not under the checkpoint of {} records", ended(), size());
+        thread::sleep(Duration::from_millis(50));
+    }
+    let proof = daemon.home().folder().join("proof");
+    let sequence = ended().unwrap().to_string();
+    fs::write(&proof, answer(&["prove", &sequence, "--state-dir", &state])).unwrap();
+    let kept = daemon.home().folder().join("kept");
+    fs::copy(&checkpoint, &kept).unwrap();
+    let second = answer(&["key", "--rotate", "--state-dir", &state]).trim_end().to_owned();
+    daemon.ask(&["reload"]).unwrap();
+    while answer(&["key", "--state-dir", &state]).trim_end() != second {
+        assert!(Instant::now() < deadline, "the daemon has not taken the new key");
+        thread::sleep(Duration::from_millis(50));
+    }
+    let stopped = daemon.stop().unwrap();
+    assert!(!stopped.said.contains("PRIVATE"));
+    let trail = stopped.trail.to_str().unwrap();
+    for key in [&first, &second] {
+        let said = answer(&["verify", trail, "--key", key, "--checkpoint", kept.to_str().unwrap()]);
+        assert!(said.contains(&format!("sealed by {second}")) && !said.contains("not sealed yet"), "{said}");
+    }
+    let proven = answer(&["verify", "--proof", proof.to_str().unwrap(), "--key", &first]);
+    assert!(
+        proven.contains(&format!("whole: record {sequence} ")) && proven.contains("session-ended"),
+        "{proven}"
+    );
 }
 
 /// What somebody does to the lines of a trail.

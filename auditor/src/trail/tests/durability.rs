@@ -13,6 +13,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::{PATIENCE, entry, lines, options, segments, verified, written};
 use crate::record::Event;
 use crate::trail::head::{Head, HeadFile};
+use crate::trail::seal::Sealing;
 use crate::trail::{Error, Options, Trail};
 
 const DIRECTORY: &str = "AUDITOR_TEST_TRAIL";
@@ -34,13 +35,19 @@ fn killed_at_any_point() {
             "round {round}: {acknowledged} was durable, {last} is there"
         );
         before = last;
-        let (trail, recovery) = Trail::open(&directory, options()).unwrap();
+        let (trail, recovery) = Trail::open(&directory, often_sealed(&directory)).unwrap();
         assert_eq!(trail.durable(), last);
         torn += u64::from(recovery.is_some());
         trail.close().unwrap();
     }
     println!("{before} records, {torn} of {ROUNDS} writers left an unfinished line");
     assert!(before > 0);
+}
+
+/// Sealed so often that a writer is killed in the midst of it.
+fn often_sealed(directory: &Path) -> Options {
+    let keys = directory.with_file_name("keys");
+    Options { sealing: Some(Sealing { keys, every: Duration::from_millis(3) }), ..options() }
 }
 
 /// Runs a writer for a while after its first record was durable, and kills it; gives the last record that it knew to be
@@ -74,8 +81,11 @@ fn kill_writer(directory: &Path, after: Duration) -> u64 {
 #[ignore = "the child of killed_at_any_point, which runs it"]
 fn writer_to_be_killed() {
     let directory = PathBuf::from(env::var_os(DIRECTORY).unwrap());
-    let options =
-        Options { commit_interval: Duration::from_millis(1), segment_bytes: 256 << 10, ..options() };
+    let options = Options {
+        commit_interval: Duration::from_millis(1),
+        segment_bytes: 256 << 10,
+        ..often_sealed(&directory)
+    };
     let (trail, _) = Trail::open(&directory, options).unwrap();
     let mut told = 0;
     // Long records make long writes, which a signal can end half-way.
@@ -166,7 +176,7 @@ fn a_full_disk_holds_the_writer_back_and_loses_nothing() {
     let directory = disk.path().join("trail");
     let ballast = disk.path().join("ballast");
     fs::write(&ballast, vec![0; 512 << 10]).unwrap();
-    let small = Options { buffer_bytes: 128 << 10, segment_bytes: 64 << 10, ..options() };
+    let small = Options { buffer_bytes: 128 << 10, segment_bytes: 64 << 10, ..often_sealed(&directory) };
     let (trail, _) = Trail::open(&directory, small).unwrap();
     let records = 900;
     thread::scope(|scope| {
@@ -192,7 +202,7 @@ fn a_full_disk_holds_the_writer_back_and_loses_nothing() {
     trail.close().unwrap();
     let report = verified(&directory);
     assert!(report.is_whole(), "{report}");
-    assert_eq!(report.records, records);
+    assert_eq!((report.records, report.seal.sealed), (records, records));
 }
 
 #[test]
