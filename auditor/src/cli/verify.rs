@@ -43,6 +43,11 @@ impl Verify {
         let trust = Trust { key, checkpoints };
         let paths = if self.paths.is_empty() { vec![places.trail_dir()] } else { self.paths };
         paths.iter().try_for_each(|path| check(path))?;
+        if (trust.key.is_some() || !trust.checkpoints.is_empty()) && !paths.iter().any(|path| path.is_dir()) {
+            return Err(Failure::usage(
+                "files have no checkpoints to verify with --key or --checkpoint: name the directory of a trail",
+            ));
+        }
         // A directory without HEAD may lack its last records and look whole, so the absence is damage; files go without.
         let report = trail::verify(&paths, HeadRule::Required, Limits::default(), &trust)
             .map_err(|error| unreadable(&error))?;

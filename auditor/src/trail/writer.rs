@@ -309,7 +309,7 @@ impl Trail {
         self.shared.state().sealed
     }
 
-    /// Asks for a checkpoint over all that was appended before, within a second or as soon as that is durable.
+    /// Asks for a checkpoint over all that was appended before, at once or five seconds after the one before.
     pub fn seal_soon(&self) {
         let mut state = self.shared.state();
         state.seal = state.sequence;

@@ -21,8 +21,9 @@ use super::key::{Keys, Signer};
 use super::tile::{self, Tiles};
 use super::tree::{Tile, Tree, leaf_of};
 
-/// Checkpoints that are asked for are made no more often than this.
-const SOONEST: Duration = Duration::from_secs(1);
+/// Checkpoints that are asked for are made no more often than this: a host on which sessions end all the time would have more of them than
+/// anybody wants to keep and to verify.
+const SOONEST: Duration = Duration::from_secs(5);
 
 /// How a trail is sealed.
 #[derive(Clone, Debug)]

@@ -105,9 +105,13 @@ impl Tiles {
         if !self.many {
             self.directories.insert(directory);
         }
-        let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let mut file = file.map_err(Error::call("create", &path))?;
-        file.write_all(&tile.bytes()).map_err(Error::call("write", &path))?;
+        let bytes = tile.bytes();
+        // One that a checkpoint of the same size has is not emptied under somebody who verifies.
+        if tile.hashes.len() == WIDTH || fs::read(&path).ok().as_ref() != Some(&bytes) {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+            let mut file = file.map_err(Error::call("create", &path))?;
+            file.write_all(&bytes).map_err(Error::call("write", &path))?;
+        }
         if tile.hashes.len() == WIDTH {
             let partial = path.with_extension("p");
             // There are some only where a checkpoint was made within this tile. What stays is in nobody's way.

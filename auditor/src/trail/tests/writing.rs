@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use super::{PATIENCE, entry, lines, open, options, segments, verified, written};
+use crate::trail::seal::Sealing;
 use crate::trail::{Check, Error, Options, Trail};
 
 #[test]
@@ -61,7 +63,9 @@ fn one_writer_only() {
 fn a_live_trail_verifies() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("trail");
-    let (trail, _) = Trail::open(&directory, Options { segment_bytes: 1 << 20, ..options() }).unwrap();
+    let sealing = Sealing { keys: folder.path().join("keys"), every: Duration::from_millis(1) };
+    let options = Options { segment_bytes: 1 << 20, sealing: Some(sealing), ..options() };
+    let (trail, _) = Trail::open(&directory, options).unwrap();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
             for number in 1..=20_000 {
