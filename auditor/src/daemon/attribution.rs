@@ -19,6 +19,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
 
+use auditor_common::bulk::{Place, Way};
+
 use super::by_cookie::ByCookie;
 use super::conversation::{Conversation, Findings};
 use super::journal::{Configuration, Item, Reported};
@@ -85,6 +87,8 @@ pub(super) struct Attribution {
     findings: Findings,
     /// Sockets whose rows are to be counted from now on, or no longer.
     counting: Vec<(u64, bool)>,
+    /// Those whose rows could be counted if the kernel programs knew where they are.
+    placing: BTreeSet<u64>,
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
@@ -96,6 +100,10 @@ pub(super) struct Attribution {
     /// Refusals of what belongs to no session that are known to have been counted and not recorded.
     pub(super) folded_of_nobody: u64,
 }
+
+/// How long the kernel programs may take a place for the one that the daemon has told, in nanoseconds. Its number comes again after four
+/// gibibytes.
+const PLACE_HOLDS: u64 = 100_000_000;
 
 impl Attribution {
     pub(super) fn new(
@@ -128,6 +136,7 @@ impl Attribution {
             libraries: BTreeMap::new(),
             findings: Findings::default(),
             counting: Vec::new(),
+            placing: BTreeSet::new(),
             entries: Vec::new(),
             statements: 0,
             classifier: Classifier::default(),
@@ -255,6 +264,21 @@ impl Attribution {
     /// Hands over the cookies of sockets whose rows the kernel programs are to count from now on (`true`), or no longer.
     pub(super) fn take_counting(&mut self) -> std::vec::Drain<'_, (u64, bool)> {
         self.counting.drain(..)
+    }
+
+    /// Hands over where rows are that the kernel programs copy and could count, each until then: to be asked when all that they have
+    /// written was taken in.
+    pub(super) fn take_places(&mut self, now: Boottime) -> Vec<(Way, Place)> {
+        let mut places = Vec::new();
+        for cookie in mem::take(&mut self.placing) {
+            let place = self.conversations.get_mut(&cookie).and_then(Conversation::place);
+            let Some((direction, place)) = place else { continue };
+            let way = Way { cookie, direction: direction.into(), _padding: 0 };
+            let until = now.0.saturating_add(PLACE_HOLDS);
+            let place = Place { until, ..place };
+            places.push((way, Place { check: place.check(&way), ..place }));
+        }
+        places
     }
 
     /// TCP and UDP conversations that are open.
