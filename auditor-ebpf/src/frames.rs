@@ -186,10 +186,29 @@ impl Frames {
     }
 
     /// Whether a segment is to be refused because one before it was: if it passed, the place of the next message were lost, and the
-    /// rest of a long transfer would be copied, which is what the ring had no room for.
+    /// rest of a long transfer would be copied, which is what the ring had no room for. Where the place is not known, the one that comes
+    /// again is the one that the daemon's reading has come to once it has emptied the ring.
     #[inline(always)]
     pub(crate) fn refuses(&self, sequence: u32) -> bool {
-        self.refused != 0 && self.known != 0 && self.is_behind(sequence)
+        self.refused != 0 && self.is_behind(sequence)
+    }
+
+    /// A segment of a long transfer was refused that nobody walked over.
+    #[inline(always)]
+    pub(crate) fn refuse_unknown(&mut self, sequence: u32) {
+        if self.refused == 0 {
+            self.next = sequence;
+            self.told = sequence;
+            self.refused = 1;
+        }
+    }
+
+    /// A segment has passed that nobody walked over.
+    #[inline(always)]
+    pub(crate) fn pass_unknown(&mut self, sequence: u32) {
+        if self.known == 0 && self.refused != 0 && !self.is_behind(sequence) {
+            self.refused = 0;
+        }
     }
 
     /// Whether something is missing before this segment.
@@ -250,6 +269,7 @@ impl Frames {
         if flags & SYN != 0 {
             // The numbers begin anew.
             self.known = 0;
+            self.refused = 0;
         }
         if length == 0 || flags & SYN != 0 {
             return false;

@@ -148,7 +148,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         && state.frames::<DIRECTION>().follow(context, &way, parsed.segment(), (is_long, now), walk);
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
     let lossless = is_lossless(control, now);
-    if told && lossless && state.frames::<DIRECTION>().refuses(parsed.sequence) {
+    // A reset is sent once.
+    let comes_again = told && parsed.flags & RST == 0;
+    if comes_again && lossless && state.frames::<DIRECTION>().refuses(parsed.sequence) {
         emit::count_held_back::<DIRECTION>(state.owner());
         return false;
     }
@@ -163,6 +165,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     {
         if walked {
             state.frames::<DIRECTION>().refuse(walk);
+        } else if comes_again && is_long && frames::are_released(&way) {
+            state.frames::<DIRECTION>().refuse_unknown(parsed.sequence);
         }
         return false;
     }
@@ -180,6 +184,8 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     if walked {
         // Only now: a packet that is refused comes again.
         state.frames::<DIRECTION>().advance(walk);
+    } else if parsed.length != 0 {
+        state.frames::<DIRECTION>().pass_unknown(parsed.sequence);
     }
     true
 }

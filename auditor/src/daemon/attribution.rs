@@ -18,6 +18,7 @@ pub(super) use saved::Saved;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
 
 use auditor_common::bulk::{Place, Way};
 
@@ -104,6 +105,9 @@ pub(super) struct Attribution {
 /// How long the kernel programs may take a place for the one that the daemon has told, in nanoseconds. Its number comes again after four
 /// gibibytes.
 const PLACE_HOLDS: u64 = 100_000_000;
+/// How long after its last segment a transfer has its place told, each turn anew: what found no room in the ring comes again when TCP
+/// finds it time.
+const PLACE_WANTED: Duration = Duration::from_secs(2);
 
 impl Attribution {
     pub(super) fn new(
@@ -270,8 +274,13 @@ impl Attribution {
     /// written was taken in.
     pub(super) fn take_places(&mut self, now: Boottime) -> Vec<(Way, Place)> {
         let mut places = Vec::new();
-        for cookie in mem::take(&mut self.placing) {
-            let place = self.conversations.get_mut(&cookie).and_then(Conversation::place);
+        let conversations = &self.conversations;
+        self.placing.retain(|cookie| {
+            let conversation = conversations.get(cookie).filter(|conversation| conversation.wants_a_place());
+            conversation.is_some_and(|conversation| now.since(conversation.moved()) < PLACE_WANTED)
+        });
+        for &cookie in &self.placing {
+            let place = self.conversations.get(&cookie).and_then(Conversation::place);
             let Some((direction, place)) = place else { continue };
             let way = Way { cookie, direction: direction.into(), _padding: 0 };
             let until = now.0.saturating_add(PLACE_HOLDS);

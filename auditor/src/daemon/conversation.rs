@@ -123,18 +123,21 @@ pub(super) struct Conversation {
 struct Bulk {
     sent: bool,
     bytes: u32,
-    /// Whether some of it was copied since the place was last told.
+    /// When the last of it passed.
+    at: Boottime,
+    /// Whether some of it was copied since the last that was counted.
     copied: bool,
 }
 
 impl Bulk {
-    fn passed(&mut self, sent: bool, bytes: u32) {
+    fn passed(&mut self, sent: bool, bytes: u32, at: Boottime) {
         if bytes == 0 {
             return;
         }
         if self.sent != sent {
-            *self = Self { sent, bytes: 0, copied: false };
+            *self = Self { sent, bytes: 0, at, copied: false };
         }
+        self.at = at;
         self.bytes = self.bytes.saturating_add(bytes);
     }
 }
@@ -325,7 +328,7 @@ impl Conversation {
             self.acknowledged(!sent, packet.acknowledgement, unseen, at, keyring, out);
         }
         self.feed(sent, at, keyring, out, |stream, deliver| stream.segment(&segment, deliver));
-        self.bulk.passed(sent, packet.length);
+        self.bulk.passed(sent, packet.length, at);
         self.bulk.copied |= packet.length >= LEAST;
         self.expect_secret(sent, at, keyring, out);
         self.tell_waiting(out);
@@ -382,7 +385,13 @@ impl Conversation {
         self.feed(sent, at, keyring, out, |stream, deliver| {
             stream.skipped(event.sequence, skip, at, deliver);
         });
-        self.bulk.passed(sent, event.length);
+        self.bulk.passed(sent, event.length, at);
+        self.bulk.copied = false;
+    }
+
+    /// When something passed last that may be a part of a long transfer.
+    pub(super) const fn moved(&self) -> Boottime {
+        self.bulk.at
     }
 
     /// Whether rows are copied that the kernel programs could count, if they knew where they are.
@@ -391,11 +400,10 @@ impl Conversation {
     }
 
     /// The direction of what [`Self::wants_a_place`] and the place to which its reading has come.
-    pub(super) fn place(&mut self) -> Option<(u8, Place)> {
+    pub(super) fn place(&self) -> Option<(u8, Place)> {
         if !self.wants_a_place() {
             return None;
         }
-        self.bulk.copied = false;
         let sent = self.bulk.sent;
         let (stream, direction) = if sent { (&self.sent, EGRESS) } else { (&self.received, INGRESS) };
         let (sequence, within) = (stream.caught_up()?, self.reader.place(self.side(sent))?);
