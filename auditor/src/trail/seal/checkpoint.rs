@@ -31,6 +31,8 @@ pub(in crate::trail) const ALL: &str = "checkpoints";
 /// Before the trail's id in the origin.
 const PREFIX: &str = "auditor/";
 const KEY: &str = "key ";
+/// Between a note's text and its signatures.
+const SIGNATURE: &str = "\n\n— ";
 /// Between two notes in the file of all.
 const BETWEEN: &str = "\n\nauditor/";
 
@@ -154,7 +156,8 @@ impl Listed {
             let length = rest.find(BETWEEN).or_else(begun).map_or(rest.len(), |place| place + 2);
             let (whole, after) = rest.split_at(length);
             let note = whole.strip_suffix('\n').unwrap_or(whole);
-            if !whole.ends_with("\n\n") {
+            let ends = whole.ends_with("\n\n") && whole.contains(SIGNATURE);
+            if !ends && after.is_empty() {
                 // What a crash leaves of a last one.
                 listed.torn = whole.len();
                 listed.length -= whole.len();
@@ -181,4 +184,30 @@ impl Listed {
 /// The public key in force of the trail in `directory`, as its checkpoints name it; `None` where it is not sealed.
 pub fn public_key(directory: &Path) -> Result<Option<VerifierKey>, Error> {
     Ok(Listed::read(directory)?.and_then(|listed| listed.key().cloned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_that_was_cut_anywhere_is_told_from_the_whole_ones_before_it() {
+        let origin = origin(&"0f".repeat(16));
+        let key = VerifierKey::new(origin.clone(), [7; 32]);
+        let note = |size| {
+            let checkpoint =
+                Checkpoint { origin: origin.clone(), size, root: Hash::new([9; 32]), key: Some(key.clone()) };
+            format!("{}\n{}\n", checkpoint.text(), key.line(&[5; 64]))
+        };
+        let (whole, last) = ([note(1), note(20)].concat(), note(300));
+        for cut in (0..=last.len()).filter(|cut| last.is_char_boundary(*cut)) {
+            let listed = Listed::parse(&format!("{whole}{}", &last[..cut]));
+            let (notes, torn) = if cut == last.len() { (3, 0) } else { (2, cut) };
+            assert_eq!((listed.signed().count(), listed.notes.len()), (notes, notes), "{cut}");
+            assert_eq!((listed.torn, listed.length), (torn, whole.len() + cut - torn), "{cut}");
+        }
+        // One that is not the last was whole once.
+        let damaged = Listed::parse(&format!("{}{}", note(1).replace("\n\n— ", "\n— "), note(20)));
+        assert_eq!((damaged.notes.len(), damaged.signed().count()), (2, 1));
+    }
 }
