@@ -267,7 +267,7 @@ impl Frames {
                 // Nothing of it is new, so that it may never come again.
                 return;
             }
-            if self.refused != 0 && self.is_behind(segment.sequence) {
+            if self.refuses(segment.sequence, now) {
                 return;
             }
             self.next = if self.has_told(segment.sequence) { self.told } else { segment.sequence };
