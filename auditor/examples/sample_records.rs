@@ -317,6 +317,7 @@ fn others() -> Vec<Event> {
             by: caller(),
             cgroup: "auditor/5b0c7e1f9a2d4c38".to_owned(),
             command: Some(vec!["psql".to_owned(), "orders".to_owned()]),
+            confinement: Some(auditor::policy::Confinement::default()),
         },
         Event::SessionEnded {
             reason: "empty",

@@ -8,6 +8,7 @@
 //! Warnings let the file pass; they tell what is valid but hardly meant. Files are bounded ([`MAX_FILE_BYTES`]).
 #![forbid(unsafe_code)]
 
+mod confinement;
 mod diagnostic;
 mod document;
 mod expiry;

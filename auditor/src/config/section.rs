@@ -9,6 +9,7 @@ use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::confinement;
 use super::diagnostic::{Diagnostic, Report, quoted};
 use super::document::{At, Section, Word, nearest};
 use super::overlap::{self, Spans};
@@ -181,7 +182,11 @@ fn name<'a>(section: &Section<'a>, report: &mut Report<'_>) -> At<&'a str> {
 }
 
 fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, Range<usize>) {
-    section.check_keys(&["name", "default", "rule"], &[("statement", NOT_YET_STATEMENT)], report);
+    section.check_keys(
+        &["name", "default", "rule", "sockets", "permit"],
+        &[("statement", NOT_YET_STATEMENT)],
+        report,
+    );
     let name = name(section, report);
     report.turn_to(Some(name.value));
     let default = action(section, "default", report);
@@ -207,7 +212,9 @@ fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, 
         }
     }
     spans.incomplete |= section.value("rule").is_some() && sections.is_empty();
-    let policy = Policy { name: name.value.to_owned(), default: default.unwrap_or(Action::Deny), rules };
+    let confinement = confinement::confinement(section, report);
+    let policy =
+        Policy { name: name.value.to_owned(), default: default.unwrap_or(Action::Deny), rules, confinement };
     overlap::check(&policy, &spans, report);
     report.turn_to(None);
     (policy, name.span)

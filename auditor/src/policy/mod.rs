@@ -9,6 +9,7 @@
 //! same destination and say different things of it.
 #![forbid(unsafe_code)]
 
+mod confinement;
 mod destination;
 mod explain;
 mod socket;
@@ -21,6 +22,7 @@ use crate::clock::{Clock, Utc};
 use crate::protocol::Protocol;
 use crate::record;
 
+pub use confinement::{Confinement, Permit, SocketKind};
 pub(crate) use destination::network;
 pub use destination::{Destination, DestinationError, TCP, Transports, UDP, ambiguous};
 pub use explain::{Explanation, UnknownAgent, explain, explain_socket};
@@ -91,6 +93,8 @@ pub struct Policy {
     pub default: Action,
     /// Rules in the order of the file.
     pub rules: Vec<Rule>,
+    /// What it leaves beside destinations.
+    pub confinement: Confinement,
 }
 
 impl Policy {

@@ -256,7 +256,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::{Action, Place, Rule};
+    use crate::policy::{Action, Confinement, Place, Rule};
 
     fn policy(rules: &[(&str, Action)]) -> Policy {
         let rules = rules.iter().zip(1..).map(|((socket, action), number)| Rule {
@@ -268,7 +268,12 @@ mod tests {
             expires: None,
             place: Place::default(),
         });
-        Policy { name: "p".to_owned(), default: Action::Deny, rules: rules.collect() }
+        Policy {
+            name: "p".to_owned(),
+            default: Action::Deny,
+            rules: rules.collect(),
+            confinement: Confinement::default(),
+        }
     }
 
     fn rule_of(policy: &Policy, name: &[u8]) -> (bool, u32) {

@@ -61,9 +61,10 @@ impl Run {
     pub(crate) fn execute(self, places: &Places) -> ExitCode {
         let session_and_user = self.user.as_deref().map(User::find).transpose().and_then(|user| {
             harden::refuse_foreign_sockets().map_err(|error| error.to_string())?;
-            let filters = seccomp::filters().map_err(|error| error.to_string())?;
             let session = self.enter_session(places)?;
-            harden::harden(user.as_ref(), &filters).map_err(|error| error.to_string())?;
+            // A daemon that knows of none leaves the least.
+            let confinement = session.confinement.clone().unwrap_or_default();
+            harden::harden(user.as_ref(), &confinement).map_err(|error| error.to_string())?;
             Ok((session, user))
         });
         let (session, user) = match session_and_user {
@@ -91,6 +92,7 @@ impl Run {
             labels: self.labels.iter().cloned().collect(),
             target: SessionTarget::Caller {},
             command: Some(shortened(&self.command)),
+            confines: true,
         };
         let session = runtime
             .block_on(client.open_session(&request))

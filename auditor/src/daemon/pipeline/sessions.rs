@@ -17,6 +17,8 @@ use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::{Attachment, KernelError};
 use crate::kernel::orphan::{self, session_pins};
 use crate::kernel::shares::Unwritten;
+use crate::landlock;
+use crate::policy::Permit;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
 
@@ -38,6 +40,15 @@ impl Pipeline {
             )));
         };
         let (policy, existing_sockets) = (agent.policy.clone(), agent.existing_sockets);
+        let confinement = self.parts.settings.policy(&policy).filter(|_| request.confines);
+        let confinement = confinement.map(|policy| {
+            let mut confinement = policy.confinement.clone();
+            if !landlock::has_scopes() {
+                // What is recorded as refused is.
+                confinement.permit.insert(Permit::OtherProcesses);
+            }
+            confinement
+        });
         if let Some(reason) = self.parts.trail.blocked() {
             return Err(CommandError::Failed(format!(
                 "nothing can be recorded at the moment ({reason}), so no session is opened"
@@ -109,6 +120,7 @@ impl Pipeline {
             share,
             unwritten,
             folded_refusals: 0,
+            confinement: confinement.clone(),
         };
         let state = opened.state(None);
         self.parts.record(Item::Opened(Box::new(opened)));
@@ -120,6 +132,7 @@ impl Pipeline {
             by: request.caller,
             cgroup: cgroup.name().to_owned(),
             command: request.command,
+            confinement,
         };
         self.parts.enter_now(number, event);
         self.see_to_existing_sockets(&Look {
