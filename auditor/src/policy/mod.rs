@@ -12,6 +12,7 @@
 mod confinement;
 mod destination;
 mod explain;
+mod guarded;
 mod socket;
 mod table;
 
@@ -26,6 +27,7 @@ pub use confinement::{Confinement, Permit, SocketKind};
 pub(crate) use destination::network;
 pub use destination::{Destination, DestinationError, TCP, Transports, UDP, ambiguous};
 pub use explain::{Explanation, UnknownAgent, explain, explain_socket};
+pub(crate) use guarded::CONTAINERS;
 pub use socket::{NameEntry, SCHEME, SocketName, SocketNameError, show as show_socket};
 pub use table::{Entry, Table};
 
@@ -172,6 +174,7 @@ fn render_with(
         _ => ("unknown", false),
     };
     let policy = policy.filter(|_| decided_by_policy);
+    // An entry that stands for no rule: sockets of a kind that the policy does not name.
     let rule = policy.filter(|_| verdict.rule != rule::NO_RULE).map(rule_text);
     record::Verdict {
         allowed: verdict.allows(),

@@ -5,20 +5,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use super::{Check, Host};
-
-/// Below /run.
-const SOCKETS: [&str; 5] = [
-    "docker.sock",
-    "containerd/containerd.sock",
-    "podman/podman.sock",
-    "crio/crio.sock",
-    "buildkit/buildkitd.sock",
-];
+use crate::policy::CONTAINERS;
 
 pub(super) fn sockets(host: &Host) -> Check {
     const NAME: &str = "container-sockets";
     const MEANING: &str = "an agent that reaches one of them can start processes outside of its session";
-    let present: Vec<_> = SOCKETS.iter().filter_map(|name| reach(host, &host.run.join(name))).collect();
+    let present: Vec<_> = CONTAINERS.iter().filter_map(|name| reach(host, &host.run.join(name))).collect();
     let open: Vec<_> =
         present.iter().filter(|socket| socket.reachable).map(|socket| &*socket.description).collect();
     if !open.is_empty() {
