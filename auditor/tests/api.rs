@@ -26,6 +26,7 @@ fn request(target: SessionTarget) -> OpenSession {
         target,
         command: Some(vec!["psql".to_owned()]),
         confines: true,
+        user: None,
     }
 }
 

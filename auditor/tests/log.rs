@@ -190,6 +190,7 @@ fn fill_with_sessions(daemon: &Daemon) {
         cgroup: "/auditor/1".to_owned(),
         command: None,
         confinement: None,
+        degraded: Vec::new(),
     };
     let totals = SessionTotals { connections: 1, statements: 5, violations: 2 };
     let remote = Some(SocketAddr::from(([10, 0, 0, 1], 443)));

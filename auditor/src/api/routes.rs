@@ -103,6 +103,7 @@ async fn open_session(
         target,
         command: request.command,
         confines: request.confines,
+        user: request.user,
         caller: connected.caller.clone(),
     };
     let state = context.commander.ask(|reply| Command::Open(Box::new(open), reply)).await?;

@@ -31,6 +31,9 @@ pub struct OpenSession {
     /// The caller takes from the command what the answer's `confinement` does not leave it, before it begins.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub confines: bool,
+    /// Number of the user as which the command will run; absent: the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
 }
 
 /// What the next daemon can go on with.

@@ -52,6 +52,7 @@ impl Tag {
             target,
             command: None,
             confines: false,
+            user: None,
         };
         let session = runtime.block_on(client.open_session(&request))?;
         writeln!(stdout(), "{}", session.id)?;

@@ -12,6 +12,7 @@ mod confinement;
 mod diagnostic;
 mod document;
 mod expiry;
+mod guarantees;
 mod overlap;
 mod section;
 mod sockets;
@@ -30,6 +31,7 @@ use crate::policy::{Action, Policy, Rule};
 use crate::protocol::Limits;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use guarantees::Guarantees;
 
 /// Largest configuration file in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -135,6 +137,8 @@ pub struct Agent {
 pub struct Settings {
     /// How the daemon behaves.
     pub daemon: Daemon,
+    /// What the host must give.
+    pub guarantees: Guarantees,
     /// What is kept.
     pub capture: Capture,
     /// Agents in the order of the file.

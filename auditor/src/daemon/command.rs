@@ -38,6 +38,8 @@ pub struct OpenSession {
     pub command: Option<Vec<String>>,
     /// Whether whoever asks takes from the command what the policy says, before it begins.
     pub confines: bool,
+    /// As which user the command will run, if another than who asks.
+    pub user: Option<u32>,
     /// Who asks.
     pub caller: Caller,
 }

@@ -13,13 +13,17 @@ mod confinement;
 mod destination;
 mod explain;
 mod guarded;
+pub mod learn;
 mod socket;
 mod table;
+
+use std::collections::BTreeSet;
 
 use auditor_common::endpoint::Endpoint;
 use auditor_common::rule;
 
 use crate::clock::{Clock, Utc};
+use crate::posture::session::Guarantee;
 use crate::protocol::Protocol;
 use crate::record;
 
@@ -97,6 +101,8 @@ pub struct Policy {
     pub rules: Vec<Rule>,
     /// What it leaves beside destinations.
     pub confinement: Confinement,
+    /// What a session under it must have.
+    pub guarantees: BTreeSet<Guarantee>,
 }
 
 impl Policy {

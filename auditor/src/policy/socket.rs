@@ -302,6 +302,7 @@ mod tests {
             default: Action::Deny,
             rules: rules.collect(),
             confinement: Confinement::default(),
+            guarantees: [].into(),
         }
     }
 

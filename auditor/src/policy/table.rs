@@ -122,7 +122,13 @@ mod tests {
     }
 
     fn policy(default: Action, rules: Vec<Rule>) -> Policy {
-        Policy { name: "backfill".to_owned(), default, rules, confinement: Confinement::default() }
+        Policy {
+            name: "backfill".to_owned(),
+            default,
+            rules,
+            confinement: Confinement::default(),
+            guarantees: [].into(),
+        }
     }
 
     fn endpoint(text: &str) -> Endpoint {

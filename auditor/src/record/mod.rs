@@ -339,6 +339,8 @@ pub enum Event {
         command: Option<Vec<String>>,
         /// What the command is left beside destinations; `None` where nothing was taken from it.
         confinement: Option<Confinement>,
+        /// Guarantees that this session does not have, one sentence each.
+        degraded: Vec<String>,
     },
     /// A session ended.
     SessionEnded {

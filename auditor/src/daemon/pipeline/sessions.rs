@@ -19,6 +19,8 @@ use crate::kernel::orphan::{self, session_pins};
 use crate::kernel::shares::Unwritten;
 use crate::landlock;
 use crate::policy::Permit;
+use crate::posture;
+use crate::posture::session::Who;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
 
@@ -78,6 +80,13 @@ impl Pipeline {
                 (cgroup, false)
             }
         };
+        let degraded = match self.examined(&request, &cgroup, &policy) {
+            Ok(degraded) => degraded,
+            Err(error) => {
+                remove(&cgroup, owns_cgroup);
+                return Err(error);
+            }
+        };
         let share = match self.parts.tables.take_share() {
             Ok(share) => share,
             Err(error) => {
@@ -133,6 +142,7 @@ impl Pipeline {
             cgroup: cgroup.name().to_owned(),
             command: request.command,
             confinement,
+            degraded,
         };
         self.parts.enter_now(number, event);
         self.see_to_existing_sockets(&Look {
@@ -143,6 +153,38 @@ impl Pipeline {
             wait,
         });
         Ok((number, state))
+    }
+
+    /// What the session will not have. Refused where its policy asks for it.
+    fn examined(
+        &self,
+        request: &OpenSession,
+        cgroup: &Cgroup,
+        policy: &str,
+    ) -> Result<Vec<String>, CommandError> {
+        let settings = &self.parts.settings;
+        let running = match request.target {
+            Target::Process(pid) => vec![pid],
+            Target::Cgroup(_) => cgroup.all_members().map_err(failed)?,
+        };
+        let who = match request.target {
+            Target::Process(_) if request.confines => {
+                Who::Command(request.user.unwrap_or(request.caller.uid))
+            }
+            _ => Who::Running(&running),
+        };
+        let mount = self.parts.hierarchy.mount();
+        let lacks = posture::session::lacks(&posture::Host::default(), &who, mount, cgroup.path());
+        let wanted = settings.policy(policy).map(|policy| &policy.guarantees);
+        let missing = lacks.iter().find(|lack| wanted.is_some_and(|wanted| wanted.contains(&lack.guarantee)));
+        if let Some(lack) = missing.filter(|_| !settings.guarantees.degraded_allowed) {
+            return Err(CommandError::Invalid(format!(
+                "policy {policy} asks for {}, and {}; or write `degraded = \"allow\"` in [daemon] to go on without, which is recorded",
+                lack.guarantee.name(),
+                lack.sentence
+            )));
+        }
+        Ok(lacks.iter().map(|lack| format!("{}: {}", lack.guarantee.name(), lack.sentence)).collect())
     }
 
     /// Where a process lives. One that belongs to a session does not become another one's: its history would have two

@@ -77,11 +77,12 @@ impl<'a> Own<'a> {
                 let fields = ConnectionFields { call: Some(call), ..ConnectionFields::new(connection, None) };
                 own.connection = Some(fields);
             }
-            Event::SessionOpened { cgroup, command, confinement, .. } => {
+            Event::SessionOpened { cgroup, command, confinement, degraded, .. } => {
                 own.session = session.map(|session| SessionFields {
                     cgroup: Some(cgroup),
                     command: command.as_deref(),
                     confinement: confinement.as_ref().map(ConfinementFields::new),
+                    degraded,
                     ..SessionFields::new(session)
                 });
             }
@@ -206,6 +207,8 @@ pub(super) struct SessionFields<'a> {
     command: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     confinement: Option<ConfinementFields>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    degraded: &'a [String],
     #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -227,6 +230,7 @@ impl<'a> SessionFields<'a> {
             cgroup: None,
             command: None,
             confinement: None,
+            degraded: &[],
             end: None,
             connections: None,
             statements: None,
