@@ -1,19 +1,18 @@
-//! Where the messages of a PostgreSQL server's answer begin and end, so that rows can be left uncopied and still be counted.
+//! Where the messages of a PostgreSQL connection begin and end, so that rows can be left uncopied and still be counted: what a long answer
+//! consists of, and what a client sends for COPY FROM STDIN.
 //!
-//! A message is a type byte, a length of four bytes that counts itself, and a body. Following them from the first byte of the
-//! connection on needs nothing but their headers, and gives certainty: a row may hold whatever bytes it likes, they are never
-//! taken for a message, because its length says where it ends. (Looking for the end of an answer in its last bytes would be
-//! cheaper, and whoever writes rows could forge it.)
+//! A message is a type byte, a length of four bytes that counts itself, and a body. Following them needs nothing but their headers,
+//! and gives certainty: a row may hold whatever bytes it likes, they are never taken for a message, because its length says where it
+//! ends. (Looking for the end of a transfer in its last bytes would be cheaper, and whoever writes rows could forge it.)
 //!
-//! It is done for all connections that an agent opens, whatever they speak, because the daemon learns only later what it is: a
-//! byte that cannot be such a message ends it for this connection. Nothing is left uncopied before the daemon has said so
-//! ([`RELEASED`]), and then only DataRow and CopyData, only of an answer that is long. The daemon holds what is counted here
-//! against its own reading.
+//! Where to begin the daemon says ([`RELEASED`]): it has read the stream from its first byte on, and names the place to which it has come,
+//! whenever it has read all that there was. If the next segment begins just there, it is followed, and so are all behind it. Most
+//! of the time there is a next try, so this needs no patience. Only DataRow and CopyData are left uncopied, only where a
+//! transfer is long, and only as long as the daemon's word stands. The daemon holds what is counted here against its own reading.
 //!
 //! A segment that is not the next one is not looked at. If it passes before the one that is missing, the place of the next message
-//! is lost, and the rest of the connection is copied whole. Two processors may have a segment each in hand; the later one then waits
-//! for its turn ([`await_turn`]), which it knows by the sequence number, because that is written last. It waits in vain once in a
-//! connection at most, so that no peer can make a processor wait.
+//! is lost, until the daemon names another. Two processors may have a segment each in hand; the later one then waits
+//! for its turn ([`await_turn`]), which it knows by the sequence number, because that is written last.
 //!
 //! A segment that becomes several records may find room for the first ones only. It is refused and comes again, and what comes again
 //! is copied, not counted: rows that are counted must begin where the daemon's reading has come to ([`Frames::partly_told`]).
@@ -22,6 +21,8 @@ use core::ffi::c_void;
 use core::ptr;
 use core::ptr::{read_volatile, write_volatile};
 
+use auditor_common::bulk::{LEAST, Place, Way};
+use auditor_common::event::INGRESS;
 use auditor_common::packet::SYN;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
@@ -29,38 +30,20 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::SkBuffContext;
 
-/// Cookies of sockets whose rows need not be copied. Written by the daemon only.
+/// Directions of sockets whose rows need not be copied, and where their messages are. Written by the daemon only.
 #[map]
-static RELEASED: HashMap<u64, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+static RELEASED: HashMap<Way, Place> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
-/// Bytes of an answer that are copied in any case.
-pub(crate) const ANSWER_BEGINS: u32 = 64 << 10;
-/// Rows of fewer bytes than this are copied: a record of them would be no shorter.
-pub(crate) const LEAST: u32 = 512;
-
-/// Bytes of a packet that are looked at in one go.
-const WINDOW: usize = 4096;
-/// The same where messages are long: there is one header in it at best.
-const NARROW: u32 = 64;
-/// From how many bytes on a message is long.
-const LONG: u32 = 512;
 /// A message's header.
 const HEADER: u32 = 5;
-/// The longest message that PostgreSQL sends.
+/// The longest message that PostgreSQL sends or takes.
 const MAX_LENGTH: u32 = 0x3fff_ffff;
 /// Messages of one step of a walk.
 const MESSAGES_OF_A_STEP: u32 = 4;
 /// Steps of a walk. A packet has 512 KiB at most, so that only messages of less than 16 bytes on average are too many.
 const STEPS: u32 = 8192;
 
-/// Not at a beginning.
-const UNKNOWN: u8 = 0;
-/// Before the server's first message: its answer to a request for encryption, one byte, may come.
-const FIRST: u8 = 1;
-/// Within the messages.
-const WITHIN: u8 = 2;
-
-/// What a walk needs. One for each processor: ingress runs in softirq, which none of its kind interrupts; the stack has no room.
+/// A walk over what comes in.
 #[map]
 static WALK: PerCpuArray<Walk> = PerCpuArray::with_max_entries(1, 0);
 
@@ -85,8 +68,8 @@ pub(crate) struct Frames {
     filled: u8,
     /// Type byte of the message under way.
     kind: u8,
-    /// [`UNKNOWN`], [`FIRST`] or [`WITHIN`].
-    phase: u8,
+    /// Whether any of this is known.
+    known: u8,
     /// Whether the segment from `next` on found no room in the ring and was refused: then it comes again.
     refused: u8,
 }
@@ -110,30 +93,46 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// There are none. Field by field: a constant would be copied byte by byte, in a loop.
-    #[inline(always)]
-    fn clear(&mut self) {
-        self.end = 0;
-        self.first = 0;
-        self.messages = 0;
-        self.body = 0;
-        self.remaining = 0;
-        self.kind = 0;
-    }
+    /// There are none.
+    const NONE: Self = Self { end: 0, first: 0, messages: 0, body: 0, remaining: 0, kind: 0 };
 }
 
-/// Whether the daemon wants rows of this socket counted instead of copied.
+/// The walk over what comes in that this processor has in hand.
 #[inline(always)]
-pub(crate) fn are_released(cookie: u64) -> bool {
+pub(crate) fn incoming() -> *mut Walk {
+    WALK.get_ptr_mut(0).unwrap_or(ptr::null_mut())
+}
+
+/// A segment of TCP.
+#[derive(Clone, Copy)]
+pub(crate) struct Segment {
+    /// Place of the payload in the packet.
+    pub(crate) offset: u32,
+    /// Its length.
+    pub(crate) length: u32,
+    /// Sequence number of its first byte.
+    pub(crate) sequence: u32,
+    /// Flags of the header.
+    pub(crate) flags: u8,
+}
+
+/// Whether the daemon wants rows of this direction counted instead of copied.
+#[inline(always)]
+pub(crate) fn are_released(way: &Way) -> bool {
     // SAFETY: the value is not looked at.
-    unsafe { RELEASED.get(cookie) }.is_some()
+    unsafe { RELEASED.get(way) }.is_some()
 }
 
 /// A walk over the messages of one segment.
+///
+/// On the stack the verifier would follow each value that it may hold. What comes in has one for each processor ([`WALK`]): it passes in
+/// softirq, which none of its kind interrupts. What leaves passes in a process's context, which others may take the processor
+/// from; but one segment of a socket after the other, because the socket is locked. So that one is a part of the socket's state.
 #[repr(C)]
-struct Walk {
+#[derive(Clone, Copy)]
+pub(crate) struct Walk {
     /// The rows that the segment begins with.
-    rows: Rows,
+    pub(crate) rows: Rows,
     /// Where it has come to.
     after: Frames,
     /// Place of the payload in the packet.
@@ -142,100 +141,74 @@ struct Walk {
     length: u32,
     /// Place of the next header in the payload; at the end the payload's length.
     position: u32,
-    /// Place in the payload of the first byte of `window`.
-    begins: u32,
-    /// Bytes there.
-    filled: u32,
-    /// Body bytes of the last message that any walk has met, from which the next is guessed.
-    usual: u32,
     /// Something else than rows has come.
     closed: u8,
     /// It came to the end of the payload.
     whole: u8,
+    /// EGRESS or INGRESS.
+    direction: u8,
     /// Padding.
-    _padding: [u8; 2],
-    /// The rest of a header that came in two segments.
-    split: [u8; 4],
-    /// What is looked at.
-    window: [u8; WINDOW],
+    _padding: u8,
+    /// A header.
+    header: [u8; 8],
 }
 
-const fn is_row(kind: u8) -> bool {
-    kind == b'D' || kind == b'd'
+/// CopyData, and of a server's DataRow: the same byte is a client's Describe.
+const fn is_row(direction: u8, kind: u8) -> bool {
+    kind == b'd' || kind == b'D' && direction == INGRESS
 }
 
-/// Whether a server sends such a message.
-const fn is_message(kind: u8, length: u32) -> bool {
-    length >= 4
-        && length <= MAX_LENGTH
-        && matches!(
-            kind,
-            b'1' | b'2'
-                | b'3'
-                | b'A'
-                | b'C'
-                | b'D'
-                | b'E'
-                | b'G'
-                | b'H'
-                | b'I'
-                | b'K'
-                | b'N'
-                | b'R'
-                | b'S'
-                | b'T'
-                | b'V'
-                | b'W'
-                | b'Z'
-                | b'c'
-                | b'd'
-                | b'n'
-                | b's'
-                | b't'
-                | b'v'
-        )
+/// Whether there may be a message of that length.
+const fn is_message(length: u32) -> bool {
+    length >= 4 && length <= MAX_LENGTH
 }
 
 impl Frames {
-    /// Of a socket of which nothing is known.
-    pub(crate) const UNKNOWN: Self = Self {
-        next: 0,
-        told: 0,
-        remaining: 0,
-        header: [0; 4],
-        filled: 0,
-        kind: 0,
-        phase: UNKNOWN,
-        refused: 0,
-    };
-
-    /// Takes over where [`Self::follow`] has come to, the sequence number last.
+    /// Takes over where a walk has come to, the sequence number last.
     #[inline(always)]
-    pub(crate) fn advance(&mut self) {
-        let Some(walk) = walk() else { return };
+    pub(crate) fn advance(&mut self, walk: &Walk) {
         let after = &walk.after;
-        if self.phase == UNKNOWN && after.phase != FIRST {
+        if self.known == 0 {
             // Lost meanwhile by another processor, whose segment did not wait for this one.
             return;
         }
-        if after.phase == FIRST || self.told.wrapping_sub(after.next).cast_signed() < 0 {
+        if self.told.wrapping_sub(after.next).cast_signed() < 0 {
             self.told = after.next;
         }
         self.remaining = after.remaining;
         self.header = after.header;
         self.filled = after.filled;
         self.kind = after.kind;
-        self.phase = after.phase;
+        self.known = after.known;
         self.refused = after.refused;
         // SAFETY: a reference; volatile, so that it stays the last write.
         unsafe { write_volatile(&raw mut self.next, after.next) };
     }
 
     /// Whether a segment is to be refused because one before it was: if it passed, the place of the next message were lost, and the
-    /// rest of a long answer would be copied, which is what the ring had no room for.
+    /// rest of a long transfer would be copied, which is what the ring had no room for. Where the place is not known, the one that comes
+    /// again is the one that the daemon's reading has come to once it has emptied the ring.
     #[inline(always)]
     pub(crate) fn refuses(&self, sequence: u32) -> bool {
-        self.refused != 0 && self.phase != UNKNOWN && self.is_behind(sequence)
+        self.refused != 0 && self.is_behind(sequence)
+    }
+
+    /// A segment of a long transfer was refused that nobody walked over.
+    #[inline(always)]
+    pub(crate) fn refuse_unknown(&mut self, sequence: u32) {
+        if self.refused == 0 {
+            self.next = sequence;
+            self.told = sequence;
+            self.refused = 1;
+        }
+    }
+
+    /// A segment has passed that nobody walked over.
+    #[inline(always)]
+    pub(crate) fn pass_unknown(&mut self, sequence: u32) {
+        if self.known == 0 && self.refused != 0 && !self.is_behind(sequence) {
+            self.refused = 0;
+        }
     }
 
     /// Whether something is missing before this segment.
@@ -244,12 +217,12 @@ impl Frames {
         sequence.wrapping_sub(self.next).cast_signed() > 0
     }
 
-    /// The segment of [`Self::follow`] found no room and was refused. Only the next one is sure to come again, see
+    /// The segment that was walked over found no room and was refused. Only the next one is sure to come again, see
     /// [`Self::refuses`].
     #[inline(always)]
-    pub(crate) fn refuse(&mut self) {
-        if walk().is_none_or(|walk| walk.after.phase == UNKNOWN) {
-            self.phase = UNKNOWN;
+    pub(crate) fn refuse(&mut self, walk: &Walk) {
+        if walk.after.known == 0 {
+            self.known = 0;
         }
         self.refused = 1;
     }
@@ -262,67 +235,72 @@ impl Frames {
         }
     }
 
-    /// Goes over a segment; [`rows`] answers what it begins with. `false`: it has no payload. (An array's entries exist from the
-    /// beginning.)
+    /// Goes on from where the daemon's reading has come to, if that is where this segment begins.
     #[inline(always)]
-    pub(crate) fn follow(
-        &self,
-        context: &SkBuffContext,
-        offset: u32,
-        length: u32,
-        sequence: u32,
-        flags: u8,
-    ) -> bool {
-        if length == 0 && flags & SYN == 0 {
+    fn resume(&mut self, way: &Way, segment: &Segment, now: u64) -> bool {
+        // SAFETY: what is read while it changes is found out by its check.
+        let Some(place) = (unsafe { RELEASED.get(way) }) else { return false };
+        let place = *place;
+        if now > place.until || place.sequence != segment.sequence || place.check != place.check(way) {
             return false;
         }
-        if self.phase == WITHIN && self.refused == 0 && self.is_behind(sequence) {
+        self.remaining = place.remaining;
+        self.kind = place.kind as u8;
+        self.filled = 0;
+        self.refused = 0;
+        self.told = place.sequence;
+        self.next = place.sequence;
+        self.known = 1;
+        true
+    }
+
+    /// Goes over a segment. `false`: where its messages are is not known, and need not be. `is_long`: so is the transfer that it is a
+    /// part of.
+    #[inline(always)]
+    pub(crate) fn follow(
+        &mut self,
+        context: &SkBuffContext,
+        way: &Way,
+        segment: Segment,
+        (is_long, now): (bool, u64),
+        walk: &mut Walk,
+    ) -> bool {
+        let Segment { offset, length, sequence, flags } = segment;
+        if flags & SYN != 0 {
+            // The numbers begin anew.
+            self.known = 0;
+            self.refused = 0;
+        }
+        if length == 0 || flags & SYN != 0 {
+            return false;
+        }
+        if self.known == 0 && (!is_long || length < LEAST || !self.resume(way, &segment, now)) {
+            return false;
+        }
+        if self.refused == 0 && self.is_behind(sequence) {
             await_turn(self, sequence);
         }
-        let Some(walk) = WALK.get_ptr_mut(0) else { return false };
-        // SAFETY: this processor's own, see `WALK`. No reference is held while `segment` runs, which makes its own.
-        unsafe {
-            (*walk).rows.clear();
-            (*walk).after = *self;
-            if self.is_behind(sequence) {
-                (*walk).after.phase = UNKNOWN;
-            }
-            if flags & SYN != 0 {
-                // The answer to our SYN. Data on it (Fast Open) is nothing that a PostgreSQL server sends.
-                (*walk).after = Self::UNKNOWN;
-                (*walk).after.next = sequence.wrapping_add(1);
-                (*walk).after.phase = if length == 0 { FIRST } else { UNKNOWN };
-                return true;
-            }
-            // Bytes that have passed before: the receiver had no room for them, or its answer was lost.
-            let repeated = self.next.wrapping_sub(sequence);
-            if self.phase != UNKNOWN && repeated < length {
-                (*walk).after.next = sequence.wrapping_add(length);
-                (*walk).after.refused = 0;
-                (*walk).offset = offset.wrapping_add(repeated);
-                (*walk).length = length.wrapping_sub(repeated);
-                segment(context.skb.skb);
-                if repeated != 0 || self.told.wrapping_sub(sequence).cast_signed() > 0 {
-                    // Copied whole, so that what came twice can be compared.
-                    (*walk).rows.clear();
-                }
+        walk.rows = Rows::NONE;
+        walk.after = *self;
+        if self.is_behind(sequence) {
+            walk.after.known = 0;
+        }
+        // Bytes that have passed before: the receiver had no room for them, or its answer was lost.
+        let repeated = self.next.wrapping_sub(sequence);
+        if repeated < length {
+            walk.after.next = sequence.wrapping_add(length);
+            walk.after.refused = 0;
+            walk.offset = offset.wrapping_add(repeated);
+            walk.length = length.wrapping_sub(repeated);
+            walk.direction = way.direction as u8;
+            walk_over(context.skb.skb, walk);
+            if repeated != 0 || self.told.wrapping_sub(sequence).cast_signed() > 0 {
+                // Copied whole, so that what came twice can be compared.
+                walk.rows.end = 0;
             }
         }
         true
     }
-}
-
-/// This processor's walk over the segment that it has in hand.
-#[inline(always)]
-fn walk() -> Option<&'static Walk> {
-    // SAFETY: this processor's own, see `WALK`; nothing changes it between one segment's `follow` and the next.
-    unsafe { WALK.get_ptr(0)?.as_ref() }
-}
-
-/// The rows that the segment in hand begins with.
-#[inline(always)]
-pub(crate) fn rows() -> Option<&'static Rows> {
-    walk().map(|walk| &walk.rows)
 }
 
 /// A wait for the segment before this one.
@@ -335,8 +313,9 @@ struct Turn {
 /// Waits while another processor has the segment before this one in hand, some ten microseconds, a hundred at most.
 ///
 /// What a loopback connection's server sends is put on the queue of the processor that sends it, which is the server's for what
-/// it writes, and the client's for what its acknowledgements let out: two at a time, and now and then in the wrong order. It is waited
-/// for once; if that was in vain the segment is lost, or late, and the place of the next message with it.
+/// it writes, and the client's for what its acknowledgements let out: two at a time, and now and then in the wrong order. If it is
+/// waited for in vain the segment is lost, or late, and the place of the next message with it: there is no second wait before the
+/// daemon has named another.
 #[inline(never)]
 extern "C" fn await_turn(frames: *const Frames, sequence: u32) -> u32 {
     let mut turn = Turn { frames, sequence };
@@ -362,47 +341,46 @@ unsafe extern "C" fn look(_map: *mut c_void, _key: *const u32, _value: *mut u32,
     }
 }
 
-/// Goes over the next segment, of which [`WALK`] knows place, length and what was under way before.
+/// Goes over the next segment.
 ///
 /// A function of its own for the verifier's sake, which would otherwise walk all that follows for each way through it. Its
 /// answer means nothing.
 #[inline(never)]
-extern "C" fn segment(skb: *mut __sk_buff) -> u32 {
-    let Some(pointer) = WALK.get_ptr_mut(0) else { return 0 };
-    // SAFETY: as in `follow`; no reference is held while the helper runs, because `step` makes its own.
-    let walk = unsafe { &mut *pointer };
-    let mut skb: *mut c_void = skb.cast();
-    let begun = if walk.after.phase == FIRST && walk.length == 1 {
-        // Encryption is refused; or it is agreed on, and what follows is no message.
-        (load(skb, walk.offset, 1, &mut walk.split) && walk.split[0] == b'N').then_some(false)
-    } else {
-        walk.after.phase = WITHIN;
-        walk.begin(skb)
-    };
-    let known = match begun {
+extern "C" fn walk_over(skb: *mut __sk_buff, walk: &mut Walk) -> u32 {
+    let mut packet = Packet { skb: skb.cast(), walk };
+    // SAFETY: a reference until just now. None is held while the helper runs, because `step` makes its own.
+    let walk = unsafe { &mut *packet.walk };
+    let known = match walk.begin(packet.skb) {
         Some(true) => {
             // SAFETY: a map of this object, a function of the kind that the helper calls, and a value that outlives the call.
             unsafe {
                 bpf_for_each_map_elem(
                     ptr::addr_of!(WALK_STEPS).cast_mut().cast(),
                     step as *mut c_void,
-                    (&raw mut skb).cast(),
+                    (&raw mut packet).cast(),
                     0,
                 );
             }
             // SAFETY: as above.
-            unsafe { (*pointer).end(skb) }
+            unsafe { (*packet.walk).end(packet.skb) }
         }
         Some(false) => true,
         None => false,
     };
     if !known {
         // SAFETY: as above.
-        let walk = unsafe { &mut *pointer };
-        walk.rows.clear();
-        walk.after.phase = UNKNOWN;
+        let walk = unsafe { &mut *packet.walk };
+        walk.rows.end = 0;
+        walk.after.known = 0;
     }
     0
+}
+
+/// A packet, and the walk over its segment.
+#[repr(C)]
+struct Packet {
+    skb: *mut c_void,
+    walk: *mut Walk,
 }
 
 impl Walk {
@@ -421,7 +399,7 @@ impl Walk {
         if remaining >= length {
             // Most segments of a long value.
             self.after.remaining = remaining - length;
-            if is_row(kind) && start == 0 {
+            if is_row(self.direction, kind) && start == 0 {
                 self.rows.end = length;
                 self.rows.first = length;
                 self.rows.remaining = self.after.remaining;
@@ -430,7 +408,6 @@ impl Walk {
             return Some(false);
         }
         self.position = start + remaining;
-        self.filled = 0;
         self.whole = 0;
         self.closed = 0;
         self.rows.end = self.position;
@@ -441,7 +418,7 @@ impl Walk {
         } else if remaining != 0 {
             // A message under way that is no row ends the rows before they begin.
             self.rows.kind = kind;
-            self.closed = u8::from(!is_row(kind));
+            self.closed = u8::from(!is_row(self.direction, kind));
         }
         Some(true)
     }
@@ -449,13 +426,13 @@ impl Walk {
     /// Takes stock after the last header; `false`: these are no messages.
     #[inline(always)]
     fn end(&mut self, skb: *mut c_void) -> bool {
-        if !is_row(self.rows.kind) {
-            self.rows.clear();
+        if !is_row(self.direction, self.rows.kind) {
+            self.rows.end = 0;
         }
         self.whole != 0 && self.keep_split(skb)
     }
 
-    /// Puts a header together that came in two segments; answers how many of its bytes are in this one.
+    /// Puts a header together that came in two segments.
     #[inline(always)]
     fn complete(&mut self, skb: *mut c_void) -> bool {
         let filled = u32::from(self.after.filled);
@@ -463,10 +440,11 @@ impl Walk {
             return false;
         }
         let [a, b, c, d] = self.after.header;
-        if !load(skb, self.offset, HEADER - filled, &mut self.split) {
+        let mut split = [0; 4];
+        if !load(skb, self.offset, HEADER - filled, &mut split) {
             return false;
         }
-        let [e, f, g, h] = self.split;
+        let [e, f, g, h] = split;
         let header = match filled {
             1 => [a, e, f, g, h],
             2 => [a, b, e, f, g],
@@ -474,7 +452,7 @@ impl Walk {
             _ => [a, b, c, d, e],
         };
         let size = u32::from_be_bytes([header[1], header[2], header[3], header[4]]);
-        if !is_message(header[0], size) {
+        if !is_message(size) {
             return false;
         }
         self.after.kind = header[0];
@@ -517,17 +495,11 @@ fn load(skb: *mut c_void, from: u32, length: u32, place: &mut [u8; 4]) -> bool {
 }
 
 /// Some messages of a walk; 1 ends it.
-unsafe extern "C" fn step(
-    _map: *mut c_void,
-    _key: *const u32,
-    _value: *mut u32,
-    skb: *mut *mut c_void,
-) -> i64 {
-    let Some(walk) = WALK.get_ptr_mut(0) else { return 1 };
-    // SAFETY: this processor's own; `skb` is what `segment` handed to the helper.
-    let (walk, skb) = unsafe { (&mut *walk, *skb) };
+unsafe extern "C" fn step(_map: *mut c_void, _key: *const u32, _value: *mut u32, packet: *mut Packet) -> i64 {
+    // SAFETY: what `walk_over` handed to the helper.
+    let (skb, walk) = unsafe { ((*packet).skb, &mut *(*packet).walk) };
     for _ in 0..MESSAGES_OF_A_STEP {
-        if !message(walk, skb) {
+        if !message(skb, walk) {
             return 1;
         }
     }
@@ -536,51 +508,28 @@ unsafe extern "C" fn step(
 
 /// One message; `false`: it was the last, or is none.
 #[inline(always)]
-fn message(walk: &mut Walk, skb: *mut c_void) -> bool {
+fn message(skb: *mut c_void, walk: &mut Walk) -> bool {
     let left = walk.length.wrapping_sub(walk.position);
     if walk.position >= walk.length || left < HEADER {
         walk.whole = 1;
         return false;
     }
-    let mut at = walk.position.wrapping_sub(walk.begins);
-    if walk.filled == 0 || at.wrapping_add(HEADER) > walk.filled {
-        let wanted = if walk.usual < LONG { WINDOW as u32 } else { NARROW };
-        let size = if left > wanted { wanted } else { left };
-        // The verifier does not know what the compiler knows: "R4 unbounded memory access".
-        // SAFETY: a local variable.
-        let size = unsafe { read_volatile(&raw const size) };
-        if size < HEADER || size > WINDOW as u32 {
-            return false;
-        }
-        let place = walk.window.as_mut_ptr().cast();
-        // SAFETY: `size` is at most the room behind the pointer; the context is the program's.
-        if unsafe { bpf_skb_load_bytes(skb, walk.offset + walk.position, place, size) } != 0 {
-            return false;
-        }
-        walk.begins = walk.position;
-        walk.filled = size;
-        at = 0;
-    }
-    // SAFETY: a local variable.
-    let at = unsafe { read_volatile(&raw const at) };
-    if at > WINDOW as u32 - HEADER {
+    let place = walk.header.as_mut_ptr().cast();
+    // SAFETY: the room behind the pointer is longer; the context is the program's.
+    if unsafe { bpf_skb_load_bytes(skb, walk.offset + walk.position, place, HEADER) } != 0 {
         return false;
     }
-    // SAFETY: five bytes from `at` on are within the window.
-    let (kind, length) = unsafe {
-        let header = walk.window.as_ptr().add(at as usize);
-        (*header, u32::from_be_bytes([*header.add(1), *header.add(2), *header.add(3), *header.add(4)]))
-    };
-    if !is_message(kind, length) {
+    let [kind, a, b, c, d, ..] = walk.header;
+    let length = u32::from_be_bytes([a, b, c, d]);
+    if !is_message(length) {
         return false;
     }
     let body = length - 4;
-    walk.usual = body;
     let behind = left - HEADER;
     // `behind` is less than the packet, so neither sum can overflow.
     let (position, remaining) =
         if body > behind { (walk.length, body - behind) } else { (walk.position + HEADER + body, 0) };
-    if walk.closed == 0 && is_row(kind) && (walk.rows.kind == 0 || walk.rows.kind == kind) {
+    if walk.closed == 0 && is_row(walk.direction, kind) && (walk.rows.kind == 0 || walk.rows.kind == kind) {
         walk.rows.kind = kind;
         walk.rows.messages += 1;
         walk.rows.body = body;

@@ -7,12 +7,13 @@
 //! A TCP segment with payload, SYN, FIN or RST is copied to the payload ring. One that finds no room is dropped, so that
 //! TCP sends it again when there is some (`overload = "backpressure"`): nothing is ever said that was not written down.
 //!
-//! Rows of a long answer are the exception: where the daemon has released a connection for it, they are counted instead of copied
-//! (`frames`). What an agent sends is always copied.
+//! Rows of a long transfer are the exception: where the daemon has released a connection for it, they are counted instead of copied
+//! (`frames`).
 
 use core::mem::MaybeUninit;
 use core::ptr::read_volatile;
 
+use auditor_common::bulk::{self, Way};
 use auditor_common::control::{Control, OVERLOAD_RECORD_LOSS};
 use auditor_common::counter::{
     SITE_LEASE, SITE_PACKET_HEADERS, SITE_PACKET_LENGTH, SITE_PACKET_PAYLOAD, errno,
@@ -30,7 +31,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_s
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::emit::Owner;
-use crate::frames::Rows;
+use crate::frames::{Rows, Segment};
 use crate::session::SocketState;
 use crate::verdict::Subject;
 use crate::{emit, frames, session, verdict};
@@ -71,6 +72,13 @@ struct Parsed {
     offset: u32,
     /// Payload bytes.
     length: u32,
+}
+
+impl Parsed {
+    #[inline(always)]
+    const fn segment(&self) -> Segment {
+        Segment { offset: self.offset, length: self.length, sequence: self.sequence, flags: self.flags }
+    }
 }
 
 #[inline(always)]
@@ -130,18 +138,35 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         // to the connection.
         return parsed.length == 0;
     }
-    let walked = DIRECTION == INGRESS
-        && parsed.transport == TCP
-        && state.frames.follow(context, parsed.offset, parsed.length, parsed.sequence, parsed.flags);
+    // SAFETY: the helper takes the context.
+    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
+    let way = Way { cookie, direction: u32::from(DIRECTION), _padding: 0 };
+    let is_long = state.passed_alone::<DIRECTION>() >= bulk::LONG;
+    // SAFETY: a part of the socket's state, or this processor's own; nobody else has it in hand, see [`frames::Walk`].
+    let Some(walk) = (unsafe { state.walk::<DIRECTION>().as_mut() }) else { return false };
+    let walked = parsed.transport == TCP
+        && state.frames::<DIRECTION>().follow(context, &way, parsed.segment(), (is_long, now), walk);
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
     let lossless = is_lossless(control, now);
-    if told && lossless && DIRECTION == INGRESS && state.frames.refuses(parsed.sequence) {
+    // A reset is sent once.
+    let comes_again = told && parsed.flags & RST == 0;
+    if comes_again && lossless && state.frames::<DIRECTION>().refuses(parsed.sequence) {
         emit::count_held_back::<DIRECTION>(state.owner());
         return false;
     }
-    if told && !copy::<DIRECTION>(context, state, now, &parsed, walked, control) && lossless {
+    let rows = if walked && is_long && walk.rows.end >= bulk::LEAST && frames::are_released(&way) {
+        walk.rows.end
+    } else {
+        0
+    };
+    if told
+        && !copy::<DIRECTION>(context, state, (now, &way), &parsed, (rows, &walk.rows), control)
+        && lossless
+    {
         if walked {
-            state.frames.refuse();
+            state.frames::<DIRECTION>().refuse(walk);
+        } else if comes_again && is_long && frames::are_released(&way) {
+            state.frames::<DIRECTION>().refuse_unknown(parsed.sequence);
         }
         return false;
     }
@@ -152,10 +177,15 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
         }
     } else {
         state.received += u64::from(parsed.length);
-        if walked {
-            // Only now: a packet that is refused comes again.
-            state.frames.advance();
+        if parsed.length != 0 {
+            state.answered = state.sent as u32;
         }
+    }
+    if walked {
+        // Only now: a packet that is refused comes again.
+        state.frames::<DIRECTION>().advance(walk);
+    } else if parsed.length != 0 {
+        state.frames::<DIRECTION>().pass_unknown(parsed.sequence);
     }
     true
 }
@@ -301,39 +331,34 @@ fn parse<const DIRECTION: u8>(context: &SkBuffContext) -> Option<Parsed> {
 fn copy<const DIRECTION: u8>(
     context: &SkBuffContext,
     state: &mut SocketState,
-    now: u64,
+    (now, way): (u64, &Way),
     parsed: &Parsed,
-    walked: bool,
+    (end, rows): (u32, &Rows),
     control: &Control,
 ) -> bool {
-    // SAFETY: the helper takes the context.
-    let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     let stamp = Stamp { owner: state.owner(), time: now };
-    let rows = if walked { uncopied_rows(state, cookie) } else { 0 };
     // For the verifier all ways to get here are one from here on; it would walk what follows for each.
     // SAFETY: a local variable.
-    let rows = unsafe { read_volatile(&raw const rows) };
-    if (rows == 0 || rows < parsed.length || parsed.flags & FIN != 0)
-        && !copy_from::<DIRECTION>(context, state, stamp, cookie, parsed, rows, control)
+    let end = unsafe { read_volatile(&raw const end) };
+    if (end == 0 || end < parsed.length || parsed.flags & FIN != 0)
+        && !copy_from::<DIRECTION>(context, state, stamp, way.cookie, parsed, end, control)
     {
         return false;
     }
     // The rows last: if they find no room, all of it comes again, and what was copied twice is told apart by its place.
-    rows == 0 || frames::rows().is_some_and(|rows| skip(stamp, cookie, parsed, rows, control))
-}
-
-/// How many bytes of rows at the segment's beginning are counted instead of copied.
-#[inline(always)]
-fn uncopied_rows(state: &SocketState, cookie: u64) -> u32 {
-    let long = (state.received as u32).wrapping_sub(state.asked) >= frames::ANSWER_BEGINS;
-    let rows = frames::rows().filter(|rows| rows.end >= frames::LEAST && long);
-    rows.filter(|_| frames::are_released(cookie)).map_or(0, |rows| rows.end)
+    end == 0 || skip::<DIRECTION>(stamp, way.cookie, parsed, rows, control)
 }
 
 /// Records rows that are not copied.
 #[inline(always)]
-fn skip(stamp: Stamp, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Control) -> bool {
-    let Some(mut segment) = emit::reserve_payload::<INGRESS, Skipped>(stamp.owner, control) else {
+fn skip<const DIRECTION: u8>(
+    stamp: Stamp,
+    cookie: u64,
+    parsed: &Parsed,
+    rows: &Rows,
+    control: &Control,
+) -> bool {
+    let Some(mut segment) = emit::reserve_payload::<DIRECTION, Skipped>(stamp.owner, control) else {
         return false;
     };
     segment.entry.write(Skipped {
@@ -348,7 +373,7 @@ fn skip(stamp: Stamp, cookie: u64, parsed: &Parsed, rows: &Rows, control: &Contr
         body: rows.body,
         remaining: rows.remaining,
         message: rows.kind,
-        direction: INGRESS,
+        direction: DIRECTION,
         _padding: [0; 6],
     });
     emit::submit_payload(segment, control);
@@ -394,8 +419,8 @@ fn copy_from<const DIRECTION: u8>(
                 false
             }
         };
-    if DIRECTION == INGRESS && !told && parsed.length.wrapping_sub(begin) > LARGEST as u32 {
-        state.frames.partly_told(parsed.sequence.wrapping_add(parsed.length));
+    if !told && parsed.length.wrapping_sub(begin) > LARGEST as u32 {
+        state.frames::<DIRECTION>().partly_told(parsed.sequence.wrapping_add(parsed.length));
     }
     told
 }

@@ -12,7 +12,7 @@ use core::ptr::{read_volatile, write_volatile};
 use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::Task;
+use auditor_common::event::{EGRESS, Task};
 use auditor_common::rule::Verdict;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -23,7 +23,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::HashMap;
 
 use crate::emit::{self, Owner};
-use crate::frames::Frames;
+use crate::frames::{self, Frames, Walk};
 
 /// Sessions by cgroup id. Written by the daemon only, while programs read: see [`by_cgroup`].
 #[map]
@@ -85,13 +85,17 @@ pub(crate) struct SocketState {
     pub(crate) share: u32,
     /// The lower half of [`Self::received`] when the last payload byte left: what came since answers it.
     pub(crate) asked: u32,
-    /// Where the other end's messages begin.
-    pub(crate) frames: Frames,
-    _padding: u32,
+    /// The lower half of [`Self::sent`] when the last payload byte came in: what left since is a request, or a part of one.
+    pub(crate) answered: u32,
+    /// Where the messages that leave begin, and those that come in.
+    frames_out: Frames,
+    frames_in: Frames,
+    /// The walk over what leaves.
+    walk: Walk,
     /// TCP: a decision that has not been recorded yet.
     pub(crate) held: Held,
 }
-const _: () = assert!(size_of::<SocketState>() == 264);
+const _: () = assert!(size_of::<SocketState>() == 352);
 
 /// What the record of a connect(2) will say that was allowed and found no room for its record, beside what the socket's state says.
 #[repr(C)]
@@ -116,6 +120,28 @@ impl SocketState {
     #[inline(always)]
     pub(crate) fn owner(&self) -> Owner {
         Owner { session: self.session, share: self.share }
+    }
+
+    /// Where the messages of a direction begin.
+    #[inline(always)]
+    pub(crate) fn frames<const DIRECTION: u8>(&mut self) -> &mut Frames {
+        if DIRECTION == EGRESS { &mut self.frames_out } else { &mut self.frames_in }
+    }
+
+    /// The walk over a segment; never null, but for the verifier.
+    #[inline(always)]
+    pub(crate) fn walk<const DIRECTION: u8>(&mut self) -> *mut Walk {
+        if DIRECTION == EGRESS { &raw mut self.walk } else { frames::incoming() }
+    }
+
+    /// Payload bytes that passed in a direction since the last one in the other direction.
+    #[inline(always)]
+    pub(crate) fn passed_alone<const DIRECTION: u8>(&self) -> u32 {
+        if DIRECTION == EGRESS {
+            (self.sent as u32).wrapping_sub(self.answered)
+        } else {
+            (self.received as u32).wrapping_sub(self.asked)
+        }
     }
 }
 

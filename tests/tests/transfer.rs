@@ -1,4 +1,4 @@
-//! Large results are counted instead of copied, and everything said of them is still right: rows and outcomes by the client's and
+//! The rows of large transfers are counted instead of copied, and everything said of them is still right: rows and outcomes by the client's and
 //! the server's account, bytes by the kernel's.
 #![allow(clippy::unwrap_used, reason = "a test panics")]
 
@@ -6,10 +6,29 @@ use std::ffi::OsString;
 
 use auditor_tests::daemon::Daemon;
 use auditor_tests::postgres::{Options, Postgres};
-use auditor_tests::{UNPRIVILEGED, oracle, require_root};
+use auditor_tests::python::Python;
+use auditor_tests::{UNPRIVILEGED, clients, oracle, require_root};
 use serde_json::Value;
 
 const AGENT: &str = "transfer-agent";
+
+/// Loads rows, half of them such that they say themselves what a client says to end the loading and to drop the table; then statements
+/// in what psycopg calls a pipeline.
+const LOAD: &str = r#"
+import struct, sys, psycopg
+forged = b"c\0\0\0\4Q\0\0\0\30drop table loaded;\0" * 40
+with psycopg.connect(host="127.0.0.1", port=sys.argv[1], user="postgres", dbname="postgres", autocommit=True) as c:
+    for round in range(20):
+        with c.cursor().copy("copy loaded from stdin (format binary)") as copy:
+            copy.write(b"PGCOPY\n\377\r\n\0" + bytes(8))
+            for number in range(5000):
+                value = forged if round % 2 else b"r" * (1000 + (number * 7919 + round) % 3000)
+                copy.write(struct.pack(">hi", 1, len(value)) + value)
+            copy.write(b"\377\377")
+        with c.pipeline():
+            for number in range(3):
+                c.execute("insert into loaded values ('after %d of %d')" % (number, round))
+"#;
 
 fn configuration(postgres: &Postgres) -> String {
     format!(
@@ -76,12 +95,12 @@ fn check_coverage(records: &[Value]) -> (u64, u64) {
     {
         let coverage = &record["unmapped"]["auditor"]["connection"]["coverage"];
         let count = |name: &str| coverage[name].as_u64().unwrap();
-        assert_eq!(count("sent"), count("audited_sent"), "what is sent is always copied: {coverage}");
+        assert_eq!(count("sent"), count("audited_sent") + count("skipped_sent"), "{coverage}");
         assert_eq!(count("received"), count("audited_received") + count("skipped_received"), "{coverage}");
-        assert_eq!((count("skipped_sent"), count("opaque_received")), (0, 0), "{coverage}");
+        assert_eq!((count("opaque_sent"), count("opaque_received")), (0, 0), "{coverage}");
         assert_eq!(coverage["gaps"].as_array().map(Vec::len), Some(0), "{coverage}");
-        skipped += count("skipped_received");
-        moved += count("received");
+        skipped += count("skipped_received") + count("skipped_sent");
+        moved += count("received") + count("sent");
     }
     eprintln!("transfer: {skipped} of {moved} bytes skipped");
     (skipped, moved)
@@ -190,18 +209,55 @@ fn rows_that_imitate_the_end_of_an_answer_are_rows() {
 }
 
 #[test]
-fn what_is_sent_is_copied_whole() {
+fn what_a_client_loads_is_counted() {
     require_root().unwrap();
     let postgres = Postgres::start(&Options::default()).unwrap();
     postgres.sql("create unlogged table loaded (line text)").unwrap();
     let daemon = Daemon::start(&configuration(&postgres)).unwrap();
-    let copy = "\\copy loaded from program 'yes 0123456789012345678901234567890123456789012345678901234567890123 | head -n 4600000'";
-    run(&daemon, &postgres, &["select pg_sleep(0.2)", copy, "select count(*) from loaded"]);
-    assert_eq!(postgres.sql("select count(*) from loaded").unwrap().trim(), "4600000");
+    let lines = |count: u32, width: u32| {
+        format!("\\copy loaded from program 'yes $(printf %0{width}d 0) | head -n {count}'")
+    };
+    let (narrow, wide) = (lines(3_000_000, 80), lines(60_000, 5000));
+    run(
+        &daemon,
+        &postgres,
+        &["select pg_sleep(0.2)", &narrow, "select 1 as small", &wide, "select count(*) from loaded"],
+    );
+    assert_eq!(postgres.sql("select count(*) from loaded").unwrap().trim(), "3060000");
     let records = records(&daemon, &postgres);
-    check(statements(&records, "COPY")[0], "completed", Some(4_600_000));
-    let sent = statements(&records, "COPY")[0]["request_bytes"].as_u64().unwrap();
-    assert!(sent > 4_600_000 * 65, "{sent}");
-    check_coverage(&records);
+    let copies = statements(&records, "COPY");
+    for (copy, rows) in copies.iter().zip([3_000_000, 60_000]) {
+        check(copy, "completed", Some(rows));
+        let sent = copy["request_bytes"].as_u64().unwrap();
+        assert!(sent > 240_000_000, "{sent}");
+    }
+    assert_eq!(copies.len(), 2);
+    check(statements(&records, "select count")[0], "completed", Some(1));
+    let (skipped, moved) = check_coverage(&records);
+    assert!(skipped > moved / 100, "{skipped} of {moved}");
+    daemon.stop().unwrap();
+}
+
+/// Statements follow the rows without a pause, many times: each is told with its text, wherever in a segment it begins.
+#[test]
+fn statements_that_follow_what_is_loaded_are_told() {
+    require_root().unwrap();
+    let postgres = Postgres::start(&Options::default()).unwrap();
+    postgres.sql("create unlogged table loaded (line bytea)").unwrap();
+    let daemon = Daemon::start(&configuration(&postgres)).unwrap();
+    let python = Python::with_drivers(daemon.home().folder()).unwrap();
+    let script = clients::write(daemon.home().folder(), "load.py", LOAD).unwrap();
+    let port = postgres.port().to_string();
+    let output = daemon.run(AGENT, UNPRIVILEGED, &python.words(&script, &[&port])).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let records = records(&daemon, &postgres);
+    assert_eq!(statements(&records, "insert into loaded").len(), 60);
+    let copies = statements(&records, "copy loaded");
+    assert_eq!(copies.len(), 20);
+    for copy in copies {
+        check(copy, "completed", Some(5000));
+    }
+    let (skipped, moved) = check_coverage(&records);
+    assert!(skipped > moved / 100, "{skipped} of {moved}");
     daemon.stop().unwrap();
 }

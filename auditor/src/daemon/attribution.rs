@@ -18,6 +18,9 @@ pub(super) use saved::Saved;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
+use std::time::Duration;
+
+use auditor_common::bulk::{Place, Way};
 
 use super::by_cookie::ByCookie;
 use super::conversation::{Conversation, Findings};
@@ -85,6 +88,8 @@ pub(super) struct Attribution {
     findings: Findings,
     /// Sockets whose rows are to be counted from now on, or no longer.
     counting: Vec<(u64, bool)>,
+    /// Those whose rows could be counted if the kernel programs knew where they are.
+    placing: BTreeSet<u64>,
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
@@ -96,6 +101,13 @@ pub(super) struct Attribution {
     /// Refusals of what belongs to no session that are known to have been counted and not recorded.
     pub(super) folded_of_nobody: u64,
 }
+
+/// How long the kernel programs may take a place for the one that the daemon has told, in nanoseconds. Its number comes again after four
+/// gibibytes.
+const PLACE_HOLDS: u64 = 100_000_000;
+/// How long after its last segment a transfer has its place told, each turn anew: what found no room in the ring comes again when TCP
+/// finds it time.
+const PLACE_WANTED: Duration = Duration::from_secs(2);
 
 impl Attribution {
     pub(super) fn new(
@@ -128,6 +140,7 @@ impl Attribution {
             libraries: BTreeMap::new(),
             findings: Findings::default(),
             counting: Vec::new(),
+            placing: BTreeSet::new(),
             entries: Vec::new(),
             statements: 0,
             classifier: Classifier::default(),
@@ -255,6 +268,26 @@ impl Attribution {
     /// Hands over the cookies of sockets whose rows the kernel programs are to count from now on (`true`), or no longer.
     pub(super) fn take_counting(&mut self) -> std::vec::Drain<'_, (u64, bool)> {
         self.counting.drain(..)
+    }
+
+    /// Hands over where rows are that the kernel programs copy and could count, each until then: to be asked when all that they have
+    /// written was taken in.
+    pub(super) fn take_places(&mut self, now: Boottime) -> Vec<(Way, Place)> {
+        let mut places = Vec::new();
+        let conversations = &self.conversations;
+        self.placing.retain(|cookie| {
+            let conversation = conversations.get(cookie).filter(|conversation| conversation.wants_a_place());
+            conversation.is_some_and(|conversation| now.since(conversation.moved()) < PLACE_WANTED)
+        });
+        for &cookie in &self.placing {
+            let place = self.conversations.get(&cookie).and_then(Conversation::place);
+            let Some((direction, place)) = place else { continue };
+            let way = Way { cookie, direction: direction.into(), _padding: 0 };
+            let until = now.0.saturating_add(PLACE_HOLDS);
+            let place = Place { until, ..place };
+            places.push((way, Place { check: place.check(&way), ..place }));
+        }
+        places
     }
 
     /// TCP and UDP conversations that are open.

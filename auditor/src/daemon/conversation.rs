@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use auditor_common::event::{Closed, EGRESS, Established, Packet, Skipped};
+use auditor_common::bulk::{LEAST, LONG, Place};
+use auditor_common::event::{Closed, EGRESS, Established, INGRESS, Packet, Skipped};
 use auditor_common::packet::{ACK, FIN, RST, SYN, URG};
 use auditor_common::unix::{CONTENT_COPIED, STREAM_PROTOCOL, UnixData};
 
@@ -11,7 +12,7 @@ use super::memory::{Account, Held};
 use super::reading::{Context, Reader};
 use crate::clock::Boottime;
 use crate::interned::Name;
-use crate::protocol::{self, Limits, Observation, Outcome, Side, Statement, StatementKind};
+use crate::protocol::{self, Limits, Observation, Outcome, Side, Statement, StatementKind, Within};
 use crate::record::{Application, CloseReason, Connection, Coverage, GapRange, Process, Transport};
 use crate::statement::{self, Classifier, Dialect, Dialogue, Meaning, Text};
 use crate::stream::{self, Delivery, HalfStream, Segment, Skip};
@@ -101,6 +102,9 @@ pub(super) struct Conversation {
     closed: Option<Closed>,
     /// Whether the kernel programs have been told to count rows instead of copying them.
     counts_rows: bool,
+    /// What passes in one direction only. Not saved: it is about what comes next.
+    #[serde(skip)]
+    bulk: Bulk,
     /// Whether a record waits for a secret.
     waiting: bool,
     /// Number of the library that derived its keys; 0: none is known.
@@ -112,6 +116,30 @@ pub(super) struct Conversation {
     unreadable: u64,
     /// What its earlier statements make of later ones.
     dialogue: Dialogue,
+}
+
+/// What passes in one direction since something passed in the other one.
+#[derive(Debug, Default)]
+struct Bulk {
+    sent: bool,
+    bytes: u32,
+    /// When the last of it passed.
+    at: Boottime,
+    /// Whether some of it was copied since the last that was counted.
+    copied: bool,
+}
+
+impl Bulk {
+    fn passed(&mut self, sent: bool, bytes: u32, at: Boottime) {
+        if bytes == 0 {
+            return;
+        }
+        if self.sent != sent {
+            *self = Self { sent, bytes: 0, at, copied: false };
+        }
+        self.at = at;
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
 }
 
 impl Conversation {
@@ -140,6 +168,7 @@ impl Conversation {
             limits,
             closed: None,
             counts_rows: false,
+            bulk: Bulk::default(),
             waiting: false,
             library: 0,
             account: Account::default(),
@@ -299,6 +328,8 @@ impl Conversation {
             self.acknowledged(!sent, packet.acknowledgement, unseen, at, keyring, out);
         }
         self.feed(sent, at, keyring, out, |stream, deliver| stream.segment(&segment, deliver));
+        self.bulk.passed(sent, packet.length, at);
+        self.bulk.copied |= packet.length >= LEAST;
         self.expect_secret(sent, at, keyring, out);
         self.tell_waiting(out);
     }
@@ -354,10 +385,34 @@ impl Conversation {
         self.feed(sent, at, keyring, out, |stream, deliver| {
             stream.skipped(event.sequence, skip, at, deliver);
         });
+        self.bulk.passed(sent, event.length, at);
+        self.bulk.copied = false;
     }
 
-    /// Whether the kernel programs are to count the rows of long answers instead of copying them, if that has changed. Only on
-    /// a connection that this host has opened: they follow what comes in, and what an agent says is always copied.
+    /// When something passed last that may be a part of a long transfer.
+    pub(super) const fn moved(&self) -> Boottime {
+        self.bulk.at
+    }
+
+    /// Whether rows are copied that the kernel programs could count, if they knew where they are.
+    pub(super) fn wants_a_place(&self) -> bool {
+        self.counts_rows && self.bulk.copied && self.bulk.bytes >= LONG
+    }
+
+    /// The direction of what [`Self::wants_a_place`] and the place to which its reading has come.
+    pub(super) fn place(&self) -> Option<(u8, Place)> {
+        if !self.wants_a_place() {
+            return None;
+        }
+        let sent = self.bulk.sent;
+        let (stream, direction) = if sent { (&self.sent, EGRESS) } else { (&self.received, INGRESS) };
+        let (sequence, within) = (stream.caught_up()?, self.reader.place(self.side(sent))?);
+        let Within { remaining, kind } = within;
+        Some((direction, Place { sequence, remaining, kind: kind.into(), ..Place::UNKNOWN }))
+    }
+
+    /// Whether the kernel programs are to count the rows of long transfers instead of copying them, if that has changed. Only on
+    /// a connection that this host has opened.
     pub(super) fn counting_changed(&mut self) -> Option<bool> {
         let counts = self.connection.transport == Transport::Tcp
             && !self.connection.inbound

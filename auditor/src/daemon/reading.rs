@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::clock::Boottime;
-use crate::protocol::{self, Detection, Dissector, First, Limits, Observation, Side};
+use crate::protocol::{self, Detection, Dissector, First, Limits, Observation, Side, Within};
 use crate::record::Application;
 use crate::stream::Skip;
 use crate::tls::{self, Keyring};
@@ -174,10 +174,10 @@ impl Reader {
         }
     }
 
-    /// Rows of the server's that the kernel programs counted instead of copying them.
+    /// Rows that the kernel programs counted instead of copying them.
     pub(super) fn skipped(&mut self, side: Side, at: Boottime, skip: &Skip, context: &mut Context<'_>) {
-        if self.tls.is_none() && side == Side::Server && matches!(self.clear, Clear::Reading(_)) {
-            self.clear.step(context, |dissector, out| dissector.skipped(at, skip, out));
+        if self.tls.is_none() && matches!(self.clear, Clear::Reading(_)) {
+            self.clear.step(context, |dissector, out| dissector.skipped(side, at, skip, out));
         } else {
             self.gap(side, at, u64::from(skip.length), context);
         }
@@ -277,9 +277,17 @@ impl Reader {
         self.clear = Clear::Blind;
     }
 
-    /// Whether rows of long answers may be counted instead of copied: nobody can under TLS.
+    /// Whether rows of long transfers may be counted instead of copied: nobody can under TLS.
     pub(super) fn counts_rows(&self) -> bool {
         self.tls.is_none() && matches!(&self.clear, Clear::Reading(dissector) if dissector.counts_rows())
+    }
+
+    /// Where the next byte of a side belongs, for who counts rows.
+    pub(super) fn place(&self, side: Side) -> Option<Within> {
+        match &self.clear {
+            Clear::Reading(dissector) if self.tls.is_none() => dissector.place(side),
+            _ => None,
+        }
     }
 
     /// Bytes of each side that were seen and not read.

@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use auditor_common::bulk::{Place, Way};
 use auditor_common::control::{Control, Member, Refusals, Session};
 use auditor_common::counter::{Failure, errno, site_name};
+use auditor_common::event::{EGRESS, INGRESS};
 use auditor_common::rule::{RuleKey, RuleValue};
 use auditor_common::unix::{NameKey, UnixStream};
 use aya::maps::lpm_trie::Key;
@@ -38,6 +40,10 @@ unsafe impl Pod for Shared<Refusals> {}
 unsafe impl Pod for Shared<Member> {}
 // SAFETY: as above.
 unsafe impl Pod for Shared<UnixStream> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Way> {}
+// SAFETY: as above.
+unsafe impl Pod for Shared<Place> {}
 
 /// Why a table could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +82,11 @@ pub type CompiledRule = (u32, RuleKey, RuleValue);
 /// The same of a rule about unix sockets.
 pub type CompiledName = (u32, NameKey, RuleValue);
 
+/// Both directions of a socket.
+fn ways(cookie: u64) -> [Way; 2] {
+    [EGRESS, INGRESS].map(|direction| Way { cookie, direction: direction.into(), _padding: 0 })
+}
+
 /// All tables.
 pub struct Tables {
     sessions: HashMap<MapData, u64, Shared<Session>>,
@@ -89,7 +100,7 @@ pub struct Tables {
     /// Programs that are loaded later name the map by this descriptor.
     _shares_map: MapData,
     free_shares: Free,
-    released: HashMap<MapData, u64, u32>,
+    released: HashMap<MapData, Shared<Way>, Shared<Place>>,
     unix_streams: HashMap<MapData, u64, Shared<UnixStream>>,
     unix_in_charge: Array<MapData, u32>,
 }
@@ -311,18 +322,32 @@ impl Tables {
         }
     }
 
-    /// Has the rows of long answers to a socket counted instead of copied, or copied again.
+    /// Has the rows of long transfers on a socket counted instead of copied, or copied again.
     ///
     /// # Errors
     /// The table is full, or the kernel refused.
     pub fn count_rows(&mut self, cookie: u64, counts: bool) -> Result<(), TableError> {
-        if counts {
-            return self.released.insert(cookie, 1, 0).map_err(failed("RELEASED"));
+        for way in ways(cookie) {
+            let result = if counts {
+                self.released.insert(Shared(way), Shared(Place::UNKNOWN), 0)
+            } else {
+                match self.released.remove(&Shared(way)) {
+                    Err(MapError::KeyNotFound) => Ok(()),
+                    result => result,
+                }
+            };
+            result.map_err(failed("RELEASED"))?;
         }
-        match self.released.remove(&cookie) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            result => result.map_err(failed("RELEASED")),
-        }
+        Ok(())
+    }
+
+    /// Says where the messages of a direction are whose rows are to be counted.
+    ///
+    /// # Errors
+    /// Its rows are not to be counted, or the kernel refused.
+    pub fn place(&mut self, way: Way, place: Place) -> Result<(), TableError> {
+        const BPF_EXIST: u64 = 2;
+        self.released.insert(Shared(way), Shared(place), BPF_EXIST).map_err(failed("RELEASED"))
     }
 
     /// Has the rows of these sockets counted, and of no others: an earlier daemon's may be gone.
@@ -330,7 +355,8 @@ impl Tables {
     /// # Errors
     /// The table is full, or the kernel refused.
     pub fn keep_counting(&mut self, cookies: &BTreeSet<u64>) -> Result<(), TableError> {
-        let found: Result<BTreeSet<u64>, _> = self.released.keys().collect();
+        let found: Result<BTreeSet<u64>, _> =
+            self.released.keys().map(|way| way.map(|way| way.0.cookie)).collect();
         let found = found.map_err(failed("RELEASED"))?;
         for cookie in found.difference(cookies) {
             self.count_rows(*cookie, false)?;

@@ -344,7 +344,10 @@ mod tests {
 
     #[test]
     fn what_was_refused_is_not_learnt() {
-        let text = learnt(&[record("connection-refused", tcp("10.0.0.1", 22), json!({}))]);
+        let text = learnt(&[
+            record("connection-refused", tcp("10.0.0.1", 22), json!({})),
+            record("connection-opened", tcp("10.0.0.2", 22), json!({})),
+        ]);
         assert!(!text.contains("10.0.0.1"), "{text}");
     }
 }

@@ -197,6 +197,15 @@ pub struct Limits {
     pub columns: bool,
 }
 
+/// Where the next byte of a side belongs.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Within {
+    /// Body bytes of the message under way that are still to come; 0: a message begins.
+    pub remaining: u32,
+    /// Its type byte.
+    pub kind: u8,
+}
+
 /// One connection's state machine for one protocol.
 pub trait Dissector: Send {
     /// Which protocol it is for.
@@ -235,16 +244,21 @@ pub trait Dissector: Send {
         }
     }
 
-    /// Rows of the server's were counted by the kernel programs instead of being copied. Only where [`Self::counts_rows`] is true;
+    /// Rows were counted by the kernel programs instead of being copied. Only where [`Self::counts_rows`] is true;
     /// a range for which it was not, or no longer, is a hole.
-    fn skipped(&mut self, at: Boottime, skip: &Skip, out: &mut Vec<Observation>) {
-        self.gap(Side::Server, at, u64::from(skip.length), out);
+    fn skipped(&mut self, side: Side, at: Boottime, skip: &Skip, out: &mut Vec<Observation>) {
+        self.gap(side, at, u64::from(skip.length), out);
     }
 
-    /// Whether the rows of long answers may be counted from here on instead of being copied: every later byte that matters can
+    /// Whether the rows of long transfers may be counted from here on instead of being copied: every later byte that matters can
     /// be read without them. A configuration that keeps rows must make this false.
     fn counts_rows(&self) -> bool {
         false
+    }
+
+    /// Where the next byte of a side belongs, for who counts rows; `None`: within a header, or nobody knows.
+    fn place(&self, _side: Side) -> Option<Within> {
+        None
     }
 
     /// Bytes that it keeps, roughly, and that what is said can make more. Asked for at each step, and a function of what it was

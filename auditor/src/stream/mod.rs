@@ -475,6 +475,13 @@ impl HalfStream {
         true
     }
 
+    /// Sequence number of the next byte, where nothing waits for one that is missing.
+    pub fn caught_up(&self) -> Option<u32> {
+        let anchor =
+            self.anchor.filter(|_| self.origin != Origin::Unknown && self.queue.first().is_none())?;
+        Some(anchor.wrapping_add((self.next & u64::from(u32::MAX)) as u32))
+    }
+
     /// The 64-bit position of a sequence number: of all candidates, the one nearest to the next byte.
     fn position(&mut self, sequence: u32) -> u64 {
         let anchor = *self.anchor.get_or_insert(sequence);

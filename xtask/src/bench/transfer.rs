@@ -51,7 +51,7 @@ struct Direction {
     cpu_s_per_gib: f64,
     /// Peak of the daemon's resident memory.
     rss_kib: u64,
-    /// Part of the received bytes that was counted instead of copied.
+    /// Part of the bytes that was counted instead of copied.
     skipped: f64,
 }
 
@@ -106,7 +106,7 @@ fn measure(
     words.extend(["-X", "-q", "-o", "/dev/null", "-h", "127.0.0.1", "-p", &port].map(OsString::from));
     words.extend(["-U", "postgres", "-d", "postgres", "-c", command].map(OsString::from));
     let (mut with, mut none, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut cpu, mut rss, mut received, mut skipped) = (Duration::ZERO, 0, 0, 0);
+    let (mut cpu, mut rss, mut moved, mut skipped) = (Duration::ZERO, 0, 0, 0);
     let speed = |elapsed: Duration| bytes as f64 / f64::from(1 << 20) / elapsed.as_secs_f64();
     let plain = || -> Result<f64> {
         let user = child::find_user(&[UNPRIVILEGED])?;
@@ -129,8 +129,9 @@ fn measure(
         rss = rss.max(process::resident(daemon.id())?.1);
         for record in daemon.records()? {
             let coverage = &record["unmapped"]["auditor"]["connection"]["coverage"];
-            received += coverage["received"].as_u64().unwrap_or(0);
-            skipped += coverage["skipped_received"].as_u64().unwrap_or(0);
+            let count = |name: &str| coverage[name].as_u64().unwrap_or(0);
+            moved += count("received") + count("sent");
+            skipped += count("skipped_received") + count("skipped_sent");
         }
         daemon.stop()?;
         Ok(speed(elapsed))
@@ -156,6 +157,6 @@ fn measure(
         ratio: Summary::of(&ratios).context("no pairs")?,
         cpu_s_per_gib: cpu.as_secs_f64() / gib,
         rss_kib: rss,
-        skipped: skipped as f64 / (received.max(1) as f64),
+        skipped: skipped as f64 / (moved.max(1) as f64),
     })
 }

@@ -202,6 +202,9 @@ impl Attribution {
                 conversation.midstream(at, keyring, &mut findings);
             }
             conversation.segment(packet, payload, self.policies.lossy(), keyring, &mut findings);
+            if conversation.wants_a_place() {
+                self.placing.insert(cookie);
+            }
             self.counting.extend(conversation.counting_changed().map(|counts| (cookie, counts)));
         }
         self.report(cookie, at, &mut findings);

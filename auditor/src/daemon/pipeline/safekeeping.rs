@@ -114,6 +114,17 @@ impl Parts {
         }
     }
 
+    /// Tells the kernel programs where the rows are that they could count. Where that fails they are copied, which is no loss.
+    pub(super) fn tell_places(&mut self) {
+        self.count_rows();
+        let Self { attribution, tables, .. } = self;
+        for (way, place) in attribution.take_places(Clock::now()) {
+            if let Err(error) = tables.place(way, place) {
+                tracing::debug!(%error, "say where rows are to be counted");
+            }
+        }
+    }
+
     /// Behind all that was taken in, and the records that come of it.
     fn position(&self) -> Position {
         Position {

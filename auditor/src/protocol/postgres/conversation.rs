@@ -121,11 +121,11 @@ impl Conversation {
             }
             Request::Credentials => return Ok(()),
             Request::CopyData => {
-                self.count_copy_data(head);
+                self.count_copy_data(head.size());
                 return Ok(());
             }
             Request::CopyEnd => {
-                self.count_copy_data(head);
+                self.count_copy_data(head.size());
                 if std::mem::take(&mut self.copy_in) || self.queue.is_empty() {
                     return Ok(());
                 }
@@ -185,11 +185,11 @@ impl Conversation {
         Some(pending.request)
     }
 
-    fn count_copy_data(&mut self, head: Head) {
+    pub(super) fn count_copy_data(&mut self, bytes: u64) {
         let index = self.last_statement.and_then(|number| number.checked_sub(self.left));
         let statement = index.and_then(|index| self.queue.get_mut(usize::try_from(index).ok()?));
         if let Some(statement) = statement {
-            statement.size += head.size();
+            statement.size += bytes;
         }
     }
 

@@ -5,6 +5,7 @@
 //! would read. A hole inside a body leaves the framing intact, because its length is known; any other hole loses it.
 
 use crate::clock::Boottime;
+use crate::protocol::Within;
 use crate::stream::Skip;
 
 /// The longest message that PostgreSQL accepts or sends: its allocator's limit of one gibibyte.
@@ -105,6 +106,12 @@ impl Framer {
     /// The message whose body is under way.
     pub(super) fn under_way(&self) -> Option<Head> {
         self.body.map(|body| body.head)
+    }
+
+    /// Where the next byte belongs; `None`: within a header.
+    pub(super) fn place(&self) -> Option<Within> {
+        let within = |body: Body| Within { remaining: body.remaining, kind: body.head.kind };
+        (self.filled == 0).then(|| self.body.map_or(Within::default(), within))
     }
 
     /// Accounts for `length` lost bytes. After [`Hole::Lost`] the framer must not be used any more.

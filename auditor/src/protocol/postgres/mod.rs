@@ -55,7 +55,7 @@ use startup::{MAX_PACKET, Packet, Replication, StartupReader};
 
 use crate::stream::Skip;
 
-use super::{Dissector, Limits, Login, Observation, Opaque, Outcome, Side, StatementKind};
+use super::{Dissector, Limits, Login, Observation, Opaque, Outcome, Side, StatementKind, Within};
 use crate::clock::Boottime;
 
 /// Bytes of a statement that are kept where memory is short.
@@ -264,17 +264,32 @@ impl Dissector for Postgres {
         }
     }
 
-    fn skipped(&mut self, at: Boottime, skip: &Skip, out: &mut Vec<Observation>) {
-        if let Phase::Session(session) = &mut self.phase {
-            let result = session.skipped(skip, at, out);
-            self.settle(result, at, out);
-        } else {
-            self.gap(Side::Server, at, u64::from(skip.length), out);
+    fn skipped(&mut self, side: Side, at: Boottime, skip: &Skip, out: &mut Vec<Observation>) {
+        match (&mut self.phase, side) {
+            (Phase::Session(session), Side::Server) => {
+                let result = session.server_skipped(skip, at, out);
+                self.settle(result, at, out);
+            }
+            (Phase::Session(session), Side::Client) => {
+                if !session.client_skipped(skip, at) {
+                    session.partial(at, out);
+                    self.end(Observation::Opaque(Opaque::Hole), out);
+                }
+            }
+            _ => self.gap(side, at, u64::from(skip.length), out),
         }
     }
 
     fn counts_rows(&self) -> bool {
         matches!(&self.phase, Phase::Session(session) if session.conversation.follows_answers())
+    }
+
+    fn place(&self, side: Side) -> Option<Within> {
+        let Phase::Session(session) = &self.phase else { return None };
+        match side {
+            Side::Client => session.client.place(),
+            Side::Server => session.server.place(),
+        }
     }
 
     fn memory(&self) -> usize {
@@ -404,8 +419,26 @@ impl Session {
         Ok(Hole::InBody)
     }
 
+    /// CopyData that was counted elsewhere. `false`: that cannot be, and the place of the next message is lost.
+    fn client_skipped(&mut self, skip: &Skip, at: Boottime) -> bool {
+        if self.terminated || skip.message != b'd' {
+            return false;
+        }
+        let Some(ended) = self.client.skip(skip, at) else { return false };
+        if let Some(head) = self.client.under_way() {
+            self.requests.start(head);
+        }
+        self.conversation.count_copy_data(ended.bytes);
+        true
+    }
+
     /// Rows that were counted elsewhere.
-    fn skipped(&mut self, skip: &Skip, at: Boottime, out: &mut Vec<Observation>) -> Result<(), Violation> {
+    fn server_skipped(
+        &mut self,
+        skip: &Skip,
+        at: Boottime,
+        out: &mut Vec<Observation>,
+    ) -> Result<(), Violation> {
         if self.conversation.deaf.is_some() {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use proptest::sample::select;
 use super::script::*;
 use crate::clock::Boottime;
 use crate::protocol::postgres::Postgres;
-use crate::protocol::{Dissector, Observation, Side};
+use crate::protocol::{Dissector, Observation, Opaque, Side, Within};
 use crate::stream::Skip;
 
 /// What the kernel programs know between two segments.
@@ -21,15 +21,16 @@ struct Walk {
 }
 
 impl Walk {
-    /// The rows that a segment begins with, byte by byte: another way than the programs take.
-    fn rows(&mut self, segment: &[u8]) -> (usize, Skip) {
+    /// The rows that a side's segment begins with, byte by byte: another way than the programs take.
+    fn rows(&mut self, side: Side, segment: &[u8]) -> (usize, Skip) {
+        let is_row = |kind: u8| kind == b'd' || kind == b'D' && side == Side::Server;
         let mut skip = Skip { length: 0, first: 0, messages: 0, body: 0, remaining: 0, message: 0 };
         let (mut end, mut open) = (0, self.header.is_empty());
         let mut own = self.remaining == 0;
         for (place, byte) in segment.iter().enumerate() {
             if self.remaining > 0 {
                 self.remaining -= 1;
-                if open && matches!(self.kind, b'D' | b'd') {
+                if open && is_row(self.kind) {
                     skip.message = self.kind;
                     skip.first += u32::from(!own);
                     end = place + 1;
@@ -47,7 +48,7 @@ impl Walk {
             self.kind = self.header[0];
             self.remaining = u32::from_be_bytes(self.header[1..].try_into().unwrap()) as usize - 4;
             self.header.clear();
-            open &= matches!(self.kind, b'D' | b'd') && (skip.message == 0 || skip.message == self.kind);
+            open &= is_row(self.kind) && (skip.message == 0 || skip.message == self.kind);
             if open {
                 skip.message = self.kind;
                 skip.messages += 1;
@@ -61,13 +62,15 @@ impl Walk {
     }
 }
 
-/// Plays the server's side in segments of these lengths, with their rows counted where `counted` says so.
+/// Plays both sides in segments of these lengths, with their rows counted where `counted` says so. Where they are is what the dissector
+/// says.
 fn play(said: &[(Side, Vec<u8>)], lengths: &[usize], counted: &[bool]) -> Vec<Observation> {
     let mut dissector = Postgres::new(LIMITS);
     let mut out = Vec::new();
-    let mut walk = Walk::default();
+    let mut walks = [None, None];
     let mut segment = 0;
     for (side, bytes) in said {
+        let walk = &mut walks[usize::from(*side == Side::Server)];
         let mut rest = bytes.as_slice();
         while !rest.is_empty() {
             let (now, later) = rest.split_at(lengths[segment % lengths.len()].clamp(1, rest.len()));
@@ -75,10 +78,17 @@ fn play(said: &[(Side, Vec<u8>)], lengths: &[usize], counted: &[bool]) -> Vec<Ob
             let counts = counted[segment % counted.len()];
             segment += 1;
             let mut copied = now;
-            if *side == Side::Server {
-                let (end, skip) = walk.rows(now);
+            let place = dissector.place(*side);
+            if let (None, Some(Within { remaining, kind })) = (&walk, place) {
+                *walk = Some(Walk { remaining: remaining as usize, kind, header: Vec::new() });
+            } else if let (Some(walk), Some(place)) = (&walk, place) {
+                assert_eq!((place.remaining as usize, walk.header.len()), (walk.remaining, 0));
+                assert!(place.remaining == 0 || place.kind == walk.kind);
+            }
+            if let Some(walk) = walk {
+                let (end, skip) = walk.rows(*side, now);
                 if counts && end > 0 && dissector.counts_rows() {
-                    dissector.skipped(Boottime(1), &skip, &mut out);
+                    dissector.skipped(*side, Boottime(1), &skip, &mut out);
                     copied = &now[end..];
                 }
             }
@@ -102,12 +112,24 @@ fn answers() -> impl Strategy<Value = Vec<(Side, Vec<u8>)>> {
         message(b'N', b"VNOTICE\0C00000\0Mhm\0\0"),
         message(b'S', b"TimeZone\0UTC\0"),
     ]);
-    let answer = (0..5, rows.clone(), rows, noise).prop_map(|(kind, rows, more, noise)| {
+    let answer = (0..6, rows.clone(), rows, noise).prop_map(|(kind, rows, more, noise)| {
         let all = |kind: u8, bodies: &[Vec<u8>]| -> Vec<u8> {
             bodies.iter().flat_map(|body| message(kind, body)).collect()
         };
         let count = |bodies: &[Vec<u8>]| complete(&format!("SELECT {}", bodies.len()));
         let run = [parse("", "X", &[]), bind("", "", &[], &[]), execute(""), execute(""), sync()].concat();
+        if kind == 5 {
+            let mut client = all(b'd', &rows);
+            client.extend(bare("c"));
+            return vec![
+                (Side::Client, query("COPY IN")),
+                (Side::Server, message(b'G', b"\0\0\0")),
+                (Side::Client, client),
+                (Side::Server, [complete(&format!("COPY {}", rows.len())), ready(b'I')].concat()),
+                (Side::Client, query("F")),
+                (Side::Server, [complete("DELETE 1"), ready(b'I')].concat()),
+            ];
+        }
         let (client, server) = match kind {
             0 => (
                 query("A"),
@@ -177,7 +199,7 @@ proptest! {
         let place = place.index(said.len());
         for (index, (side, bytes)) in said.iter().enumerate() {
             if index == place {
-                dissector.skipped(Boottime(1), &skip, &mut out);
+                dissector.skipped(Side::Server, Boottime(1), &skip, &mut out);
             }
             bytes.chunks(lengths[0]).for_each(|piece| dissector.bytes(*side, Boottime(1), piece, &mut out));
         }
@@ -210,7 +232,7 @@ fn a_count_that_contradicts_what_was_read_ends_the_reading_of_answers() {
             dissector.bytes(side, Boottime(0), &bytes, &mut out);
         }
         dissector.bytes(Side::Server, Boottime(0), before, &mut out);
-        dissector.skipped(Boottime(1), &skip, &mut out);
+        dissector.skipped(Side::Server, Boottime(1), &skip, &mut out);
         assert!(!dissector.counts_rows(), "{skip:?}");
         dissector.bytes(Side::Server, Boottime(1), &[complete("SELECT 1"), ready(b'I')].concat(), &mut out);
         dissector.close(Boottime(2), &mut out);
@@ -229,4 +251,31 @@ fn a_count_that_contradicts_what_was_read_ends_the_reading_of_answers() {
     row(skip, b"D\0\0");
     row(Skip { length: 9, ..skip }, b"");
     row(Skip { remaining: 6, ..skip }, b"");
+}
+
+#[test]
+fn a_count_of_what_a_client_cannot_have_said_ends_the_reading() {
+    for (message, first, before) in
+        [(b'D', 0, &b""[..]), (b'd', 4, b""), (b'd', 0, b"Q\0\0"), (b'd', 3, b"Q\0\0\0\x0aSEL")]
+    {
+        let mut dissector = Postgres::new(LIMITS);
+        let mut out = Vec::new();
+        for (side, bytes) in Script::session().client(&[query("X")]).said {
+            dissector.bytes(side, Boottime(0), &bytes, &mut out);
+        }
+        dissector.bytes(Side::Client, Boottime(0), before, &mut out);
+        let skip = Skip { length: 20 + first, first, messages: 2, body: 5, remaining: 0, message };
+        dissector.skipped(Side::Client, Boottime(1), &skip, &mut out);
+        assert!(!dissector.counts_rows(), "{skip:?}");
+        let told: Vec<&[u8]> = out
+            .iter()
+            .filter_map(|observation| match observation {
+                Observation::Statement(statement) => Some(&statement.text[..]),
+                _ => None,
+            })
+            .collect();
+        let partial: &[&[u8]] = if before.len() > 5 { &[b"X", b"SEL"] } else { &[b"X"] };
+        assert_eq!(told, partial, "what was said up to there is told");
+        assert!(matches!(out.last(), Some(Observation::Opaque(Opaque::Hole))), "{out:?}");
+    }
 }
