@@ -7,6 +7,10 @@ pub const LEAST: u32 = 512;
 /// Bytes that pass in one direction without one in the other, from which on a transfer is long. So many are copied in any case.
 pub const LONG: u32 = 64 << 10;
 
+/// How long after the daemon has told a place the programs may take it for the one where a segment begins, in nanoseconds. Its number
+/// comes again after four gibibytes.
+pub const PLACE_HOLDS: u64 = 100_000_000;
+
 /// A direction of a socket.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -52,6 +56,7 @@ impl Place {
         let mut sum = (way.cookie as u32) ^ ((way.cookie >> 32) as u32).rotate_left(16) ^ way.direction;
         sum = sum.wrapping_mul(ODD) ^ self.sequence;
         sum = sum.wrapping_mul(ODD) ^ self.remaining;
+        sum = sum.wrapping_mul(ODD) ^ (self.until as u32) ^ ((self.until >> 32) as u32).rotate_left(16);
         sum.wrapping_mul(ODD) ^ self.kind
     }
 }

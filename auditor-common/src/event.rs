@@ -185,8 +185,8 @@ pub struct Packet {
 }
 crate::assert_layout!(Packet, size = 72, align = 8);
 
-/// A part of a TCP segment that holds rows of a PostgreSQL server's answer and was not copied, because the daemon has asked
-/// for that: only where its messages begin and end was looked at.
+/// A part of a TCP segment that holds rows of a PostgreSQL server's answer, or CopyData of a client's, and was not copied, because the daemon
+/// has asked for that: only where its messages begin and end was looked at.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Skipped {

@@ -99,7 +99,13 @@ fn remote(ops: *mut bpf_sock_ops) -> Endpoint {
 #[inline(always)]
 fn established(context: &SockOpsContext, passive: u32) {
     let ops = context.ops;
-    let owner = state(ops).map_or(Owner::NOBODY, |state| state.owner());
+    let state = state(ops);
+    let owner = state.as_ref().map_or(Owner::NOBODY, |state| state.owner());
+    if passive != 0
+        && let Some(state) = state
+    {
+        state.accepted(emit::now());
+    }
     // SAFETY: the helper takes the context; the fields may be read by programs of this type.
     let (cookie, send_next, receive_next, bytes_acked, bytes_received) = unsafe {
         (

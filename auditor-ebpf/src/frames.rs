@@ -15,15 +15,18 @@
 //! for its turn ([`await_turn`]), which it knows by the sequence number, because that is written last.
 //!
 //! A segment that becomes several records may find room for the first ones only. It is refused and comes again, and what comes again
-//! is copied, not counted: rows that are counted must begin where the daemon's reading has come to ([`Frames::partly_told`]).
+//! is copied, not counted: rows that are counted must begin where the daemon's reading has come to ([`Frames::tell`]).
+//!
+//! Whoever can have a segment lost on its way can send other bytes in its place, which the receiver takes, and nobody can compare
+//! with rows that were counted. So what an agent sends is counted on the loopback device only, which loses nothing.
 
 use core::ffi::c_void;
 use core::ptr;
 use core::ptr::{read_volatile, write_volatile};
 
-use auditor_common::bulk::{LEAST, Place, Way};
+use auditor_common::bulk::{LEAST, PLACE_HOLDS, Place, Way};
 use auditor_common::event::INGRESS;
-use auditor_common::packet::SYN;
+use auditor_common::packet::{RST, SYN};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::generated::{bpf_for_each_map_elem, bpf_ktime_get_boot_ns, bpf_skb_load_bytes};
 use aya_ebpf::macros::map;
@@ -34,6 +37,10 @@ use aya_ebpf::programs::SkBuffContext;
 #[map]
 static RELEASED: HashMap<Way, Place> = HashMap::with_max_entries(131_072, BPF_F_NO_PREALLOC);
 
+/// Bytes of a packet that are looked at in one go, where messages are short. It is a part of each socket's state.
+const WINDOW: usize = 256;
+/// Up to how many bytes of its body a message is short.
+const SHORT: u32 = 120;
 /// A message's header.
 const HEADER: u32 = 5;
 /// The longest message that PostgreSQL sends or takes.
@@ -58,7 +65,7 @@ static WALK_STEPS: Array<u32> = Array::with_max_entries(STEPS, 0);
 pub(crate) struct Frames {
     /// Sequence number of the next byte.
     next: u32,
-    /// Sequence number behind the last byte that was copied of a segment that was then refused; never behind `next`.
+    /// Sequence number behind the last byte that was told, also of a segment that was then refused.
     told: u32,
     /// Body bytes of the message under way that come from there on.
     remaining: u32,
@@ -70,8 +77,26 @@ pub(crate) struct Frames {
     kind: u8,
     /// Whether any of this is known.
     known: u8,
-    /// Whether the segment from `next` on found no room in the ring and was refused: then it comes again.
-    refused: u8,
+    /// Whether `told` says something.
+    tells: u8,
+    /// When the segment from `next` on found no room in the ring and was refused, in ticks, and never 0; 0: that is not so. It comes
+    /// again.
+    refused: u32,
+    /// When the connection's numbers began, in ticks.
+    began: u32,
+    /// Turns that were waited for in vain, one after the other.
+    vain: u8,
+    _padding: [u8; 3],
+}
+
+/// For how many ticks a refused segment is waited for: a second.
+const REFUSES: u32 = 1 << 10;
+/// How often a processor waits in vain for a connection's segment.
+const MOST_IN_VAIN: u8 = 8;
+
+/// A time in units of 2^20 ns, a millisecond or so.
+const fn ticks(time: u64) -> u32 {
+    (time >> 20) as u32
 }
 
 /// The rows at the beginning of a segment.
@@ -127,7 +152,8 @@ pub(crate) fn are_released(way: &Way) -> bool {
 ///
 /// On the stack the verifier would follow each value that it may hold. What comes in has one for each processor ([`WALK`]): it passes in
 /// softirq, which none of its kind interrupts. What leaves passes in a process's context, which others may take the processor
-/// from; but one segment of a socket after the other, because the socket is locked. So that one is a part of the socket's state.
+/// from; but one segment of a socket after the other, because the socket is locked. So that one is a part of the socket's state. (A
+/// host that has its loopback device's packets judged by a program, as NFQUEUE does, lets them go on without the lock.)
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Walk {
@@ -149,8 +175,14 @@ pub(crate) struct Walk {
     direction: u8,
     /// Padding.
     _padding: u8,
-    /// A header.
-    header: [u8; 8],
+    /// Place in the payload of the first byte of `window`.
+    begins: u32,
+    /// Bytes there.
+    filled: u32,
+    /// Body bytes of the last message that was met, from which the next is guessed.
+    usual: u32,
+    /// What is looked at.
+    window: [u8; WINDOW],
 }
 
 /// CopyData, and of a server's DataRow: the same byte is a client's Describe.
@@ -164,51 +196,47 @@ const fn is_message(length: u32) -> bool {
 }
 
 impl Frames {
-    /// Takes over where a walk has come to, the sequence number last.
+    /// A segment has passed. `walk`: it was walked over. The sequence number is taken over last.
     #[inline(always)]
-    pub(crate) fn advance(&mut self, walk: &Walk) {
-        let after = &walk.after;
+    pub(crate) fn pass(&mut self, segment: &Segment, walk: Option<&Walk>) {
+        self.tell(segment.sequence.wrapping_add(segment.length));
+        if !self.is_behind(segment.sequence) {
+            self.refused = 0;
+        }
         if self.known == 0 {
-            // Lost meanwhile by another processor, whose segment did not wait for this one.
+            // Never known, or lost meanwhile by another processor, whose segment did not wait for this one.
             return;
         }
-        if self.told.wrapping_sub(after.next).cast_signed() < 0 {
-            self.told = after.next;
-        }
+        let Some(walk) = walk else {
+            // Before the one that is missing, or once more.
+            if self.is_behind(segment.sequence) {
+                self.known = 0;
+            }
+            return;
+        };
+        let after = &walk.after;
         self.remaining = after.remaining;
         self.header = after.header;
         self.filled = after.filled;
         self.kind = after.kind;
         self.known = after.known;
-        self.refused = after.refused;
         // SAFETY: a reference; volatile, so that it stays the last write.
         unsafe { write_volatile(&raw mut self.next, after.next) };
     }
 
-    /// Whether a segment is to be refused because one before it was: if it passed, the place of the next message were lost, and the
-    /// rest of a long transfer would be copied, which is what the ring had no room for. Where the place is not known, the one that comes
-    /// again is the one that the daemon's reading has come to once it has emptied the ring.
+    /// Bytes up to `end` were told, of a segment that passes or of one that was then refused.
     #[inline(always)]
-    pub(crate) fn refuses(&self, sequence: u32) -> bool {
-        self.refused != 0 && self.is_behind(sequence)
-    }
-
-    /// A segment of a long transfer was refused that nobody walked over.
-    #[inline(always)]
-    pub(crate) fn refuse_unknown(&mut self, sequence: u32) {
-        if self.refused == 0 {
-            self.next = sequence;
-            self.told = sequence;
-            self.refused = 1;
+    pub(crate) fn tell(&mut self, end: u32) {
+        if self.tells == 0 || end.wrapping_sub(self.told).cast_signed() > 0 {
+            self.told = end;
+            self.tells = 1;
         }
     }
 
-    /// A segment has passed that nobody walked over.
+    /// Whether bytes behind that one were told.
     #[inline(always)]
-    pub(crate) fn pass_unknown(&mut self, sequence: u32) {
-        if self.known == 0 && self.refused != 0 && !self.is_behind(sequence) {
-            self.refused = 0;
-        }
+    const fn has_told(&self, sequence: u32) -> bool {
+        self.tells != 0 && self.told.wrapping_sub(sequence).cast_signed() > 0
     }
 
     /// Whether something is missing before this segment.
@@ -217,87 +245,105 @@ impl Frames {
         sequence.wrapping_sub(self.next).cast_signed() > 0
     }
 
-    /// The segment that was walked over found no room and was refused. Only the next one is sure to come again, see
-    /// [`Self::refuses`].
+    /// Whether a segment is to be refused because one before it was: if it passed, the place of the next message were lost, and the
+    /// rest of a long transfer would be copied, which is what the ring had no room for. Where the place is not known, the one that comes
+    /// again is the one that the daemon's reading has come to once it has emptied the ring.
+    ///
+    /// Not for ever: that the sender sends it again is what senders do, and nothing that this relies on.
     #[inline(always)]
-    pub(crate) fn refuse(&mut self, walk: &Walk) {
-        if walk.after.known == 0 {
+    pub(crate) fn refuses(&self, sequence: u32, now: u64) -> bool {
+        self.refused != 0 && ticks(now).wrapping_sub(self.refused) < REFUSES && self.is_behind(sequence)
+    }
+
+    /// A segment found no room and was refused. `walk`: it was walked over.
+    #[inline(always)]
+    pub(crate) fn refuse(&mut self, segment: &Segment, walk: Option<&Walk>, now: u64) {
+        if walk.is_some_and(|walk| walk.after.known == 0) {
             self.known = 0;
         }
-        self.refused = 1;
-    }
-
-    /// A segment was copied up to `end` when the ring was full.
-    #[inline(always)]
-    pub(crate) fn partly_told(&mut self, end: u32) {
-        if end.wrapping_sub(self.told).cast_signed() > 0 {
-            self.told = end;
+        if self.known == 0 {
+            let end = segment.sequence.wrapping_add(segment.length);
+            if self.tells != 0 && end.wrapping_sub(self.told).cast_signed() <= 0 {
+                // Nothing of it is new, so that it may never come again.
+                return;
+            }
+            if self.refuses(segment.sequence, now) {
+                return;
+            }
+            self.next = if self.has_told(segment.sequence) { self.told } else { segment.sequence };
         }
+        self.refused = ticks(now) | 1;
     }
 
-    /// Goes on from where the daemon's reading has come to, if that is where this segment begins.
+    /// The connection's numbers begin anew.
+    #[inline(always)]
+    pub(crate) fn begin(&mut self, now: u64) {
+        self.known = 0;
+        self.refused = 0;
+        self.tells = 0;
+        self.vain = 0;
+        self.began = ticks(now);
+    }
+
+    /// Goes on from where the daemon's reading has come to, if that is where this segment begins, and if it is the first that begins there.
     #[inline(always)]
     fn resume(&mut self, way: &Way, segment: &Segment, now: u64) -> bool {
-        // SAFETY: what is read while it changes is found out by its check.
-        let Some(place) = (unsafe { RELEASED.get(way) }) else { return false };
-        let place = *place;
-        if now > place.until || place.sequence != segment.sequence || place.check != place.check(way) {
+        // SAFETY: an element of the map; what is read while it changes is found out by its check.
+        let place = unsafe { RELEASED.get(way).map(|place| read_volatile(ptr::from_ref(place))) };
+        let Some(place) = place else { return false };
+        if place.sequence != segment.sequence || place.check != place.check(way) {
+            return false;
+        }
+        // What was told before the numbers began was of other ones.
+        let told = ticks(place.until.wrapping_sub(PLACE_HOLDS)).wrapping_sub(self.began).cast_signed() > 0;
+        if now > place.until || !told || self.has_told(segment.sequence) {
             return false;
         }
         self.remaining = place.remaining;
         self.kind = place.kind as u8;
         self.filled = 0;
-        self.refused = 0;
-        self.told = place.sequence;
         self.next = place.sequence;
         self.known = 1;
         true
     }
 
-    /// Goes over a segment. `false`: where its messages are is not known, and need not be. `is_long`: so is the transfer that it is a
-    /// part of.
+    /// Walks over a segment. `false`: where its messages are is not known, or it was walked over before, or another one is missing before
+    /// it. `is_long`: so is the transfer that it is a part of.
     #[inline(always)]
-    pub(crate) fn follow(
+    pub(crate) fn follow<const DIRECTION: u8>(
         &mut self,
         context: &SkBuffContext,
         way: &Way,
-        segment: Segment,
+        segment: &Segment,
         (is_long, now): (bool, u64),
         walk: &mut Walk,
     ) -> bool {
-        let Segment { offset, length, sequence, flags } = segment;
-        if flags & SYN != 0 {
-            // The numbers begin anew.
-            self.known = 0;
-            self.refused = 0;
-        }
-        if length == 0 || flags & SYN != 0 {
+        let Segment { offset, length, sequence, flags } = *segment;
+        if length == 0 || flags & (SYN | RST) != 0 {
             return false;
         }
-        if self.known == 0 && (!is_long || length < LEAST || !self.resume(way, &segment, now)) {
+        if self.known == 0 && (!is_long || length < LEAST || !self.resume(way, segment, now)) {
             return false;
         }
-        if self.refused == 0 && self.is_behind(sequence) {
+        if DIRECTION == INGRESS && self.vain < MOST_IN_VAIN && self.refused == 0 && self.is_behind(sequence) {
             await_turn(self, sequence);
-        }
-        walk.rows = Rows::NONE;
-        walk.after = *self;
-        if self.is_behind(sequence) {
-            walk.after.known = 0;
+            self.vain = if self.is_behind(sequence) { self.vain + 1 } else { 0 };
         }
         // Bytes that have passed before: the receiver had no room for them, or its answer was lost.
         let repeated = self.next.wrapping_sub(sequence);
-        if repeated < length {
-            walk.after.next = sequence.wrapping_add(length);
-            walk.after.refused = 0;
-            walk.offset = offset.wrapping_add(repeated);
-            walk.length = length.wrapping_sub(repeated);
-            walk.direction = way.direction as u8;
-            walk_over(context.skb.skb, walk);
-            if repeated != 0 || self.told.wrapping_sub(sequence).cast_signed() > 0 {
-                // Copied whole, so that what came twice can be compared.
-                walk.rows.end = 0;
-            }
+        if repeated >= length {
+            return false;
+        }
+        walk.rows = Rows::NONE;
+        walk.after = *self;
+        walk.after.next = sequence.wrapping_add(length);
+        walk.offset = offset.wrapping_add(repeated);
+        walk.length = length.wrapping_sub(repeated);
+        walk.direction = DIRECTION;
+        walk_over(context.skb.skb, walk);
+        if repeated != 0 || self.has_told(sequence) {
+            // Copied whole: rows that are counted begin where the daemon's reading has come to.
+            walk.rows.end = 0;
         }
         true
     }
@@ -314,8 +360,8 @@ struct Turn {
 ///
 /// What a loopback connection's server sends is put on the queue of the processor that sends it, which is the server's for what
 /// it writes, and the client's for what its acknowledgements let out: two at a time, and now and then in the wrong order. If it is
-/// waited for in vain the segment is lost, or late, and the place of the next message with it: there is no second wait before the
-/// daemon has named another.
+/// waited for in vain the segment is lost, or late, and the place of the next message with it. Where that happens again and again, nobody
+/// waits any more, so that no peer can make a processor wait.
 #[inline(never)]
 extern "C" fn await_turn(frames: *const Frames, sequence: u32) -> u32 {
     let mut turn = Turn { frames, sequence };
@@ -408,6 +454,7 @@ impl Walk {
             return Some(false);
         }
         self.position = start + remaining;
+        self.filled = 0;
         self.whole = 0;
         self.closed = 0;
         self.rows.end = self.position;
@@ -514,17 +561,40 @@ fn message(skb: *mut c_void, walk: &mut Walk) -> bool {
         walk.whole = 1;
         return false;
     }
-    let place = walk.header.as_mut_ptr().cast();
-    // SAFETY: the room behind the pointer is longer; the context is the program's.
-    if unsafe { bpf_skb_load_bytes(skb, walk.offset + walk.position, place, HEADER) } != 0 {
+    let mut at = walk.position.wrapping_sub(walk.begins);
+    if walk.filled == 0 || at.wrapping_add(HEADER) > walk.filled {
+        let wanted = if walk.usual < SHORT { WINDOW as u32 } else { HEADER };
+        let size = if left > wanted { wanted } else { left };
+        // The verifier does not know what the compiler knows: "R4 unbounded memory access".
+        // SAFETY: a local variable.
+        let size = unsafe { read_volatile(&raw const size) };
+        if size < HEADER || size > WINDOW as u32 {
+            return false;
+        }
+        let place = walk.window.as_mut_ptr().cast();
+        // SAFETY: `size` is at most the room behind the pointer; the context is the program's.
+        if unsafe { bpf_skb_load_bytes(skb, walk.offset + walk.position, place, size) } != 0 {
+            return false;
+        }
+        walk.begins = walk.position;
+        walk.filled = size;
+        at = 0;
+    }
+    // SAFETY: a local variable.
+    let at = unsafe { read_volatile(&raw const at) };
+    if at > WINDOW as u32 - HEADER {
         return false;
     }
-    let [kind, a, b, c, d, ..] = walk.header;
-    let length = u32::from_be_bytes([a, b, c, d]);
+    // SAFETY: five bytes from `at` on are within the window.
+    let (kind, length) = unsafe {
+        let header = walk.window.as_ptr().add(at as usize);
+        (*header, u32::from_be_bytes([*header.add(1), *header.add(2), *header.add(3), *header.add(4)]))
+    };
     if !is_message(length) {
         return false;
     }
     let body = length - 4;
+    walk.usual = body;
     let behind = left - HEADER;
     // `behind` is less than the packet, so neither sum can overflow.
     let (position, remaining) =

@@ -31,7 +31,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_s
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::emit::Owner;
-use crate::frames::{Rows, Segment};
+use crate::frames::{Rows, Segment, Walk};
 use crate::session::SocketState;
 use crate::verdict::Subject;
 use crate::{emit, frames, session, verdict};
@@ -46,6 +46,9 @@ const LARGEST_RECORDS: u32 = 16;
 
 /// TCP_LISTEN of include/net/tcp_states.h, as `bpf_sock::state` has it.
 const BPF_TCP_LISTEN: u32 = 10;
+
+/// The loopback device of every network namespace (LOOPBACK_IFINDEX of include/net/flow.h).
+const LOOPBACK: u32 = 1;
 
 /// A record with room for `N` payload bytes.
 #[repr(C)]
@@ -141,32 +144,35 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     // SAFETY: the helper takes the context.
     let cookie = unsafe { bpf_get_socket_cookie(context.as_ptr()) };
     let way = Way { cookie, direction: u32::from(DIRECTION), _padding: 0 };
+    if parsed.transport == TCP && parsed.flags & SYN != 0 {
+        state.begin::<DIRECTION>(now);
+    }
+    let segment = parsed.segment();
     let is_long = state.passed_alone::<DIRECTION>() >= bulk::LONG;
     // SAFETY: a part of the socket's state, or this processor's own; nobody else has it in hand, see [`frames::Walk`].
     let Some(walk) = (unsafe { state.walk::<DIRECTION>().as_mut() }) else { return false };
     let walked = parsed.transport == TCP
-        && state.frames::<DIRECTION>().follow(context, &way, parsed.segment(), (is_long, now), walk);
+        && state.frames::<DIRECTION>().follow::<DIRECTION>(context, &way, &segment, (is_long, now), walk);
     let told = parsed.transport == TCP && (parsed.length != 0 || parsed.flags & (SYN | FIN | RST) != 0);
     let lossless = is_lossless(control, now);
     // A reset is sent once.
     let comes_again = told && parsed.flags & RST == 0;
-    if comes_again && lossless && state.frames::<DIRECTION>().refuses(parsed.sequence) {
+    if comes_again && lossless && state.frames::<DIRECTION>().refuses(parsed.sequence, now) {
         emit::count_held_back::<DIRECTION>(state.owner());
         return false;
     }
-    let rows = if walked && is_long && walk.rows.end >= bulk::LEAST && frames::are_released(&way) {
+    // SAFETY: the field may be read by programs of this type.
+    let is_sure = DIRECTION == INGRESS || unsafe { (*context.skb.skb).ifindex } == LOOPBACK;
+    let countable = walked && is_long && is_sure && parsed.flags & URG == 0;
+    let rows = if countable && walk.rows.end >= bulk::LEAST && frames::are_released(&way) {
         walk.rows.end
     } else {
         0
     };
-    if told
-        && !copy::<DIRECTION>(context, state, (now, &way), &parsed, (rows, &walk.rows), control)
-        && lossless
-    {
-        if walked {
-            state.frames::<DIRECTION>().refuse(walk);
-        } else if comes_again && is_long && frames::are_released(&way) {
-            state.frames::<DIRECTION>().refuse_unknown(parsed.sequence);
+    let walk = if walked { Some(&*walk) } else { None };
+    if told && !copy::<DIRECTION>(context, state, (now, &way), &parsed, (rows, walk), control) && lossless {
+        if walked || comes_again && is_long && frames::are_released(&way) {
+            state.frames::<DIRECTION>().refuse(&segment, walk, now);
         }
         return false;
     }
@@ -181,11 +187,9 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
             state.answered = state.sent as u32;
         }
     }
-    if walked {
+    if parsed.transport == TCP && parsed.length != 0 {
         // Only now: a packet that is refused comes again.
-        state.frames::<DIRECTION>().advance(walk);
-    } else if parsed.length != 0 {
-        state.frames::<DIRECTION>().pass_unknown(parsed.sequence);
+        state.frames::<DIRECTION>().pass(&segment, walk);
     }
     true
 }
@@ -333,7 +337,7 @@ fn copy<const DIRECTION: u8>(
     state: &mut SocketState,
     (now, way): (u64, &Way),
     parsed: &Parsed,
-    (end, rows): (u32, &Rows),
+    (end, walk): (u32, Option<&Walk>),
     control: &Control,
 ) -> bool {
     let stamp = Stamp { owner: state.owner(), time: now };
@@ -346,7 +350,7 @@ fn copy<const DIRECTION: u8>(
         return false;
     }
     // The rows last: if they find no room, all of it comes again, and what was copied twice is told apart by its place.
-    end == 0 || skip::<DIRECTION>(stamp, way.cookie, parsed, rows, control)
+    end == 0 || walk.is_some_and(|walk| skip::<DIRECTION>(stamp, way.cookie, parsed, &walk.rows, control))
 }
 
 /// Records rows that are not copied.
@@ -420,7 +424,7 @@ fn copy_from<const DIRECTION: u8>(
             }
         };
     if !told && parsed.length.wrapping_sub(begin) > LARGEST as u32 {
-        state.frames::<DIRECTION>().partly_told(parsed.sequence.wrapping_add(parsed.length));
+        state.frames::<DIRECTION>().tell(parsed.sequence.wrapping_add(parsed.length));
     }
     told
 }

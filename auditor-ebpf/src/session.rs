@@ -12,7 +12,7 @@ use core::ptr::{read_volatile, write_volatile};
 use auditor_common::control::{MAX_CGROUP_DEPTH, Session};
 use auditor_common::counter::{SITE_SOCKET_STORAGE, errno};
 use auditor_common::endpoint::Endpoint;
-use auditor_common::event::{EGRESS, Task};
+use auditor_common::event::{EGRESS, INGRESS, Task};
 use auditor_common::rule::Verdict;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, bpf_map_type, bpf_sock};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
@@ -95,7 +95,7 @@ pub(crate) struct SocketState {
     /// TCP: a decision that has not been recorded yet.
     pub(crate) held: Held,
 }
-const _: () = assert!(size_of::<SocketState>() == 352);
+const _: () = assert!(size_of::<SocketState>() == 648);
 
 /// What the record of a connect(2) will say that was allowed and found no room for its record, beside what the socket's state says.
 #[repr(C)]
@@ -126,6 +126,21 @@ impl SocketState {
     #[inline(always)]
     pub(crate) fn frames<const DIRECTION: u8>(&mut self) -> &mut Frames {
         if DIRECTION == EGRESS { &mut self.frames_out } else { &mut self.frames_in }
+    }
+
+    /// A connection begins: the numbers of a direction do, and nothing has passed of a transfer.
+    #[inline(always)]
+    pub(crate) fn begin<const DIRECTION: u8>(&mut self, now: u64) {
+        self.frames::<DIRECTION>().begin(now);
+        self.asked = self.received as u32;
+        self.answered = self.sent as u32;
+    }
+
+    /// A connection was accepted: what its listener's socket has been is nothing of its own.
+    #[inline(always)]
+    pub(crate) fn accepted(&mut self, now: u64) {
+        self.begin::<EGRESS>(now);
+        self.begin::<INGRESS>(now);
     }
 
     /// The walk over a segment; never null, but for the verifier.

@@ -20,7 +20,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use auditor_common::bulk::{Place, Way};
+use auditor_common::bulk::{PLACE_HOLDS, Place, Way};
 
 use super::by_cookie::ByCookie;
 use super::conversation::{Conversation, Findings};
@@ -89,7 +89,7 @@ pub(super) struct Attribution {
     /// Sockets whose rows are to be counted from now on, or no longer.
     counting: Vec<(u64, bool)>,
     /// Those whose rows could be counted if the kernel programs knew where they are.
-    placing: BTreeSet<u64>,
+    placing: BTreeMap<u64, Place>,
     /// Entries that wait to be written, oldest first.
     entries: Vec<Entry>,
     statements: u64,
@@ -102,9 +102,6 @@ pub(super) struct Attribution {
     pub(super) folded_of_nobody: u64,
 }
 
-/// How long the kernel programs may take a place for the one that the daemon has told, in nanoseconds. Its number comes again after four
-/// gibibytes.
-const PLACE_HOLDS: u64 = 100_000_000;
 /// How long after its last segment a transfer has its place told, each turn anew: what found no room in the ring comes again when TCP
 /// finds it time.
 const PLACE_WANTED: Duration = Duration::from_secs(2);
@@ -140,7 +137,7 @@ impl Attribution {
             libraries: BTreeMap::new(),
             findings: Findings::default(),
             counting: Vec::new(),
-            placing: BTreeSet::new(),
+            placing: BTreeMap::new(),
             entries: Vec::new(),
             statements: 0,
             classifier: Classifier::default(),
@@ -270,23 +267,24 @@ impl Attribution {
         self.counting.drain(..)
     }
 
-    /// Hands over where rows are that the kernel programs copy and could count, each until then: to be asked when all that they have
-    /// written was taken in.
+    /// Hands over where rows are that the kernel programs copy and could count: to be asked when all that they have written was taken in.
     pub(super) fn take_places(&mut self, now: Boottime) -> Vec<(Way, Place)> {
         let mut places = Vec::new();
         let conversations = &self.conversations;
-        self.placing.retain(|cookie| {
-            let conversation = conversations.get(cookie).filter(|conversation| conversation.wants_a_place());
-            conversation.is_some_and(|conversation| now.since(conversation.moved()) < PLACE_WANTED)
+        self.placing.retain(|&cookie, last| {
+            let wanting = conversations.get(&cookie).filter(|conversation| conversation.wants_a_place());
+            let Some(conversation) = wanting else { return false };
+            if let Some((direction, place)) = conversation.place() {
+                let stands = place.sequence == last.sequence && now.0 + PLACE_HOLDS / 2 < last.until;
+                let way = Way { cookie, direction: direction.into(), _padding: 0 };
+                let place = Place { until: now.0 + PLACE_HOLDS, ..place };
+                if !stands {
+                    *last = Place { check: place.check(&way), ..place };
+                    places.push((way, *last));
+                }
+            }
+            now.since(conversation.moved()) < PLACE_WANTED
         });
-        for &cookie in &self.placing {
-            let place = self.conversations.get(&cookie).and_then(Conversation::place);
-            let Some((direction, place)) = place else { continue };
-            let way = Way { cookie, direction: direction.into(), _padding: 0 };
-            let until = now.0.saturating_add(PLACE_HOLDS);
-            let place = Place { until, ..place };
-            places.push((way, Place { check: place.check(&way), ..place }));
-        }
         places
     }
 

@@ -223,7 +223,7 @@ impl Object {
 
 /// Name of the directory for tables of this daemon's layout: what is in another one's could be misread.
 pub fn layout(sizes: RingSizes) -> String {
-    use auditor_common::{LAYOUT, control, counter, event, rule, tls, unix};
+    use auditor_common::{LAYOUT, bulk, control, counter, event, rule, tls, unix};
     let types = [
         size_of::<control::Control>(),
         size_of::<control::Session>(),
@@ -245,6 +245,8 @@ pub fn layout(sizes: RingSizes) -> String {
         size_of::<unix::UnixDecision>(),
         size_of::<unix::UnixStream>(),
         size_of::<unix::UnixData>(),
+        size_of::<bulk::Way>(),
+        size_of::<bulk::Place>(),
         size_of::<tls::Secret>(),
         size_of::<tls::SecretTaken>(),
     ];

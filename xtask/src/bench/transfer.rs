@@ -19,8 +19,6 @@ use super::statistics::Summary;
 use crate::build::{self, Profile};
 use crate::setup;
 
-/// Bytes of a row, header included, more or less.
-const ROW: u64 = 1024;
 /// A transfer that takes longer is not one that anybody wants to measure.
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -30,6 +28,9 @@ pub(crate) struct Transfer {
     /// Size of one transfer in GiB
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=100))]
     gib: u64,
+    /// Bytes of a row with its header
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(8..=65536))]
+    row: u64,
     /// Pairs of transfers for each direction
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pairs: u32,
@@ -62,15 +63,19 @@ pub(crate) fn transfer(options: &Transfer) -> Result<()> {
     let program = build::build(Profile::Release)?;
     let postgres = Postgres::start(&Options { log_statements: false, settings: Vec::new() })?;
     postgres.sql("create table loaded (line text)")?;
-    let rows = (options.gib << 30) / ROW;
-    let out = format!("copy (select repeat('x', 1018) from generate_series(1, {rows})) to stdout");
+    let row = options.row;
+    let rows = (options.gib << 30) / row;
+    let out = format!("copy (select repeat('x', {}) from generate_series(1, {rows})) to stdout", row - 6);
     // The server reads all rows and keeps none: the way there is what is measured.
-    let into = format!("\\copy loaded from program 'yes {} | head -n {rows}' where false", "0".repeat(1022));
+    let into = format!(
+        "\\copy loaded from program 'yes {} | head -n {rows}' where false",
+        "0".repeat(row as usize - 2)
+    );
     let mut report = Vec::new();
     for (name, command) in [("COPY TO STDOUT", &out), ("COPY FROM STDIN", &into)] {
-        report.push(measure(name, command, rows * ROW, options.pairs, &postgres, &program)?);
+        report.push(measure(name, command, rows * row, options.pairs, &postgres, &program)?);
     }
-    println!("transfers of {} GiB, {} pairs", options.gib, options.pairs);
+    println!("transfers of {} GiB in rows of {row} bytes, {} pairs", options.gib, options.pairs);
     println!(
         "{:<18}{:>11}{:>9}{:>8}{:>17}{:>13}{:>9}{:>9}",
         "", "none MiB/s", "MiB/s", "ratio", "min to max", "CPU s/GiB", "RSS MiB", "skipped"

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use auditor_common::bulk::Place;
 use auditor_common::event::{Closed, Established, Packet, Skipped};
 use auditor_common::packet::TCP;
 use auditor_common::unix::STREAM_PROTOCOL;
@@ -203,7 +204,7 @@ impl Attribution {
             }
             conversation.segment(packet, payload, self.policies.lossy(), keyring, &mut findings);
             if conversation.wants_a_place() {
-                self.placing.insert(cookie);
+                self.placing.entry(cookie).or_insert(Place::UNKNOWN);
             }
             self.counting.extend(conversation.counting_changed().map(|counts| (cookie, counts)));
         }

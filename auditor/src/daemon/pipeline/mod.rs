@@ -283,8 +283,10 @@ impl Pipeline {
             for _ in 0..EVENTS_IN_ONE_STEP {
                 let next = self.parts.next_event()?;
                 if next != Next::Event {
-                    // Before anything else: it is of use only until more is written.
-                    self.parts.tell_places();
+                    if next == Next::Nothing {
+                        // Before anything else: it is of use only until more is written.
+                        self.parts.tell_places();
+                    }
                     self.parts.commit()?;
                     self.stopped.follow(&self.parts);
                     // One that is still being written is there in a moment.
