@@ -32,6 +32,11 @@ pub struct Control {
 }
 crate::assert_layout!(Control, size = 56, align = 8);
 
+/// In [`Session::sockets`]: TCP.
+pub const SOCKET_TCP: u32 = 1;
+/// In [`Session::sockets`]: UDP.
+pub const SOCKET_UDP: u32 = 2;
+
 /// A session as the kernel knows it, keyed by the id of its cgroup.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,8 +49,8 @@ pub struct Session {
     pub default_action: u32,
     /// Its entry in the table of [`crate::share::Share`]s.
     pub share: u32,
-    /// Padding.
-    pub _padding: u32,
+    /// Sockets that may be made: [`SOCKET_TCP`], [`SOCKET_UDP`].
+    pub sockets: u32,
     /// What [`Self::mix`] makes of the rest and of the key.
     pub check: u64,
 }
@@ -77,7 +82,7 @@ impl Session {
         sum = (sum.rotate_left(31) ^ self.id).wrapping_mul(SPREAD);
         sum = (sum.rotate_left(31) ^ ((self.table as u64) << 32 | self.default_action as u64))
             .wrapping_mul(SPREAD);
-        (sum.rotate_left(31) ^ self.share as u64).wrapping_mul(SPREAD)
+        (sum.rotate_left(31) ^ ((self.share as u64) << 32 | self.sockets as u64)).wrapping_mul(SPREAD)
     }
 }
 
@@ -119,20 +124,20 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_another_cgroups_or_of_two_parts_is_told() {
-        let one = Session { id: 7, table: 1, default_action: 2, share: 3, _padding: 0, check: 0 }.sealed(40);
-        let two = Session { id: 9, table: 4, default_action: 1, share: 5, _padding: 0, check: 0 }.sealed(41);
+        let one = Session { id: 7, table: 1, default_action: 2, share: 3, sockets: 1, check: 0 }.sealed(40);
+        let two = Session { id: 9, table: 4, default_action: 1, share: 5, sockets: 2, check: 0 }.sealed(41);
         assert!(one.is_of(40) && two.is_of(41));
         assert!(!one.is_of(41) && !two.is_of(40));
         // Of each field, whose it is.
-        for whose in 1_u32..31 {
+        for whose in 1_u32..63 {
             let of = |bit: u32| if whose >> bit & 1 == 0 { one } else { two };
             let torn = Session {
                 id: of(0).id,
                 table: of(1).table,
                 default_action: of(2).default_action,
                 share: of(3).share,
-                _padding: 0,
-                check: of(4).check,
+                sockets: of(4).sockets,
+                check: of(5).check,
             };
             assert!(!torn.is_of(40) && !torn.is_of(41), "{torn:?}");
         }
@@ -140,7 +145,7 @@ mod tests {
         let later = Session { table: 8, ..one }.sealed(40);
         assert!(!Session { table: 8, ..one }.is_of(40) && !Session { table: 1, ..later }.is_of(40));
         assert!(!Session::is_of(
-            &Session { id: 0, table: 0, default_action: 0, share: 0, _padding: 0, check: 0 },
+            &Session { id: 0, table: 0, default_action: 0, share: 0, sockets: 0, check: 0 },
             40
         ));
     }

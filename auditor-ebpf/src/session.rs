@@ -166,6 +166,8 @@ pub(crate) struct Found {
     pub(crate) id: u64,
     pub(crate) cgroup: u64,
     pub(crate) share: u32,
+    /// Sockets that may be made.
+    pub(crate) sockets: u32,
 }
 
 impl Found {
@@ -209,7 +211,7 @@ fn read_once(cgroup: u64) -> Option<Session> {
             table: read_volatile(&raw const (*found).table),
             default_action: read_volatile(&raw const (*found).default_action),
             share: read_volatile(&raw const (*found).share),
-            _padding: 0,
+            sockets: read_volatile(&raw const (*found).sockets),
             check: read_volatile(&raw const (*found).check),
         }
     };
@@ -268,7 +270,7 @@ pub(crate) extern "C" fn cgroup_of_current() -> u64 {
 pub(crate) fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
     // Not an Option that is set in the loop: its undefined fields are moved about before it is set, which the verifier
     // refuses ("R6 !read_ok").
-    let mut found = Found { id: 0, cgroup: 0, share: 0 };
+    let mut found = Found { id: 0, cgroup: 0, share: 0, sockets: 0 };
     // Level 0 is the root of the hierarchy, which is never a session.
     let mut level = 1;
     while level <= MAX_CGROUP_DEPTH as i32 {
@@ -277,7 +279,7 @@ pub(crate) fn nearest(ancestor: impl Fn(i32) -> u64) -> Option<Found> {
             break;
         }
         if let Some(session) = by_cgroup(cgroup) {
-            found = Found { id: session.id, cgroup, share: session.share };
+            found = Found { id: session.id, cgroup, share: session.share, sockets: session.sockets };
         }
         level += 1;
     }

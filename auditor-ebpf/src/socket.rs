@@ -1,10 +1,11 @@
 //! socket(2) and the end of a socket: which types an agent may have, and the binding of socket to session.
 //!
 //! Only TCP and UDP can be audited and decided, so nothing else is made: no raw sockets, no ICMP, no SCTP, and no MPTCP,
-//! whose later subflows belong to no caller. This hook sees the internet families only; others are the launcher's matter.
+//! whose later subflows belong to no caller. Of the two, those that the policy names. This hook sees the internet families only; others are the launcher's matter.
 
 use core::mem::MaybeUninit;
 
+use auditor_common::control::{SOCKET_TCP, SOCKET_UDP};
 use auditor_common::endpoint::Endpoint;
 use auditor_common::event::{Closed, HOOK_SOCKET, KIND_CLOSED};
 use auditor_common::packet::{TCP, UDP};
@@ -43,9 +44,14 @@ pub(crate) fn created(context: &SockContext) -> bool {
         return false;
     };
     subject.owner = found.owner();
-    let auditable = (socket_type == SOCK_STREAM && protocol == u32::from(TCP))
-        || (socket_type == SOCK_DGRAM && protocol == u32::from(UDP));
-    if !auditable {
+    let kind = if socket_type == SOCK_STREAM && protocol == u32::from(TCP) {
+        SOCKET_TCP
+    } else if socket_type == SOCK_DGRAM && protocol == u32::from(UDP) {
+        SOCKET_UDP
+    } else {
+        0
+    };
+    if found.sockets & kind == 0 {
         verdict::record_refusal(&subject, &Verdict::refuse(REASON_SOCKET_TYPE));
         return false;
     }

@@ -317,6 +317,8 @@ fn others() -> Vec<Event> {
             by: caller(),
             cgroup: "auditor/5b0c7e1f9a2d4c38".to_owned(),
             command: Some(vec!["psql".to_owned(), "orders".to_owned()]),
+            confinement: Some(auditor::policy::Confinement::default()),
+            degraded: vec!["unprivileged: the command is user 0 with the capabilities 0x0".to_owned()],
         },
         Event::SessionEnded {
             reason: "empty",

@@ -10,6 +10,7 @@ pub mod config;
 pub mod daemon;
 pub mod interned;
 pub mod kernel;
+pub mod landlock;
 pub mod library;
 pub mod policy;
 pub mod posture;

@@ -25,6 +25,8 @@ fn request(target: SessionTarget) -> OpenSession {
         labels: [("ticket".to_owned(), "OPS-1".to_owned())].into(),
         target,
         command: Some(vec!["psql".to_owned()]),
+        confines: true,
+        user: None,
     }
 }
 

@@ -185,7 +185,13 @@ fn show_tells_everything_of_one_and_lists_several() {
 fn fill_with_sessions(daemon: &Daemon) {
     let trail = daemon.trail();
     let caller = || Caller { pid: 1, uid: 0, user: None };
-    let opened = || Event::SessionOpened { by: caller(), cgroup: "/auditor/1".to_owned(), command: None };
+    let opened = || Event::SessionOpened {
+        by: caller(),
+        cgroup: "/auditor/1".to_owned(),
+        command: None,
+        confinement: None,
+        degraded: Vec::new(),
+    };
     let totals = SessionTotals { connections: 1, statements: 5, violations: 2 };
     let remote = Some(SocketAddr::from(([10, 0, 0, 1], 443)));
     let connection = Arc::new(Connection {

@@ -201,6 +201,8 @@ fn a_hardened_command_has_lost_what_it_must_not_have() {
         ("userfaultfd", "EPERM"),
         ("ioctl TIOCSTI", "EPERM"),
         ("ioctl TIOCSTI, high bits set", "EPERM"),
+        ("ioctl TUNSETIFF", "EPERM"),
+        ("open_tree_attr", "EPERM"),
         ("thread", "ok"),
         #[cfg(target_arch = "x86_64")]
         ("x32 getpid", "ENOSYS"),
@@ -255,6 +257,7 @@ fn inside() {
         ("setns", libc::SYS_setns),
         ("mount", libc::SYS_mount),
         ("umount2", libc::SYS_umount2),
+        ("open_tree_attr", 467),
         ("userfaultfd", libc::SYS_userfaultfd),
     ] {
         // Arguments that the kernel would refuse otherwise: EFAULT, EINVAL, EBADF, ESRCH.
@@ -267,6 +270,7 @@ fn inside() {
     let tiocsti = i64::try_from(libc::TIOCSTI).unwrap();
     attempt("ioctl TIOCSTI", libc::SYS_ioctl, [0, tiocsti, 0, 0, 0]);
     attempt("ioctl TIOCSTI, high bits set", libc::SYS_ioctl, [0, tiocsti | high, 0, 0, 0]);
+    attempt("ioctl TUNSETIFF", libc::SYS_ioctl, [0, 0x4004_54ca, 0, 0, 0]);
     tell("thread", if std::thread::spawn(|| ()).join().is_ok() { "ok" } else { "failed" });
     #[cfg(target_arch = "x86_64")]
     {

@@ -15,18 +15,18 @@ print(f"pid {os.getpid()}", file=sys.stderr, flush=True)
 def attempt(kind, address, port):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sort = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
-    with socket.socket(family, sort) as sock:
-        sock.settimeout(5)
-        try:
+    try:
+        with socket.socket(family, sort) as sock:
+            sock.settimeout(5)
             if kind == "udp-sendto":
                 sock.sendto(b"probe", (address, port))
             else:
                 sock.connect((address, port))
                 sock.send(b"probe")
-        except TimeoutError:
-            return "timeout"
-        except OSError as error:
-            return errno.errorcode.get(error.errno, str(error.errno))
+    except TimeoutError:
+        return "timeout"
+    except OSError as error:
+        return errno.errorcode.get(error.errno, str(error.errno))
     return "sent"
 
 

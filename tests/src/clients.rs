@@ -14,6 +14,8 @@ pub const DRIVER: &str = include_str!("../clients/driver.py");
 pub const ATTEMPT: &str = include_str!("../clients/attempt.py");
 /// What an agent may try against the verdict and the record, one function an attack.
 pub const ATTACK: &str = include_str!("../clients/attack.py");
+/// What a command may try where no hook of a cgroup looks.
+pub const CONFINED: &str = include_str!("../clients/confined.py");
 /// Agents that flood, and one that is quiet.
 pub const FLOOD: &str = include_str!("../clients/flood.py");
 /// Tries unix sockets and prints what the kernel said.

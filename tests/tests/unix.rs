@@ -342,6 +342,86 @@ impl Drop for Removed {
     }
 }
 
+/// A directory of a user's session, with what a manager would have there.
+struct UserSession(PathBuf);
+
+impl UserSession {
+    fn new() -> Self {
+        // Of no user that there is.
+        let directory = PathBuf::from(format!("/run/user/{}", 3_000_000_000_u32 + std::process::id()));
+        fs::create_dir_all(directory.join("systemd")).unwrap();
+        for path in [directory.clone(), directory.join("systemd")] {
+            fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+        }
+        Self(directory)
+    }
+}
+
+impl Drop for UserSession {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+        // Where there was none before, and nobody else's is in it.
+        let _ = fs::remove_dir("/run/user");
+    }
+}
+
+#[test]
+fn sockets_of_managers_and_engines_are_denied_where_all_else_is_allowed() {
+    require_root().unwrap();
+    let session = UserSession::new();
+    let at = |name: &str| path(&session.0, name);
+    let private = Far::at(&session.0.join("systemd/private"));
+    let engine = Far::at(&session.0.join("docker.sock"));
+    let named = Far::at(&session.0.join("named"));
+    let folder = open_folder();
+    let other = Far::at(&folder.path().join("other"));
+    let rule = format!("[[policy.rule]]\nto = [\"unix:{}\"]\naction = \"allow\"\n", at("named"));
+    let daemon = Daemon::start(&configuration("allow", &rule)).unwrap();
+    let attempts = [
+        format!("stream,{}", at("systemd/private")),
+        format!("stream,{}", at("docker.sock")),
+        format!("stream,/var{}", at("docker.sock")),
+        format!("stream,{}", at("systemd/../docker.sock")),
+        format!("stream,{}", at("named")),
+        format!("stream,{}", path(folder.path(), "other")),
+        // Nobody listens there, or not to a test's agent: what is asked is whether it gets that far.
+        "stream,/run/docker.sock".to_owned(),
+        "stream,/var/run/docker.sock".to_owned(),
+        "stream,/run/containerd/containerd.sock".to_owned(),
+        "stream,/run/systemd/private".to_owned(),
+        "datagram,/run/dbus/system_bus_socket".to_owned(),
+    ];
+    let (results, _) = attempt(&daemon, &attempts);
+    daemon.settle().unwrap();
+    let denied = ["EPERM"; 4].into_iter().chain(["ok", "ok"]).chain(["EPERM"; 5]);
+    assert_eq!(results, json!(denied.collect::<Vec<_>>()));
+    assert_eq!((private.heard().len(), engine.heard().len()), (0, 0), "a manager was reached");
+    assert_eq!((named.heard().len(), other.heard().len()), (1, 1));
+    let records = daemon.records().unwrap();
+    let refused = about(&records, "connection-refused", "unix:/");
+    let rules = refused.iter().map(|record| {
+        let connection = &record["unmapped"]["auditor"]["connection"];
+        assert_eq!(connection["reason"], "rule", "{record}");
+        connection["rule"].as_str().unwrap()
+    });
+    let tree = |run: &str| format!("narrow#built-in: unix:{run}/user/** deny");
+    let one = |path: &str| format!("narrow#built-in: unix:{path} deny");
+    let expected = [
+        tree("/run"),
+        tree("/run"),
+        tree("/var/run"),
+        tree("/run"),
+        one("/run/docker.sock"),
+        one("/var/run/docker.sock"),
+        one("/run/containerd/containerd.sock"),
+        one("/run/systemd/private"),
+        one("/run/dbus/system_bus_socket"),
+    ];
+    assert_eq!(rules.collect::<Vec<_>>(), expected);
+    validate(&daemon);
+    daemon.stop().unwrap();
+}
+
 #[test]
 fn a_link_to_a_denied_socket_does_not_lead_there() {
     require_root().unwrap();

@@ -102,6 +102,8 @@ async fn open_session(
         labels: request.labels,
         target,
         command: request.command,
+        confines: request.confines,
+        user: request.user,
         caller: connected.caller.clone(),
     };
     let state = context.commander.ask(|reply| Command::Open(Box::new(open), reply)).await?;

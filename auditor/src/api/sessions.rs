@@ -190,6 +190,7 @@ impl Line {
             violations: None,
             bytes_moved: 0,
             bytes_audited: 0,
+            confinement: None,
         })
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::daemon::command::{DaemonState, SessionState};
+use crate::policy::Confinement;
 
 /// A request for a session.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
@@ -27,6 +28,12 @@ pub struct OpenSession {
     /// Arguments of the command that is about to run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub command: Option<Vec<String>>,
+    /// The caller takes from the command what the answer's `confinement` does not leave it, before it begins.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub confines: bool,
+    /// Number of the user as which the command will run; absent: the caller.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
 }
 
 /// What the next daemon can go on with.
@@ -94,6 +101,11 @@ pub struct Session {
     pub bytes_moved: u64,
     /// Of these, bytes that were audited, rows that were counted instead of copied included.
     pub bytes_audited: u64,
+    /// What the command was left beside destinations: `sockets` and `permit` of its policy. Absent where nothing was taken from it,
+    /// and once the daemon has forgotten the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub confinement: Option<Confinement>,
 }
 
 impl From<SessionState> for Session {
@@ -116,6 +128,7 @@ impl From<SessionState> for Session {
             violations: Some(state.totals.violations),
             bytes_moved: state.bytes_moved,
             bytes_audited: state.bytes_audited,
+            confinement: state.confinement,
         }
     }
 }

@@ -18,7 +18,8 @@ pub(crate) struct Doctor {
 
 impl Doctor {
     pub(crate) fn execute(self) -> Result<(), Failure> {
-        let checks = posture::examine(&Host { clock_synchronised: clock_synchronised(), ..Host::default() });
+        let checks =
+            posture::examine(&Host { clock_synchronised: posture::clock_synchronised(), ..Host::default() });
         let mut out = stdout().lock();
         if self.json {
             checks.iter().try_for_each(|check| json::line(&mut out, check))?;
@@ -47,13 +48,4 @@ fn rows(check: &Check) -> Vec<[Cell; 3]> {
     let remedy = check.remedy.iter();
     rows.extend(remedy.map(|remedy| [Cell::new(""), Cell::new(""), Cell::new(format_args!("→ {remedy}"))]));
     rows
-}
-
-/// Whether the kernel says that something disciplines its clock; `None` if it does not say.
-fn clock_synchronised() -> Option<bool> {
-    // SAFETY: timex is a structure of integers, for which zero is a valid value; `modes` 0 means that nothing is changed.
-    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
-    // SAFETY: `timex` is a valid, writable timex for the length of the call.
-    let state = unsafe { libc::adjtimex(&raw mut timex) };
-    (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
 }

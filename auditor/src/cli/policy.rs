@@ -5,8 +5,10 @@ use std::io::{Write, stdout};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use auditor::api::types::RecordFilter;
 use auditor::clock::Clock;
 use auditor::config::{self, Loaded};
+use auditor::policy::learn::{self, Learning};
 use auditor::policy::{self, Destination, DestinationError, Explanation, SCHEME, SocketName};
 use auditor::record::Transport;
 use auditor_common::endpoint::Endpoint;
@@ -14,7 +16,7 @@ use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
 use super::failure::{Failure, complain_of_place};
-use super::{Places, json};
+use super::{Connection, Places, json};
 
 /// Arguments of `auditor policy`.
 #[derive(Debug, Subcommand)]
@@ -24,6 +26,12 @@ pub(crate) enum Policy {
         /// The file [default: the one of --config]
         #[arg(value_name = "FILE")]
         file: Option<PathBuf>,
+    },
+    /// Print a policy that allows what a session did, and nothing else
+    Learn {
+        /// The session, by its id or enough of its first digits
+        #[arg(long, value_name = "ID")]
+        session: String,
     },
     /// Tell what would happen to a connection, and by which rule
     Test {
@@ -83,6 +91,7 @@ impl Policy {
     pub(crate) fn execute(self, places: &Places) -> Result<(), Failure> {
         match self {
             Self::Check { file } => check(file.unwrap_or_else(|| places.config.clone())),
+            Self::Learn { session } => learn(places, &session),
             Self::Test { agent, to, transport, json, .. } => test(places, &agent, &to, transport, json),
         }
     }
@@ -103,6 +112,33 @@ fn check(file: PathBuf) -> Result<(), Failure> {
         counted(settings.policies.len(), "policy", "policies"),
         counted(warnings.len(), "warning", "warnings")
     )?;
+    Ok(())
+}
+
+/// Asks the daemon for what the session did.
+fn learn(places: &Places, session: &str) -> Result<(), Failure> {
+    let mut learning = Learning::default();
+    let Connection { mut client, runtime } = Connection::open(places)?;
+    for kind in learn::KINDS {
+        let filter = RecordFilter {
+            session: Some(session.to_owned()),
+            kind: Some(kind.to_owned()),
+            ..RecordFilter::default()
+        };
+        runtime.block_on(async {
+            let mut lines = client.records(&filter).await?;
+            while let Some(line) = lines.next().await? {
+                learning
+                    .add(&line)
+                    .map_err(|error| Failure::refused(format!("a record cannot be read: {error}")))?;
+            }
+            Ok::<_, Failure>(())
+        })?;
+    }
+    if learning.is_empty() {
+        return Err(Failure::refused(format!("no session {session}: `auditor sessions` lists them")));
+    }
+    stdout().lock().write_all(learning.text().as_bytes())?;
     Ok(())
 }
 

@@ -117,6 +117,7 @@ mod tests {
             violations: Some(0),
             bytes_moved: moved,
             bytes_audited: audited,
+            confinement: None,
         }
     }
 

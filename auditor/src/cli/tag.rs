@@ -51,6 +51,8 @@ impl Tag {
             labels: self.labels.into_iter().collect(),
             target,
             command: None,
+            confines: false,
+            user: None,
         };
         let session = runtime.block_on(client.open_session(&request))?;
         writeln!(stdout(), "{}", session.id)?;

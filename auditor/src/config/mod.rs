@@ -8,9 +8,11 @@
 //! Warnings let the file pass; they tell what is valid but hardly meant. Files are bounded ([`MAX_FILE_BYTES`]).
 #![forbid(unsafe_code)]
 
+mod confinement;
 mod diagnostic;
 mod document;
 mod expiry;
+mod guarantees;
 mod overlap;
 mod section;
 mod sockets;
@@ -30,6 +32,7 @@ use crate::policy::{Action, Policy, Rule};
 use crate::protocol::Limits;
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use guarantees::Guarantees;
 
 /// Largest configuration file in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -149,6 +152,8 @@ pub struct Agent {
 pub struct Settings {
     /// How the daemon behaves.
     pub daemon: Daemon,
+    /// What the host must give.
+    pub guarantees: Guarantees,
     /// What is kept.
     pub capture: Capture,
     /// How the trail is sealed.

@@ -13,7 +13,10 @@ use toml::de::{DeTable, DeValue};
 use super::diagnostic::{Diagnostic, Report, quoted};
 use super::document::{At, Section, Word, nearest};
 use super::overlap::{self, Spans};
-use super::{Agent, Capture, Daemon, ExistingSockets, FailMode, Overload, Results, Settings, Trail, expiry};
+use super::{
+    Agent, Capture, Daemon, ExistingSockets, FailMode, Overload, Results, Settings, Trail, confinement,
+    expiry, guarantees,
+};
 use crate::clock::Utc;
 use crate::policy::{Action, Destination, Policy, Rule, SCHEME, SocketName};
 use crate::protocol::Protocol;
@@ -59,6 +62,7 @@ pub(super) fn settings(text: &str, now: Utc) -> (Option<Settings>, Vec<Diagnosti
         &mut report,
     );
     let daemon = root.section("daemon", "[daemon]", &mut report);
+    let guarantees = daemon.as_ref().map(|section| guarantees::of_host(section, &mut report));
     let daemon = daemon.map_or_else(Daemon::default, |section| self::daemon(&section, &mut report));
     let capture = root.section("capture", "[capture]", &mut report);
     let capture = capture.map_or_else(Capture::default, |section| self::capture(&section, &mut report));
@@ -81,11 +85,12 @@ pub(super) fn settings(text: &str, now: Utc) -> (Option<Settings>, Vec<Diagnosti
 
     let agents = agents.into_iter().filter_map(NamedAgent::complete).collect();
     let policies = policies.into_iter().map(|(policy, _)| policy).collect();
-    (Some(Settings { daemon, capture, trail, agents, policies }), report.finish())
+    let guarantees = guarantees.unwrap_or_default();
+    (Some(Settings { daemon, guarantees, capture, trail, agents, policies }), report.finish())
 }
 
 fn daemon(section: &Section<'_>, report: &mut Report<'_>) -> Daemon {
-    section.check_keys(&["fail_mode", "overload", "ring_bytes"], &[], report);
+    section.check_keys(&["fail_mode", "overload", "ring_bytes", "guarantees", "degraded"], &[], report);
     let fail_mode = [("closed", Word::Means(FailMode::Closed)), ("open", Word::Means(FailMode::Open))];
     let overload = [
         ("backpressure", Word::Means(Overload::Backpressure)),
@@ -196,7 +201,11 @@ fn name<'a>(section: &Section<'a>, report: &mut Report<'_>) -> At<&'a str> {
 }
 
 fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, Range<usize>) {
-    section.check_keys(&["name", "default", "rule"], &[("statement", NOT_YET_STATEMENT)], report);
+    section.check_keys(
+        &["name", "default", "rule", "sockets", "permit", "guarantees"],
+        &[("statement", NOT_YET_STATEMENT)],
+        report,
+    );
     let name = name(section, report);
     report.turn_to(Some(name.value));
     let default = action(section, "default", report);
@@ -222,7 +231,15 @@ fn policy(section: &Section<'_>, now: Utc, report: &mut Report<'_>) -> (Policy, 
         }
     }
     spans.incomplete |= section.value("rule").is_some() && sections.is_empty();
-    let policy = Policy { name: name.value.to_owned(), default: default.unwrap_or(Action::Deny), rules };
+    let confinement = confinement::confinement(section, report);
+    let guarantees = guarantees::of_sessions(section, report);
+    let policy = Policy {
+        name: name.value.to_owned(),
+        default: default.unwrap_or(Action::Deny),
+        rules,
+        confinement,
+        guarantees,
+    };
     overlap::check(&policy, &spans, report);
     report.turn_to(None);
     (policy, name.span)

@@ -18,6 +18,15 @@ pub(super) fn check(policy: &Policy, spans: &[Vec<Range<usize>>], report: &mut R
             let Some((first, line)) = first_at.get(socket).copied() else {
                 first_at.insert(socket, (rule, here));
                 deny_by_name(policy, rule.action, socket.is_path(), &text, span, report);
+                let denied =
+                    if rule.action == Action::Allow { policy.guarded_within(socket) } else { Vec::new() };
+                if !denied.is_empty() {
+                    let denied = denied.join(", ");
+                    let message = format!(
+                        "{text} does not allow {denied}: name a socket of an engine or a manager by its own path"
+                    );
+                    report.warning(span.clone(), message);
+                }
                 continue;
             };
             if (first.action, first.expires) == (rule.action, rule.expires) {
@@ -94,6 +103,19 @@ mod tests {
                 "f:9:7: error: overlap with a different action: \"unix:/a\" is named by rule 1 (line 6) too: remove one of the two"
             ]
         );
+    }
+
+    #[test]
+    fn a_directory_with_sockets_that_it_does_not_name_is_a_warning() {
+        assert_eq!(
+            report("deny", &[("\"unix:/run/podman/*\"", "allow")]),
+            [
+                "f:6:7: warning: \"unix:/run/podman/*\" does not allow /run/podman/podman.sock: name a socket of an engine or a \
+                 manager by its own path"
+            ]
+        );
+        let named = "\"unix:/run/podman/*\", \"unix:/run/podman/podman.sock\"";
+        assert_eq!(report("deny", &[(named, "allow")]), [""; 0]);
     }
 
     #[test]

@@ -469,7 +469,7 @@ fn a_file_that_cannot_be_used_says_what_to_do() {
         format!(
             "{file}:1:1: error: unknown key \"a\": known are daemon, capture, trail, agent, policy\n\
              {file}:1:1: warning: no agent is declared, so nothing is audited: add an [[agent]] section\n\
-             {file}:3:1: error: unknown key \"b\" in [daemon]: known are fail_mode, overload, ring_bytes"
+             {file}:3:1: error: unknown key \"b\" in [daemon]: known are fail_mode, overload, ring_bytes, guarantees, degraded"
         )
     );
     std::fs::write(&path, b"\n# \xff").unwrap();

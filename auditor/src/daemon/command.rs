@@ -11,6 +11,7 @@ use std::sync::Arc;
 use nix::sys::eventfd::EventFd;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::policy::Confinement;
 use crate::record::Caller;
 
 /// What shall become a session.
@@ -35,6 +36,10 @@ pub struct OpenSession {
     pub target: Target,
     /// Arguments of the command that is about to run.
     pub command: Option<Vec<String>>,
+    /// Whether whoever asks takes from the command what the policy says, before it begins.
+    pub confines: bool,
+    /// As which user the command will run, if another than who asks.
+    pub user: Option<u32>,
     /// Who asks.
     pub caller: Caller,
 }
@@ -67,6 +72,8 @@ pub struct SessionState {
     pub bytes_moved: u64,
     /// Of these, bytes that were audited, rows that were counted instead of copied included.
     pub bytes_audited: u64,
+    /// What its command was left beside destinations; `None` where it was running already.
+    pub confinement: Option<Confinement>,
 }
 
 /// The daemon's state of health.

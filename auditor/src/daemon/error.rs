@@ -40,6 +40,9 @@ pub enum StartError {
     /// The cgroup hierarchy.
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    /// What the configuration asks for.
+    #[error("{}; or write `degraded = \"allow\"` in [daemon] to start without, which is recorded", .0.join("; "))]
+    Guarantees(Vec<String>),
     /// The programs.
     #[error(transparent)]
     Kernel(#[from] KernelError),
@@ -86,6 +89,7 @@ impl StartError {
             | Self::Kernel(_)
             | Self::Table(_)
             | Self::Capabilities(_)
+            | Self::Guarantees(_)
             | Self::Bpffs { .. } => 4,
             Self::Pipeline(_) | Self::Panicked => 1,
             Self::NotRoot

@@ -104,6 +104,14 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     for warning in &loaded.warnings {
         tracing::warn!("{}", warning.render(&options.config));
     }
+    let checks = posture::examine(&posture::Host {
+        clock_synchronised: posture::clock_synchronised(),
+        ..posture::Host::default()
+    });
+    let not_given = posture::not_given(&checks, &loaded.settings.guarantees.wanted);
+    if !not_given.is_empty() && !loaded.settings.guarantees.degraded_allowed {
+        return Err(StartError::Guarantees(not_given));
+    }
     let hierarchy = hierarchy(options.cgroup_root.as_deref())?;
     let runtime = || {
         let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -128,6 +136,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     )?;
     make_directory(&options.state_dir)?;
     let mut degraded = degraded(loaded.settings.daemon.fail_mode);
+    degraded.extend(checks.iter().filter_map(posture::Check::loss));
+    degraded.extend(not_given);
     degraded.extend(posture::paths::doubts(&loaded.settings));
     degraded.extend(secrecy::protect());
     libraries::may_have_many_files();
@@ -233,6 +243,5 @@ fn degraded(fail_mode: FailMode) -> Vec<String> {
                 .to_owned(),
         ),
     }
-    sentences.extend(posture::examine(&posture::Host::default()).iter().filter_map(posture::Check::loss));
     sentences
 }

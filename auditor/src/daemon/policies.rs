@@ -253,11 +253,13 @@ impl Policies {
 
     /// The kernel's entry for a session under a policy.
     pub(super) fn session(&self, number: u64, share: u32, policy: &str) -> Session {
-        let (table, default) = match self.by_name.get(policy) {
-            Some(installed) => (installed.table, installed.policy.default),
-            None => (0, Action::Deny),
+        let (table, default, sockets) = match self.by_name.get(policy) {
+            Some(installed) => {
+                (installed.table, installed.policy.default, installed.policy.confinement.in_kernel())
+            }
+            None => (0, Action::Deny, 0),
         };
-        Session { id: number, table, default_action: default.code(), share, _padding: 0, check: 0 }
+        Session { id: number, table, default_action: default.code(), share, sockets, check: 0 }
     }
 
     /// The policy of a table number, if it is in force or was until a moment ago.

@@ -96,6 +96,7 @@ pub fn replay<R: Read>(
                 totals: SessionTotals::default(),
                 bytes_moved: 0,
                 bytes_audited: 0,
+                confinement: None,
             };
             attribution.sessions.remember(number, state);
         }

@@ -9,21 +9,29 @@
 //! same destination and say different things of it.
 #![forbid(unsafe_code)]
 
+mod confinement;
 mod destination;
 mod explain;
+mod guarded;
+pub mod learn;
 mod socket;
 mod table;
+
+use std::collections::BTreeSet;
 
 use auditor_common::endpoint::Endpoint;
 use auditor_common::rule;
 
 use crate::clock::{Clock, Utc};
+use crate::posture::session::Guarantee;
 use crate::protocol::Protocol;
 use crate::record;
 
+pub use confinement::{Confinement, Permit, SocketKind};
 pub(crate) use destination::network;
 pub use destination::{Destination, DestinationError, TCP, Transports, UDP, ambiguous};
 pub use explain::{Explanation, UnknownAgent, explain, explain_socket};
+pub(crate) use guarded::CONTAINERS;
 pub use socket::{NameEntry, SCHEME, SocketName, SocketNameError, show as show_socket};
 pub use table::{Entry, Table};
 
@@ -91,6 +99,10 @@ pub struct Policy {
     pub default: Action,
     /// Rules in the order of the file.
     pub rules: Vec<Rule>,
+    /// What it leaves beside destinations.
+    pub confinement: Confinement,
+    /// What a session under it must have.
+    pub guarantees: BTreeSet<Guarantee>,
 }
 
 impl Policy {
@@ -168,6 +180,7 @@ fn render_with(
         _ => ("unknown", false),
     };
     let policy = policy.filter(|_| decided_by_policy);
+    // An entry that stands for no rule: sockets of a kind that the policy does not name.
     let rule = policy.filter(|_| verdict.rule != rule::NO_RULE).map(rule_text);
     record::Verdict {
         allowed: verdict.allows(),

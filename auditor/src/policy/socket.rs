@@ -12,12 +12,13 @@
 use std::fmt::{self, Write as _};
 use std::str::FromStr;
 
-use auditor_common::rule::RuleValue;
+use auditor_common::rule::{ACTION_DENY, RuleValue};
 use auditor_common::unix::{
     NAME_BYTES, NAME_KEY_BITS, NAME_KEY_PREFIX_BITS, NAME_SPACE, NameKey, decide_name,
 };
 
 use super::Policy;
+use super::guarded::{self, BUILT_IN};
 use crate::clock::{Boottime, Clock};
 
 /// What the names of unix sockets begin with, in rules and records.
@@ -207,6 +208,16 @@ pub(super) fn compile(policy: &Policy, table: u32, clock: &Clock) -> Vec<NameEnt
             }
         }
     }
+    for guarded in guarded::all() {
+        let key = NameKey::new(table, guarded.path.as_bytes());
+        let bits = NAME_KEY_PREFIX_BITS + 8 * u32::try_from(guarded.prefix).unwrap_or(NAME_SPACE as u32);
+        // A rule for this very path has been there first.
+        if known.insert((bits, key)) {
+            let prefix = u32::try_from(guarded.named).unwrap_or(NAME_SPACE as u32);
+            let value = RuleValue { action: ACTION_DENY, rule: BUILT_IN, prefix, _padding: 0, expires: 0 };
+            entries.push((bits, key, value));
+        }
+    }
     entries
 }
 
@@ -240,8 +251,26 @@ impl Policy {
         compile(self, table, clock)
     }
 
+    /// Sockets of engines and managers in a directory that a rule allows, which it does not name.
+    pub fn guarded_within(&self, directory: &SocketName) -> Vec<String> {
+        let named = |path: &str| {
+            let mut sockets = self.rules.iter().flat_map(|rule| &rule.sockets);
+            sockets.any(|socket| !socket.is_directory && socket.name == path.as_bytes())
+        };
+        guarded::all()
+            .filter(|_| directory.is_directory)
+            .filter(|guarded| guarded.named != NAME_SPACE && directory.contains(guarded.path.as_bytes()))
+            .filter(|guarded| !named(&guarded.path))
+            .map(|guarded| guarded.path)
+            .collect()
+    }
+
     /// The rule as the record shows it, e.g. `backfill#2: unix:/run/postgresql/* allow`.
     pub fn socket_rule_text(&self, number: u32, name: &[u8]) -> String {
+        if number == BUILT_IN {
+            let guarded = guarded::met_by(until_nul(name)).unwrap_or_default();
+            return format!("{}#built-in: {SCHEME}{guarded} deny", self.name);
+        }
         let Some(rule) = self.rule(number) else { return format!("{}#{number}", self.name) };
         let matching =
             rule.sockets.iter().filter(|socket| socket.contains(name)).max_by_key(|socket| socket.prefix());
@@ -256,7 +285,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::{Action, Place, Rule};
+    use crate::policy::{Action, Confinement, Place, Rule};
 
     fn policy(rules: &[(&str, Action)]) -> Policy {
         let rules = rules.iter().zip(1..).map(|((socket, action), number)| Rule {
@@ -268,7 +297,13 @@ mod tests {
             expires: None,
             place: Place::default(),
         });
-        Policy { name: "p".to_owned(), default: Action::Deny, rules: rules.collect() }
+        Policy {
+            name: "p".to_owned(),
+            default: Action::Deny,
+            rules: rules.collect(),
+            confinement: Confinement::default(),
+            guarantees: [].into(),
+        }
     }
 
     fn rule_of(policy: &Policy, name: &[u8]) -> (bool, u32) {
@@ -329,6 +364,35 @@ mod tests {
             assert_eq!(rule_of(&policy, name), expected, "{}", name.escape_ascii());
         }
         assert_eq!(policy.socket_rule_text(4, b"/run/pg/x"), "p#4: unix:/run/pg/* allow");
+    }
+
+    #[test]
+    fn sockets_of_engines_and_managers_are_denied_unless_a_rule_names_them() {
+        let mut policy = policy(&[
+            ("unix:/run/*", Action::Allow),
+            ("unix:/run/podman/podman.sock", Action::Allow),
+            ("unix:/run/user/1000/wayland-0", Action::Allow),
+        ]);
+        policy.default = Action::Allow;
+        for (name, expected) in [
+            (&b"/run/docker.sock"[..], (false, BUILT_IN)),
+            (b"/run/docker.sock\0/x", (false, BUILT_IN)),
+            (b"/var/run/docker.sock", (false, BUILT_IN)),
+            (b"/run/docker.sock.old", (true, 1)),
+            (b"/run/podman/podman.sock", (true, 2)),
+            (b"/var/run/podman/podman.sock", (false, BUILT_IN)),
+            (b"/run/user/1000/bus", (false, BUILT_IN)),
+            (b"/run/user/1000/systemd/private", (false, BUILT_IN)),
+            (b"/run/user/1000/wayland-0", (true, 3)),
+            (b"/run/user/../docker.sock", (false, BUILT_IN)),
+            (b"/run/username", (true, 1)),
+            (b"/run/systemd/journal/stdout", (true, NO_RULE)),
+        ] {
+            assert_eq!(rule_of(&policy, name), expected, "{}", name.escape_ascii());
+        }
+        let text = |name: &[u8]| policy.socket_rule_text(BUILT_IN, name);
+        assert_eq!(text(b"/run/docker.sock"), "p#built-in: unix:/run/docker.sock deny");
+        assert_eq!(text(b"/run/user/0/bus"), "p#built-in: unix:/run/user/** deny");
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use auditor_common::endpoint::Endpoint;
-use auditor_common::rule::{ANY_PORT, KEY_PREFIX_BITS, RuleKey, RuleValue, Verdict, decide};
+use auditor_common::rule::{
+    ACTION_DENY, ANY_PORT, KEY_PREFIX_BITS, NO_RULE, RuleKey, RuleValue, Verdict, decide,
+};
 
-use super::Policy;
 use super::destination::network;
+use super::{Policy, SocketKind, TCP, UDP};
 use crate::clock::{Boottime, Clock};
 
 /// One entry of the kernel's longest-prefix table.
@@ -22,11 +24,25 @@ pub struct Entry {
 
 pub(super) fn compile(policy: &Policy, table: u32, clock: &Clock) -> Vec<Entry> {
     let mut entries = BTreeMap::new();
+    let made = [(TCP, SocketKind::Tcp), (UDP, SocketKind::Udp)];
+    let (made, not_made): (Vec<_>, Vec<_>) =
+        made.into_iter().partition(|(_, kind)| policy.confinement.has(*kind));
+    let made: Vec<u8> = made.into_iter().map(|(transport, _)| transport).collect();
+    for (transport, _) in not_made {
+        // Sockets that are there already: older than a tag, or than the policy. The default may be to allow.
+        let key = RuleKey::new(table, transport, ANY_PORT, [0; 16]);
+        let value = RuleValue { action: ACTION_DENY, rule: NO_RULE, prefix: 0, _padding: 0, expires: 0 };
+        let entry = Entry { prefix_length: KEY_PREFIX_BITS, key, value };
+        entries.insert((transport, ANY_PORT, [0; 16], 0), entry);
+    }
     for rule in &policy.rules {
         // Zero means without end, so what ended before boot ends at its first nanosecond.
         let expires = rule.expires.map_or(0, |expires| clock.boottime(expires).0.max(1));
         for destination in &rule.destinations {
             for &transport in destination.transports().numbers() {
+                if !made.contains(&transport) {
+                    continue;
+                }
                 let (port, address, prefix) =
                     (destination.port(), destination.address(), destination.prefix());
                 let key = RuleKey::new(table, transport, port, address);
@@ -89,7 +105,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Utc;
-    use crate::policy::{Action, Place, Rule, TCP, UDP, render};
+    use crate::policy::{Action, Confinement, Place, Rule, TCP, UDP, render};
     use crate::protocol::Protocol;
 
     fn rule(number: u32, to: &[&str], action: Action) -> Rule {
@@ -106,7 +122,13 @@ mod tests {
     }
 
     fn policy(default: Action, rules: Vec<Rule>) -> Policy {
-        Policy { name: "backfill".to_owned(), default, rules }
+        Policy {
+            name: "backfill".to_owned(),
+            default,
+            rules,
+            confinement: Confinement::default(),
+            guarantees: [].into(),
+        }
     }
 
     fn endpoint(text: &str) -> Endpoint {
@@ -154,6 +176,20 @@ mod tests {
         let ends_later = Table::new(&policy, &Clock::fixed(400));
         assert!(ends_later.decide(endpoint("10.0.0.1:80"), TCP, Boottime(599)).allows());
         assert!(!ends_later.decide(endpoint("10.0.0.1:80"), TCP, Boottime(600)).allows());
+    }
+
+    #[test]
+    fn what_no_socket_may_be_made_for_is_denied_by_whatever_rule_and_default() {
+        for default in [Action::Allow, Action::Deny] {
+            let mut policy =
+                policy(default, vec![rule(1, &["10.0.0.0/8", "udp:[2001:db8::]:53"], Action::Allow)]);
+            policy.confinement.sockets.remove(&SocketKind::Udp);
+            let table = Table::new(&policy, &Clock::fixed(0));
+            for to in ["10.0.0.1:53", "[2001:db8::]:53", "192.0.2.1:53", "[::1]:53"] {
+                assert!(!table.decide(endpoint(to), UDP, Boottime(0)).allows(), "{to}");
+            }
+            assert!(table.decide(endpoint("10.0.0.1:53"), TCP, Boottime(0)).allows());
+        }
     }
 
     #[test]

@@ -51,3 +51,12 @@ pub(super) fn clock(host: &Host) -> Check {
         ),
     }
 }
+
+/// Whether the kernel says that something disciplines its clock; `None` if it does not say.
+pub fn clock_synchronised() -> Option<bool> {
+    // SAFETY: timex is a structure of integers, for which zero is a valid value; `modes` 0 means that nothing is changed.
+    let mut timex: libc::timex = unsafe { std::mem::zeroed() };
+    // SAFETY: `timex` is a valid, writable timex for the length of the call.
+    let state = unsafe { libc::adjtimex(&raw mut timex) };
+    (state >= 0).then_some(timex.status & libc::STA_UNSYNC == 0)
+}

@@ -137,7 +137,8 @@ pub(super) fn ptrace_scope(host: &Host) -> Check {
             NAME,
             MEANING,
             "the kernel has no Yama",
-            "give agents users of their own (`auditor run --user`), or boot a kernel with CONFIG_SECURITY_YAMA",
+            "start agents with `auditor run` on Linux 6.12 or later, where Landlock keeps them to their own processes; give them users \
+             of their own, or boot a kernel with CONFIG_SECURITY_YAMA",
         ),
     }
 }

@@ -10,10 +10,13 @@ mod containers;
 mod host;
 mod kernel;
 pub mod paths;
+pub mod session;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use host::clock_synchronised;
 use serde::Serialize;
 
 /// Where to look.
@@ -27,6 +30,8 @@ pub struct Host {
     pub run: PathBuf,
     /// Group database, /etc/group.
     pub groups: PathBuf,
+    /// User database, /etc/passwd.
+    pub users: PathBuf,
     /// Whether the kernel says that the clock is synchronised; `None` where it was not asked.
     pub clock_synchronised: Option<bool>,
 }
@@ -38,6 +43,7 @@ impl Default for Host {
             sys: "/sys".into(),
             run: "/run".into(),
             groups: "/etc/group".into(),
+            users: "/etc/passwd".into(),
             clock_synchronised: None,
         }
     }
@@ -120,6 +126,32 @@ impl Check {
     pub fn loss(&self) -> Option<String> {
         (self.status != State::Ok).then(|| format!("{}: {}; {}", self.name, self.found, self.meaning))
     }
+}
+
+/// Names of all checks.
+pub fn names() -> Vec<&'static str> {
+    // A host without anything: the names do not depend on what is found.
+    let nowhere = PathBuf::from("/nonexistent");
+    let host = Host {
+        proc: nowhere.clone(),
+        sys: nowhere.clone(),
+        run: nowhere.clone(),
+        groups: nowhere.clone(),
+        users: nowhere,
+        clock_synchronised: None,
+    };
+    examine(&host).iter().map(|check| check.name).collect()
+}
+
+/// Of the guarantees that are `wanted` by their checks' names, those that the host does not give: one sentence each.
+pub fn not_given(checks: &[Check], wanted: &BTreeSet<&'static str>) -> Vec<String> {
+    let lacking = checks.iter().filter(|check| check.status != State::Ok && wanted.contains(check.name));
+    lacking
+        .map(|check| {
+            let remedy = check.remedy.as_deref().unwrap_or("see `auditor doctor`");
+            format!("{} is asked for and not given: {}; {remedy}", check.name, check.found)
+        })
+        .collect()
 }
 
 /// All checks, in the order in which they are worth mending.

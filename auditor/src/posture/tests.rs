@@ -26,6 +26,7 @@ impl Fake {
             ("proc/sys/dev/tty/legacy_tiocsti", "0\n"),
             ("sys/kernel/security/lsm", "lockdown,capability,yama,bpf"),
             ("sys/kernel/security/lockdown", "none [integrity] confidentiality\n"),
+            ("etc/passwd", "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000::/home/alice:/bin/sh\n"),
             ("etc/group", "root:x:0:\ndocker:x:998:alice,bob\nempty:x:997:\n"),
         ] {
             fake.write(path, text);
@@ -58,6 +59,7 @@ impl Fake {
             sys: root.join("sys"),
             run: root.join("run"),
             groups: root.join("etc/group"),
+            users: root.join("etc/passwd"),
             clock_synchronised: Some(true),
         }
     }
@@ -84,6 +86,7 @@ fn an_empty_host_lacks_what_is_required_and_says_how_to_mend_it() {
         sys: directory.path().join("sys"),
         run: directory.path().join("run"),
         groups: directory.path().join("group"),
+        users: directory.path().join("passwd"),
         clock_synchronised: None,
     };
     let checks = examine(&host);
@@ -185,4 +188,55 @@ fn container_sockets_count_if_somebody_besides_root_reaches_them() {
         let check = fake.check("container-sockets");
         assert_eq!(check.status, status, "{gid} {mode:o}: {check:?}");
     }
+}
+
+#[test]
+fn what_is_asked_for_and_not_given_is_told_with_its_remedy() {
+    let fake = Fake::whole();
+    fake.write("sys/kernel/security/lockdown", "[none] integrity confidentiality\n");
+    let wanted = ["lockdown", "kernel"].into();
+    let told = not_given(&examine(&fake.host()), &wanted);
+    assert_eq!(told, ["lockdown is asked for and not given: none; boot with lockdown=integrity"]);
+    assert!(names().contains(&"lockdown") && names().contains(&"container-sockets"));
+}
+
+fn guarantees(fake: &Fake, who: &session::Who<'_>) -> Vec<&'static str> {
+    let root = fake.directory.path().join("cgroup");
+    let lacks = session::lacks(&fake.host(), who, &root, &root.join("user/1000/agent"));
+    lacks.iter().map(|lack| lack.guarantee.name()).collect()
+}
+
+#[test]
+fn what_a_session_lacks_depends_on_whose_it_is() {
+    use session::Who;
+
+    assert!(nix::unistd::geteuid().is_root(), "this test gives files to users and must run as root");
+    let fake = Fake::whole();
+    for directory in ["", "/user", "/user/1000", "/user/1000/agent"] {
+        fake.write(&format!("cgroup{directory}/cgroup.procs"), "");
+    }
+    assert_eq!(guarantees(&fake, &Who::Command(1000)), [""; 0]);
+    assert_eq!(guarantees(&fake, &Who::Command(0)), ["unprivileged", "kept-in-cgroup"]);
+    let status = |uid: u32, capabilities: &str, seccomp: u32, groups: &str| {
+        format!(
+            "Uid:\t{uid}\t{uid}\t{uid}\t{uid}\nGid:\t{uid}\t{uid}\t{uid}\t{uid}\nGroups:\t{groups}\nCapPrm:\t{capabilities}\nSeccomp:\t{seccomp}\n"
+        )
+    };
+    fake.write("proc/7/status", &status(1000, "0000000000000000", 2, ""));
+    fake.write("proc/8/status", &status(1000, "0000000000002000", 0, "998"));
+    assert_eq!(guarantees(&fake, &Who::Running(&[7])), ["confined"]);
+    assert_eq!(guarantees(&fake, &Who::Running(&[7, 8])), ["confined", "unprivileged"]);
+    // One that has gone is none.
+    assert_eq!(guarantees(&fake, &Who::Running(&[9])), ["confined"]);
+    // A part of the hierarchy that was given to a user, as a session manager's is.
+    chown(fake.directory.path().join("cgroup/user/1000/cgroup.procs"), Some(1000), None).unwrap();
+    assert_eq!(guarantees(&fake, &Who::Command(1000)), ["kept-in-cgroup"]);
+    // An engine's socket: for its group, which alice is a member of and process 8 is in.
+    let path = fake.directory.path().join("run/docker.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    chown(&path, None, Some(998)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+    assert_eq!(guarantees(&fake, &Who::Command(1000)), ["kept-in-cgroup", "no-container-engine"]);
+    assert_eq!(guarantees(&fake, &Who::Running(&[7])), ["confined", "kept-in-cgroup"]);
+    assert!(guarantees(&fake, &Who::Running(&[8])).contains(&"no-container-engine"));
 }

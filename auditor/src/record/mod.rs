@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::clock::Utc;
 use crate::interned::Name;
+use crate::policy::Confinement;
 use crate::protocol::{Login, Statement, http};
 use crate::statement::Meaning;
 
@@ -336,6 +337,10 @@ pub enum Event {
         cgroup: String,
         /// Arguments of the command, for `auditor run`.
         command: Option<Vec<String>>,
+        /// What the command is left beside destinations; `None` where nothing was taken from it.
+        confinement: Option<Confinement>,
+        /// Guarantees that this session does not have, one sentence each.
+        degraded: Vec<String>,
     },
     /// A session ended.
     SessionEnded {

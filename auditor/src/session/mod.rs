@@ -14,6 +14,7 @@ use crate::daemon::command::SessionState;
 use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::Attachment;
 use crate::kernel::shares::Unwritten;
+use crate::policy::Confinement;
 use crate::record::{self, SessionTotals};
 
 /// Ended sessions that can still be listed, and that late events are still attributed to. The trail knows all.
@@ -57,6 +58,8 @@ pub struct Session {
     pub unwritten: Unwritten,
     /// Refusals that are known to have been counted and not recorded.
     pub folded_refusals: u64,
+    /// What its command was left beside destinations; `None` where it was running already.
+    pub confinement: Option<Confinement>,
 }
 
 impl Session {
@@ -70,6 +73,7 @@ impl Session {
             totals: self.totals,
             bytes_moved: self.bytes_moved,
             bytes_audited: self.bytes_audited,
+            confinement: self.confinement.clone(),
         }
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn session(id: &str, agent: &str, cgroup: &str) -> SessionState {
         totals: SessionTotals::default(),
         bytes_moved: 0,
         bytes_audited: 0,
+        confinement: None,
     }
 }
 

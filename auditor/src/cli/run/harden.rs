@@ -6,16 +6,18 @@
 //! 3. the user, while CAP_SETUID may still be there;
 //! 4. all capabilities: without them no raw sockets, no namespaces, no BPF, no other process's memory;
 //! 5. no_new_privs: set-user-id programs such as sudo give nothing back; it is inherited and cannot be unset;
-//! 6. the system-call filters of [`super::seccomp`].
+//! 6. processes outside of the session: a Landlock domain, where the kernel has it;
+//! 7. the system-call filters of [`super::seccomp`].
 //!
 //! All of it concerns this thread, which is the only one that survives execve(2).
 
 use std::io;
 
-use auditor::capabilities;
+use auditor::policy::{Confinement, Permit};
+use auditor::{capabilities, landlock};
 use nix::sys::prctl;
-use seccompiler::BpfProgram;
 
+use super::seccomp;
 use super::user::User;
 
 /// Which step failed.
@@ -39,13 +41,20 @@ pub(super) enum HardenError {
     /// no_new_privs could not be set.
     #[error("cannot set no_new_privs: {0}")]
     NoNewPrivileges(#[source] nix::Error),
+    /// The Landlock domain was not entered.
+    #[error("cannot enter a Landlock domain: {0}")]
+    Landlock(#[source] io::Error),
+    /// A filter was not made.
+    #[error("cannot make the system-call filter: {0}")]
+    Compile(#[from] seccompiler::BackendError),
     /// A filter was not installed.
     #[error("cannot install the system-call filter: {0}; the kernel needs CONFIG_SECCOMP_FILTER")]
     Filter(#[source] seccompiler::Error),
 }
 
 /// Gives everything up. After an error the process is in between, and must not execute anything.
-pub(super) fn harden(user: Option<&User>, filters: &[BpfProgram]) -> Result<(), HardenError> {
+pub(super) fn harden(user: Option<&User>, confinement: &Confinement) -> Result<(), HardenError> {
+    let filters = seccomp::filters(confinement)?;
     close_inherited_on_exec().map_err(HardenError::Descriptors)?;
     capabilities::drop_bounding().map_err(HardenError::Capabilities)?;
     if let Some(user) = user {
@@ -53,6 +62,9 @@ pub(super) fn harden(user: Option<&User>, filters: &[BpfProgram]) -> Result<(), 
     }
     capabilities::keep_only(&[]).map_err(HardenError::Capabilities)?;
     prctl::set_no_new_privs().map_err(HardenError::NoNewPrivileges)?;
+    if !confinement.permits(Permit::OtherProcesses) && landlock::has_scopes() {
+        landlock::keep_to_own_processes().map_err(HardenError::Landlock)?;
+    }
     filters.iter().try_for_each(|filter| seccompiler::apply_filter(filter)).map_err(HardenError::Filter)
 }
 

@@ -61,9 +61,10 @@ impl Run {
     pub(crate) fn execute(self, places: &Places) -> ExitCode {
         let session_and_user = self.user.as_deref().map(User::find).transpose().and_then(|user| {
             harden::refuse_foreign_sockets().map_err(|error| error.to_string())?;
-            let filters = seccomp::filters().map_err(|error| error.to_string())?;
-            let session = self.enter_session(places)?;
-            harden::harden(user.as_ref(), &filters).map_err(|error| error.to_string())?;
+            let session = self.enter_session(places, user.as_ref())?;
+            // A daemon that knows of none leaves the least.
+            let confinement = session.confinement.clone().unwrap_or_default();
+            harden::harden(user.as_ref(), &confinement).map_err(|error| error.to_string())?;
             Ok((session, user))
         });
         let (session, user) = match session_and_user {
@@ -82,7 +83,7 @@ impl Run {
         self.become_command(&session, user.as_ref())
     }
 
-    fn enter_session(&self, places: &Places) -> Result<Session, String> {
+    fn enter_session(&self, places: &Places, user: Option<&User>) -> Result<Session, String> {
         let Connection { mut client, runtime } =
             Connection::open(places).map_err(|failure| failure.message().to_owned())?;
         let request = OpenSession {
@@ -91,6 +92,8 @@ impl Run {
             labels: self.labels.iter().cloned().collect(),
             target: SessionTarget::Caller {},
             command: Some(shortened(&self.command)),
+            confines: true,
+            user: user.map(User::number),
         };
         let session = runtime
             .block_on(client.open_session(&request))

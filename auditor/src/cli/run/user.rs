@@ -37,6 +37,11 @@ impl User {
         Ok(Self { name: user.name, uid: user.uid, gid: user.gid, groups, home: user.dir, shell: user.shell })
     }
 
+    /// Its number.
+    pub(super) fn number(&self) -> u32 {
+        self.uid.as_raw()
+    }
+
     /// What login(1) would set, so that the command does not find the caller's home directory.
     pub(super) fn environment(&self) -> [(&'static str, std::ffi::OsString); 4] {
         [

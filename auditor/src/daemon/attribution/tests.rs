@@ -200,6 +200,7 @@ fn state(number: u64, ended: Option<u64>) -> SessionState {
         totals: SessionTotals::default(),
         bytes_moved: 0,
         bytes_audited: 0,
+        confinement: None,
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) use read::{StateLost, Step, discard, find, replay};
 pub(super) use write::Journal;
 
 /// First bytes of a file; the last four are the version of what is in it, to be raised with every change of a type that is.
-const MAGIC: [u8; 8] = *b"AUDJ\0\0\0\x09";
+const MAGIC: [u8; 8] = *b"AUDJ\0\0\0\x0a";
 /// The version, as a number.
 pub(super) const VERSION: u32 = u32::from_be_bytes([MAGIC[4], MAGIC[5], MAGIC[6], MAGIC[7]]);
 /// A frame's head: length of its body, and the CRC-32 of that length and the body.

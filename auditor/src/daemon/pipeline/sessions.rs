@@ -17,6 +17,10 @@ use crate::kernel::cgroup::Cgroup;
 use crate::kernel::object::{Attachment, KernelError};
 use crate::kernel::orphan::{self, session_pins};
 use crate::kernel::shares::Unwritten;
+use crate::landlock;
+use crate::policy::Permit;
+use crate::posture;
+use crate::posture::session::Who;
 use crate::record::{self, Agent, Event as Recorded};
 use crate::session::{self, Session};
 
@@ -38,6 +42,15 @@ impl Pipeline {
             )));
         };
         let (policy, existing_sockets) = (agent.policy.clone(), agent.existing_sockets);
+        let confinement = self.parts.settings.policy(&policy).filter(|_| request.confines);
+        let confinement = confinement.map(|policy| {
+            let mut confinement = policy.confinement.clone();
+            if !landlock::has_scopes() {
+                // What is recorded as refused is.
+                confinement.permit.insert(Permit::OtherProcesses);
+            }
+            confinement
+        });
         if let Some(reason) = self.parts.trail.blocked() {
             return Err(CommandError::Failed(format!(
                 "nothing can be recorded at the moment ({reason}), so no session is opened"
@@ -65,6 +78,13 @@ impl Pipeline {
                 refuse_unfit(&cgroup)?;
                 self.refuse_overlap(&cgroup)?;
                 (cgroup, false)
+            }
+        };
+        let degraded = match self.examined(&request, &cgroup, &policy) {
+            Ok(degraded) => degraded,
+            Err(error) => {
+                remove(&cgroup, owns_cgroup);
+                return Err(error);
             }
         };
         let share = match self.parts.tables.take_share() {
@@ -109,6 +129,7 @@ impl Pipeline {
             share,
             unwritten,
             folded_refusals: 0,
+            confinement: confinement.clone(),
         };
         let state = opened.state(None);
         self.parts.record(Item::Opened(Box::new(opened)));
@@ -120,6 +141,8 @@ impl Pipeline {
             by: request.caller,
             cgroup: cgroup.name().to_owned(),
             command: request.command,
+            confinement,
+            degraded,
         };
         self.parts.enter_now(number, event);
         self.see_to_existing_sockets(&Look {
@@ -130,6 +153,38 @@ impl Pipeline {
             wait,
         });
         Ok((number, state))
+    }
+
+    /// What the session will not have. Refused where its policy asks for it.
+    fn examined(
+        &self,
+        request: &OpenSession,
+        cgroup: &Cgroup,
+        policy: &str,
+    ) -> Result<Vec<String>, CommandError> {
+        let settings = &self.parts.settings;
+        let running = match request.target {
+            Target::Process(pid) => vec![pid],
+            Target::Cgroup(_) => cgroup.all_members().map_err(failed)?,
+        };
+        let who = match request.target {
+            Target::Process(_) if request.confines => {
+                Who::Command(request.user.unwrap_or(request.caller.uid))
+            }
+            _ => Who::Running(&running),
+        };
+        let mount = self.parts.hierarchy.mount();
+        let lacks = posture::session::lacks(&posture::Host::default(), &who, mount, cgroup.path());
+        let wanted = settings.policy(policy).map(|policy| &policy.guarantees);
+        let missing = lacks.iter().find(|lack| wanted.is_some_and(|wanted| wanted.contains(&lack.guarantee)));
+        if let Some(lack) = missing.filter(|_| !settings.guarantees.degraded_allowed) {
+            return Err(CommandError::Invalid(format!(
+                "policy {policy} asks for {}, and {}; or write `degraded = \"allow\"` in [daemon] to go on without, which is recorded",
+                lack.guarantee.name(),
+                lack.sentence
+            )));
+        }
+        Ok(lacks.iter().map(|lack| format!("{}: {}", lack.guarantee.name(), lack.sentence)).collect())
     }
 
     /// Where a process lives. One that belongs to a session does not become another one's: its history would have two

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde::ser::Serializer;
 
 use super::request::RequestFields;
+use crate::policy::Confinement;
 use crate::record::{
     Adopted, Agent, Application, Certificate, CloseReason, Connection, Coverage, Event, GapRange, Loss,
     Session, Tls,
@@ -76,10 +77,12 @@ impl<'a> Own<'a> {
                 let fields = ConnectionFields { call: Some(call), ..ConnectionFields::new(connection, None) };
                 own.connection = Some(fields);
             }
-            Event::SessionOpened { cgroup, command, .. } => {
+            Event::SessionOpened { cgroup, command, confinement, degraded, .. } => {
                 own.session = session.map(|session| SessionFields {
                     cgroup: Some(cgroup),
                     command: command.as_deref(),
+                    confinement: confinement.as_ref().map(ConfinementFields::new),
+                    degraded,
                     ..SessionFields::new(session)
                 });
             }
@@ -203,6 +206,10 @@ pub(super) struct SessionFields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     command: Option<&'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    confinement: Option<ConfinementFields>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    degraded: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
     end: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connections: Option<u64>,
@@ -222,11 +229,31 @@ impl<'a> SessionFields<'a> {
             policy: &session.policy,
             cgroup: None,
             command: None,
+            confinement: None,
+            degraded: &[],
             end: None,
             connections: None,
             statements: None,
             violations: None,
             duration_us: None,
+        }
+    }
+}
+
+/// What a command has and has not, by the words of the configuration.
+#[derive(Serialize)]
+struct ConfinementFields {
+    sockets: Vec<&'static str>,
+    permitted: Vec<&'static str>,
+    refused: Vec<&'static str>,
+}
+
+impl ConfinementFields {
+    fn new(confinement: &Confinement) -> Self {
+        Self {
+            sockets: confinement.sockets.iter().map(|kind| kind.name()).collect(),
+            permitted: confinement.permit.iter().map(|permit| permit.name()).collect(),
+            refused: confinement.refused(),
         }
     }
 }
