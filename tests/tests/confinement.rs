@@ -82,9 +82,11 @@ impl Victim {
         let user = child::find_user(&[UNPRIVILEGED]).unwrap();
         let mut command = Command::new("/bin/sleep");
         let child = Child::start(child::as_user(command.arg("600"), &user), Signal::SIGKILL).unwrap();
-        // It has executed its program once it has that program's name.
-        let path = format!("/proc/{}/comm", child.id());
-        while fs::read_to_string(&path).unwrap().trim() != "sleep" {
+        // It has executed its program once it sleeps under that program's name.
+        let path = format!("/proc/{}/stat", child.id());
+        let since = std::time::Instant::now();
+        while !fs::read_to_string(&path).unwrap().contains("(sleep) S ") {
+            assert!(since.elapsed() < LIMIT, "{:?}", fs::read_to_string(&path));
             std::thread::sleep(Duration::from_millis(5));
         }
         // The lowest page of its stack that is mapped: nothing has got there yet.

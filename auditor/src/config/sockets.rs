@@ -18,6 +18,14 @@ pub(super) fn check(policy: &Policy, spans: &[Vec<Range<usize>>], report: &mut R
             let Some((first, line)) = first_at.get(socket).copied() else {
                 first_at.insert(socket, (rule, here));
                 deny_by_name(policy, rule.action, socket.is_path(), &text, span, report);
+                if rule.action == Action::Allow
+                    && let Some(tree) = Policy::guarded_around(socket)
+                {
+                    let message = format!(
+                        "{text} would allow managers and engines of users' sessions, which are in {tree}: name each socket by its own path"
+                    );
+                    report.error(span.clone(), message);
+                }
                 let denied =
                     if rule.action == Action::Allow { policy.guarded_within(socket) } else { Vec::new() };
                 if !denied.is_empty() {
@@ -116,6 +124,18 @@ mod tests {
         );
         let named = "\"unix:/run/podman/*\", \"unix:/run/podman/podman.sock\"";
         assert_eq!(report("deny", &[(named, "allow")]), [""; 0]);
+    }
+
+    #[test]
+    fn a_directory_of_users_sessions_is_an_error() {
+        assert_eq!(
+            report("deny", &[("\"unix:/run/user/1000/*\"", "allow")]),
+            [
+                "f:6:7: error: \"unix:/run/user/1000/*\" would allow managers and engines of users' sessions, which are in /run/user/: \
+                 name each socket by its own path"
+            ]
+        );
+        assert_eq!(report("deny", &[("\"unix:/run/user/1000/*\"", "deny")]), [""; 0]);
     }
 
     #[test]

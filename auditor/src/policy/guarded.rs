@@ -1,7 +1,8 @@
 //! Unix sockets that are denied unless a rule names them: whoever reaches one has others do his work, outside of his session and mostly
 //! as root. Container engines, and the managers of the system and of users' sessions.
 //!
-//! Neither `default = "allow"` nor a rule for a directory lets an agent through to one; a rule for its very path does. They are entries of
+//! Neither `default = "allow"` nor a rule for a directory lets an agent through to one; a rule for its very path does. (A rule that allows a
+//! directory of a user's session is refused: what is in there, nobody can list.) They are entries of
 //! the kernel's table like those of rules, with [`BUILT_IN`] for a number.
 //!
 //! These are names, as in rules: under `default = "allow"` another name for the same socket (a link, `..`, a relative path) is met by the
@@ -75,6 +76,13 @@ fn one(path: String) -> Guarded {
     // With the NUL that ends it.
     let prefix = path.len() + 1;
     Guarded { path, prefix, named: prefix }
+}
+
+/// The tree that a directory is in, or is.
+pub(super) fn tree_of(directory: &[u8]) -> Option<String> {
+    all()
+        .map(|guarded| guarded.path)
+        .find(|path| path.ends_with('/') && directory.starts_with(path.as_bytes()))
 }
 
 /// The one that is met by a path.

@@ -17,8 +17,8 @@ use auditor_common::unix::{
     NAME_BYTES, NAME_KEY_BITS, NAME_KEY_PREFIX_BITS, NAME_SPACE, NameKey, decide_name,
 };
 
-use super::Policy;
 use super::guarded::{self, BUILT_IN};
+use super::{Action, Policy};
 use crate::clock::{Boottime, Clock};
 
 /// What the names of unix sockets begin with, in rules and records.
@@ -197,6 +197,9 @@ pub(super) fn compile(policy: &Policy, table: u32, clock: &Clock) -> Vec<NameEnt
         // Zero means without end, so what ended before boot ends at its first nanosecond.
         let expires = rule.expires.map_or(0, |expires| clock.boottime(expires).0.max(1));
         for socket in &rule.sockets {
+            if rule.action == Action::Allow && Policy::guarded_around(socket).is_some() {
+                continue;
+            }
             let key = NameKey::new(table, &socket.name);
             let prefix = u32::try_from(socket.prefix()).unwrap_or(NAME_SPACE as u32);
             let bits = if socket.is_path() { NAME_KEY_PREFIX_BITS + 8 * prefix } else { NAME_KEY_BITS };
@@ -249,6 +252,11 @@ impl Policy {
     /// The entries of the kernel's table of unix sockets; see [`Policy::compile`].
     pub fn compile_sockets(&self, table: u32, clock: &Clock) -> Vec<NameEntry> {
         compile(self, table, clock)
+    }
+
+    /// The tree of users' sessions that a rule for a directory would open.
+    pub fn guarded_around(directory: &SocketName) -> Option<String> {
+        guarded::tree_of(&directory.name).filter(|_| directory.is_directory)
     }
 
     /// Sockets of engines and managers in a directory that a rule allows, which it does not name.
@@ -393,6 +401,21 @@ mod tests {
         let text = |name: &[u8]| policy.socket_rule_text(BUILT_IN, name);
         assert_eq!(text(b"/run/docker.sock"), "p#built-in: unix:/run/docker.sock deny");
         assert_eq!(text(b"/run/user/0/bus"), "p#built-in: unix:/run/user/** deny");
+    }
+
+    #[test]
+    fn no_rule_for_a_directory_opens_a_user_s_session() {
+        for directory in ["unix:/run/user/*", "unix:/run/user/1000/*", "unix:/var/run/user/1000/podman/*"] {
+            assert!(Policy::guarded_around(&directory.parse().unwrap()).is_some(), "{directory}");
+            let mut policy = policy(&[(directory, Action::Allow)]);
+            policy.default = Action::Allow;
+            for name in [&b"/run/user/1000/bus"[..], b"/var/run/user/1000/podman/podman.sock"] {
+                assert_eq!(rule_of(&policy, name), (false, BUILT_IN), "{directory}");
+            }
+        }
+        for other in ["unix:/run/*", "unix:/run/users/*", "unix:/run/user/1000/bus"] {
+            assert_eq!(Policy::guarded_around(&other.parse().unwrap()), None, "{other}");
+        }
     }
 
     #[test]
