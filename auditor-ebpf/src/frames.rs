@@ -181,8 +181,25 @@ pub(crate) struct Walk {
     filled: u32,
     /// Body bytes of the last message that was met, from which the next is guessed.
     usual: u32,
+    /// What becomes of the segment.
+    passing: Passing,
     /// What is looked at.
     window: [u8; WINDOW],
+}
+
+/// What becomes of a segment, once that is known.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Passing {
+    /// Bytes of rows at its beginning that are counted instead of copied.
+    pub(crate) rows: u32,
+    /// Whether it was walked over.
+    pub(crate) walked: bool,
+    /// Whether it is told.
+    pub(crate) told: bool,
+    /// Whether those behind it wait for it, if it finds no room.
+    pub(crate) awaited: bool,
+    pub(crate) _padding: u8,
 }
 
 /// CopyData, and of a server's DataRow: the same byte is a client's Describe.
@@ -193,6 +210,20 @@ const fn is_row(direction: u8, kind: u8) -> bool {
 /// Whether there may be a message of that length.
 const fn is_message(length: u32) -> bool {
     length >= 4 && length <= MAX_LENGTH
+}
+
+impl Walk {
+    /// Takes note of what becomes of the segment, and answers that. For the verifier all ways to get here are one from here on, because it
+    /// does not know what stands in a map; it would walk what follows for each.
+    #[inline(always)]
+    pub(crate) fn decide(&mut self, passing: Passing) -> Passing {
+        let place = &raw mut self.passing;
+        // SAFETY: a field of this value, of numbers. Each is read back as what was just written.
+        unsafe {
+            write_volatile(place, passing);
+            read_volatile(place)
+        }
+    }
 }
 
 impl Frames {
@@ -563,21 +594,22 @@ fn message(skb: *mut c_void, walk: &mut Walk) -> bool {
     }
     let mut at = walk.position.wrapping_sub(walk.begins);
     if walk.filled == 0 || at.wrapping_add(HEADER) > walk.filled {
-        let wanted = if walk.usual < SHORT { WINDOW as u32 } else { HEADER };
-        let size = if left > wanted { wanted } else { left };
-        // The verifier does not know what the compiler knows: "R4 unbounded memory access".
-        // SAFETY: a local variable.
-        let size = unsafe { read_volatile(&raw const size) };
-        if size < HEADER || size > WINDOW as u32 {
-            return false;
-        }
-        let place = walk.window.as_mut_ptr().cast();
-        // SAFETY: `size` is at most the room behind the pointer; the context is the program's.
-        if unsafe { bpf_skb_load_bytes(skb, walk.offset + walk.position, place, size) } != 0 {
+        let (from, place) = (walk.offset + walk.position, walk.window.as_mut_ptr().cast());
+        // Two calls, because a length that varies costs the verifier much.
+        // SAFETY: the room behind the pointer is as long or longer; the context is the program's.
+        let loaded = unsafe {
+            if walk.usual < SHORT && left >= WINDOW as u32 {
+                walk.filled = WINDOW as u32;
+                bpf_skb_load_bytes(skb, from, place, WINDOW as u32)
+            } else {
+                walk.filled = HEADER;
+                bpf_skb_load_bytes(skb, from, place, HEADER)
+            }
+        };
+        if loaded != 0 {
             return false;
         }
         walk.begins = walk.position;
-        walk.filled = size;
         at = 0;
     }
     // SAFETY: a local variable.

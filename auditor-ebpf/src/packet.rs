@@ -31,7 +31,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_sk_fullsock, bpf_s
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::emit::Owner;
-use crate::frames::{Rows, Segment, Walk};
+use crate::frames::{Passing, Rows, Segment, Walk};
 use crate::session::SocketState;
 use crate::verdict::Subject;
 use crate::{emit, frames, session, verdict};
@@ -169,9 +169,12 @@ pub(crate) fn passes<const DIRECTION: u8>(context: &SkBuffContext) -> bool {
     } else {
         0
     };
+    let awaited = walked || comes_again && is_long && frames::are_released(&way);
+    let Passing { rows, walked, told, awaited, .. } =
+        walk.decide(Passing { rows, walked, told, awaited, _padding: 0 });
     let walk = if walked { Some(&*walk) } else { None };
     if told && !copy::<DIRECTION>(context, state, (now, &way), &parsed, (rows, walk), control) && lossless {
-        if walked || comes_again && is_long && frames::are_released(&way) {
+        if awaited {
             state.frames::<DIRECTION>().refuse(&segment, walk, now);
         }
         return false;

@@ -95,7 +95,7 @@ pub(crate) struct SocketState {
     /// TCP: a decision that has not been recorded yet.
     pub(crate) held: Held,
 }
-const _: () = assert!(size_of::<SocketState>() == 648);
+const _: () = assert!(size_of::<SocketState>() == 656);
 
 /// What the record of a connect(2) will say that was allowed and found no room for its record, beside what the socket's state says.
 #[repr(C)]
