@@ -297,6 +297,8 @@ impl Sealer {
         let path = self.directory.join(checkpoint::ALL);
         let found = self.all.metadata().map_err(Error::call("stat", &path))?.len();
         if found > self.length {
+            let bytes = found - self.length;
+            tracing::warn!(bytes, file = %path.display(), "what a crash or an error left behind the last checkpoint is cut off");
             self.all.set_len(self.length).map_err(Error::call("truncate", &path))?;
         }
         Ok(())
