@@ -109,6 +109,8 @@ impl Sealer {
         match last {
             Some((last, _)) => {
                 sealer.resume(&last, position)?;
+                // What had to be made again, so that no commit waits for it.
+                sealer.tiles.sync()?;
                 sealer.publish_again()?;
                 sealer.renew_key()?;
             }

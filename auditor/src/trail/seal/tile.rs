@@ -6,8 +6,11 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::super::chain::Hash;
 use super::super::error::Error;
@@ -15,8 +18,8 @@ use super::tree::{Tile, WIDTH, hashes_at};
 
 /// Directory of tiles in the trail's.
 pub(in crate::trail) const DIRECTORY: &str = "tile";
-/// From so many new files on, one syncfs(2) takes less than an fsync(2) for each.
-const SYNCED_ALONE: usize = 64;
+/// So many new files are made durable at once: no more than these wait for a checkpoint, and a commit waits for no more than these.
+const SYNCED_AT_ONCE: usize = 64;
 const HASH: usize = 32;
 
 /// The path of a tile below the trail's directory.
@@ -83,10 +86,14 @@ pub(super) struct Tiles {
     spent: BTreeSet<PathBuf>,
     /// Where the last tile was written: it is there.
     present: PathBuf,
+    starting: bool,
+    /// More than are synced one by one.
     many: bool,
 }
 
 impl Tiles {
+    /// Up to the first [`Tiles::sync`] a whole tree may be made again, and nobody waits for a commit: one syncfs(2) then takes less than an
+    /// fdatasync(2) for each tile. Later it would wait for what other programs have written to that file system.
     pub(super) fn new(trail: &Path) -> Self {
         Self {
             trail: trail.to_owned(),
@@ -94,12 +101,19 @@ impl Tiles {
             directories: BTreeSet::new(),
             spent: BTreeSet::new(),
             present: PathBuf::new(),
+            starting: true,
             many: false,
         }
     }
 
     /// Writes a tile. Partial ones before it go with the next sync, once it is full: until then a power failure may tear it.
     pub(super) fn write(&mut self, tile: &Tile) -> Result<(), Error> {
+        if self.files.len() >= SYNCED_AT_ONCE {
+            match self.starting {
+                true => self.many = true,
+                false => self.sync()?,
+            }
+        }
         let below = path(tile.level, tile.index, tile.hashes.len());
         let path = self.trail.join(&below);
         let directory = path.parent().unwrap_or(&self.trail).to_owned();
@@ -123,7 +137,6 @@ impl Tiles {
                 self.spent.insert(partial);
             }
         }
-        self.many |= self.files.len() >= SYNCED_ALONE;
         if !self.many {
             self.files.insert(path);
         }
@@ -148,12 +161,22 @@ impl Tiles {
             nix::unistd::syncfs(&directory)
                 .map_err(|error| Error::call("syncfs", &self.trail)(error.into()))?;
         } else {
-            for path in self.files.iter().chain(&self.directories) {
+            let mut files = Vec::with_capacity(self.files.len());
+            for path in &self.files {
+                let file = File::open(path).map_err(Error::call("open", path))?;
+                // Begins to write it, so that one commit of the file system's journal has them all.
+                let _ = posix_fadvise(file.as_fd(), 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+                files.push((path, file));
+            }
+            for (path, file) in files {
+                file.sync_data().map_err(Error::call("fdatasync", path))?;
+            }
+            for path in &self.directories {
                 let synced = File::open(path).and_then(|file| file.sync_all());
                 synced.map_err(Error::call("fsync", path))?;
             }
         }
-        self.many = false;
+        (self.starting, self.many) = (false, false);
         self.files.clear();
         self.directories.clear();
         for partial in std::mem::take(&mut self.spent) {
@@ -211,5 +234,23 @@ mod tests {
         // The same directory is made again.
         tiles.write(&tile(1, 45)).unwrap();
         tiles.sync().unwrap();
+    }
+
+    #[test]
+    fn the_whole_file_system_is_synced_at_the_start_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut tiles = Tiles::new(folder.path());
+        (0..200).for_each(|index| tiles.write(&tile(index, 0)).unwrap());
+        assert!(tiles.many);
+        tiles.sync().unwrap();
+        for index in 200..3000 {
+            tiles.write(&tile(index, 0)).unwrap();
+            assert!(!tiles.many && tiles.files.len() <= SYNCED_AT_ONCE, "{index}");
+        }
+        tiles.sync().unwrap();
+        assert!(tiles.files.is_empty() && tiles.directories.is_empty());
+        for index in 0..3000 {
+            assert_eq!(read(folder.path(), (0, index), WIDTH, u64::MAX).unwrap(), Some(tile(0, 0).hashes));
+        }
     }
 }
