@@ -64,15 +64,14 @@ impl Files {
                     .append(true)
                     .open(&segment.path)
                     .map_err(Error::call("open", &segment.path))?;
-                // Lines that a killed writer had not synced yet are part of the trail now.
-                file.sync_all().map_err(Error::call("fsync", &segment.path))?;
                 Some(Current {
                     segment: segment.clone(),
                     file,
                     length: *length,
                     uncached: 0,
                     dirty: false,
-                    named: false,
+                    // The recovery made it so.
+                    named: true,
                 })
             }
             None => None,

@@ -85,6 +85,17 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Others than the daemon may have read a key.
+    #[error(
+        "{path} is not a key that only this program's user can read: {reason}; put it there as a file with mode 0600 that \
+         this user owns, start, and change the key with `auditor key --rotate` if others may have read it"
+    )]
+    KeyExposed {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: &'static str,
+    },
     /// The trail is sealed and its key is not there.
     #[error(
         "the key that seals this trail is not in {path} (its public half is {public}): restore it from a copy, or move \

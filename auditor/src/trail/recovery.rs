@@ -1,6 +1,6 @@
 //! Opening a trail: what is there, does it hold, and where to go on.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub(super) struct Position {
 /// Finds the end of the trail in `directory`, or begins one whose id is `fresh`.
 ///
 /// The last segment is checked record by record; earlier ones were when they were written, and `auditor verify` does it
-/// again. The caller holds the lock.
+/// again. All that the position has is durable: a checkpoint may be signed over it. The caller holds the lock.
 pub(super) fn recover(
     directory: &Path,
     fresh: impl FnOnce() -> Result<String, Error>,
@@ -80,6 +80,10 @@ pub(super) fn recover(
         return Err(shortened(directory, head.sequence, walk.sequence));
     }
     let Walk { sequence, hash, length, .. } = walk;
+    // Lines that a killed writer had not synced yet are part of the trail now, and so is the file's name.
+    let synced = File::open(&last.path).and_then(|file| file.sync_all());
+    synced.map_err(Error::call("fsync", &last.path))?;
+    sync_directory(directory)?;
     let recovery = match torn {
         Some(bytes) => Some(set_aside(directory, last, length, sequence + 1, &bytes)?),
         None => None,
@@ -167,7 +171,7 @@ fn set_aside(
 }
 
 /// A record can be torn more than once, so the name ends in a number that is free.
-fn create_torn(directory: &Path, sequence: u64) -> Result<(PathBuf, fs::File), Error> {
+fn create_torn(directory: &Path, sequence: u64) -> Result<(PathBuf, File), Error> {
     let mut number = 1_u64;
     loop {
         let path = directory.join(format!("torn-{sequence:020}.{number}"));

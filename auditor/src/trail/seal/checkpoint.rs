@@ -136,7 +136,7 @@ pub(in crate::trail) struct Listed {
     pub(in crate::trail) notes: Vec<(u64, Result<Signed, String>)>,
     /// Bytes of whole notes.
     pub(in crate::trail) length: usize,
-    /// Bytes of a note behind them that was never completed.
+    /// Bytes behind them: of a note that was never completed, or whatever else an append leaves that a power failure ends.
     pub(in crate::trail) torn: usize,
 }
 
@@ -151,19 +151,17 @@ impl Listed {
         let mut rest = content;
         let mut line = 1;
         while !rest.is_empty() {
-            // Behind the empty line, where another begins, be it with one letter.
-            let begun = || rest.rfind("\n\n").filter(|place| PREFIX.starts_with(&rest[place + 2..]));
-            let length = rest.find(BETWEEN).or_else(begun).map_or(rest.len(), |place| place + 2);
+            let Some(length) = rest.find(BETWEEN).map(|place| place + 2).or_else(|| end(rest)) else {
+                // What a crash leaves of a last one.
+                listed.torn = rest.len();
+                listed.length -= rest.len();
+                break;
+            };
             let (whole, after) = rest.split_at(length);
             let note = whole.strip_suffix('\n').unwrap_or(whole);
-            let ends = whole.ends_with("\n\n") && whole.contains(SIGNATURE);
-            if !ends && after.is_empty() {
-                // What a crash leaves of a last one.
-                listed.torn = whole.len();
-                listed.length -= whole.len();
-                break;
-            }
-            listed.notes.push((line, Signed::parse(note).ok_or_else(|| note.to_owned())));
+            // Its length in the file is not known where there is a character that stands for other bytes.
+            let signed = Signed::parse(note).filter(|_| !note.contains(char::REPLACEMENT_CHARACTER));
+            listed.notes.push((line, signed.ok_or_else(|| note.to_owned())));
             line += whole.bytes().filter(|byte| *byte == b'\n').count() as u64;
             rest = after;
         }
@@ -179,6 +177,12 @@ impl Listed {
     pub(in crate::trail) fn key(&self) -> Option<&VerifierKey> {
         self.signed().rev().find_map(|signed| signed.checkpoint.key.as_ref())
     }
+}
+
+/// Where the last note ends, whatever follows: behind the empty line after its signatures.
+fn end(rest: &str) -> Option<usize> {
+    let signatures = rest.find(SIGNATURE)? + SIGNATURE.len();
+    rest[signatures..].find("\n\n").map(|place| signatures + place + 2)
 }
 
 /// The public key in force of the trail in `directory`, as its checkpoints name it; `None` where it is not sealed.
@@ -205,6 +209,25 @@ mod tests {
             let (notes, torn) = if cut == last.len() { (3, 0) } else { (2, cut) };
             assert_eq!((listed.signed().count(), listed.notes.len()), (notes, notes), "{cut}");
             assert_eq!((listed.torn, listed.length), (torn, whole.len() + cut - torn), "{cut}");
+        }
+        // A power failure makes a file longer without what was to be in it.
+        for junk in ["\0", "x", "\n", "auditorx", "\u{fffd}", "\n\n", "\n\nx", "a\n\n"] {
+            for length in [1, 2, 7, 119, 4096, 5000] {
+                let tail = junk.repeat(length);
+                let listed = Listed::parse(&format!("{whole}{last}{tail}"));
+                assert_eq!((listed.signed().count(), listed.notes.len()), (3, 3), "{junk:?} {length}");
+                let bytes = (listed.length, listed.torn);
+                assert_eq!(bytes, (whole.len() + last.len(), tail.len()), "{junk:?} {length}");
+                // Also behind one that was cut.
+                let listed = Listed::parse(&format!("{whole}{}{tail}", &last[..60]));
+                assert_eq!((listed.signed().count(), listed.notes.len()), (2, 2), "{junk:?} {length}");
+                assert_eq!(listed.length, whole.len(), "{junk:?} {length}");
+            }
+        }
+        // The last one was whole once too, whatever is behind it.
+        for tail in ["", "\0", "x"] {
+            let damaged = Listed::parse(&format!("{whole}{}{tail}", last.replace("\n300\n", "\n3OO\n")));
+            assert_eq!((damaged.notes.len(), damaged.signed().count()), (3, 2), "{tail:?}");
         }
         // One that is not the last was whole once.
         let damaged = Listed::parse(&format!("{}{}", note(1).replace("\n\n— ", "\n— "), note(20)));

@@ -1,7 +1,7 @@
 //! The key that signs checkpoints.
 //!
 //! [`Signer`] is what the trail asks of it; [`KeyFile`] keeps it in a file, mode 0600, outside of the trail, so that a copy of the trail has no
-//! key. The file's text is that of Go's `note` package: `PRIVATE+KEY+<name>+<key id>+<base64 of the algorithm and the seed>`. In memory
+//! key. A file that others may read, or that another user owns, is refused: whoever has read it can sign. The file's text is that of Go's `note` package: `PRIVATE+KEY+<name>+<key id>+<base64 of the algorithm and the seed>`. In memory
 //! the key is AWS-LC's, which cleanses it; what is read and written passes through buffers that are cleansed too.
 //!
 //! `<trail id>.key` is in force; `<trail id>.new.key` is to come into force, and does so by a hand-over that both sign. A key that was handed
@@ -10,11 +10,14 @@
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::BASE64;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 use super::super::error::Error;
@@ -97,11 +100,28 @@ impl KeyFile {
     /// Reads a key; `None` where there is no such file.
     fn read(path: &Path, name: &str) -> Result<Option<Self>, Error> {
         let mut text = Zeroizing::new(String::with_capacity(512));
-        match File::open(path).and_then(|file| file.take(500).read_to_string(&mut text)) {
-            Ok(_) => {}
+        let exposed = |reason| Error::KeyExposed { path: path.to_owned(), reason };
+        // Of a FIFO nobody waits for the other end.
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+        let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+            Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::call("read", path)(error)),
+            Err(error) if error.raw_os_error() == Some(Errno::ELOOP as i32) => {
+                return Err(exposed("it is a symbolic link"));
+            }
+            Err(error) => return Err(Error::call("open", path)(error)),
+        };
+        let metadata = file.metadata().map_err(Error::call("stat", path))?;
+        if !metadata.is_file() {
+            return Err(exposed("it is not a regular file"));
         }
+        if metadata.uid() != geteuid().as_raw() {
+            return Err(exposed("another user owns it"));
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return Err(exposed("its mode lets group or others at it"));
+        }
+        file.take(500).read_to_string(&mut text).map_err(Error::call("read", path))?;
         let parsed = || {
             let (of, rest) = text.trim_end().strip_prefix(PRIVATE)?.split_once('+')?;
             let (id, encoded) = rest.split_once('+')?;
@@ -152,6 +172,9 @@ impl Keys {
         }
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
         made.map_err(Error::call("mkdir", &self.directory))?;
+        if let Some(up) = self.directory.parent().filter(|up| !up.as_os_str().is_empty()) {
+            sync_directory(up)?;
+        }
         let key = KeyFile::create(&self.new_path(), &origin(&self.trail), &self.randomness)?;
         sync_directory(&self.directory)?;
         Ok(key)
@@ -170,4 +193,43 @@ pub fn prepare_key(directory: &Path, keys: &Path, randomness: &Path) -> Result<V
     let head = super::super::head::Head::read(directory)?
         .ok_or_else(|| Error::HeadMissing { path: super::super::head::Head::path(directory) })?;
     Ok(Keys::new(keys, &head.trail, randomness).make_next()?.public().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_others_may_have_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("keys");
+        let keys = Keys::new(&directory, &"0f".repeat(16), Path::new("/dev/urandom"));
+        let made = keys.make_next().unwrap();
+        assert_eq!(keys.next().unwrap().unwrap().public(), made.public());
+        let path = keys.new_path();
+        let refused = |why: &str| {
+            let error = keys.next().unwrap_err();
+            assert!(matches!(error, Error::KeyExposed { .. }), "{why}: {error}");
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        };
+        for mode in [0o640, 0o604, 0o620, 0o601, 0o777] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            refused("mode");
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        assert_eq!(keys.next().unwrap().unwrap().public(), made.public());
+        let aside = directory.join("aside");
+        fs::rename(&path, &aside).unwrap();
+        symlink(&aside, &path).unwrap();
+        refused("link");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        refused("directory");
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        chown(&path, Some(geteuid().as_raw() + 1), None).expect("tests run as root");
+        refused("owner");
+    }
 }

@@ -4,6 +4,7 @@
 //! could take back. **Order on the disk**: records, then tiles, then `checkpoints`, then `checkpoint`. So a checkpoint has its tiles, and all
 //! that a crash can leave undone is behind the last checkpoint and is done again from the segments.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -108,7 +109,10 @@ impl Sealer {
         sealer.cut()?;
         match last {
             Some((last, _)) => {
-                sealer.resume(&last, position)?;
+                let sealed = listed.iter().flat_map(Listed::signed).map(|signed| signed.checkpoint.size);
+                sealer.resume(&last, &sealed.collect(), position)?;
+                // What had to be made again, so that no commit waits for it.
+                sealer.tiles.sync()?;
                 sealer.publish_again()?;
                 sealer.renew_key()?;
             }
@@ -124,8 +128,13 @@ impl Sealer {
         Ok(sealer)
     }
 
-    /// Goes on from the last checkpoint.
-    fn resume(&mut self, last: &Checkpoint, position: &Position) -> Result<(), Error> {
+    /// Goes on from the last checkpoint; `sealed` are the sizes of all.
+    fn resume(
+        &mut self,
+        last: &Checkpoint,
+        sealed: &BTreeSet<u64>,
+        position: &Position,
+    ) -> Result<(), Error> {
         if position.sequence < last.size {
             return Err(Error::Shortened {
                 path: self.directory.clone(),
@@ -147,7 +156,7 @@ impl Sealer {
             Err(Some(error)) => return Err(error),
         }
         let begun = self.tree.size();
-        let root = self.follow_to(position, last.size, begun)?;
+        let root = self.follow_to(position, last.size, begun, sealed)?;
         if root.is_some_and(|root| root != last.root) {
             return Err(Error::Rewritten { path: self.directory.clone(), size: last.size });
         }
@@ -155,11 +164,18 @@ impl Sealer {
     }
 
     fn follow(&mut self, position: &Position) -> Result<(), Error> {
-        self.follow_to(position, 0, 0).map(drop)
+        self.follow_to(position, 0, 0, &BTreeSet::new()).map(drop)
     }
 
-    /// Adds the records behind `begun` from the segments, and gives the root at `size` where it comes by.
-    fn follow_to(&mut self, position: &Position, size: u64, begun: u64) -> Result<Option<Hash>, Error> {
+    /// Adds the records behind `begun` from the segments, with the partial tiles of the checkpoints that come by, and gives the root at
+    /// `size` where it does.
+    fn follow_to(
+        &mut self,
+        position: &Position,
+        size: u64,
+        begun: u64,
+        sealed: &BTreeSet<u64>,
+    ) -> Result<Option<Hash>, Error> {
         let segments = Segment::list(&self.directory)?;
         let first = segments.iter().rposition(|segment| segment.first <= begun + 1).unwrap_or(0);
         let mut root = None;
@@ -190,6 +206,9 @@ impl Sealer {
                 }
                 self.add(&[seal.hash]);
                 self.write()?;
+                if sealed.contains(&sequence) {
+                    self.write_edge()?;
+                }
                 if sequence == size {
                     root = Some(self.tree.root());
                 }
@@ -219,6 +238,12 @@ impl Sealer {
             self.full.remove(0);
         }
         Ok(())
+    }
+
+    /// Writes the partial tiles that a checkpoint of this size has.
+    fn write_edge(&mut self) -> Result<(), Error> {
+        let edge: Vec<Tile> = self.tree.edge().collect();
+        edge.iter().try_for_each(|tile| self.tiles.write(tile))
     }
 
     /// Records under the last checkpoint.
@@ -276,8 +301,7 @@ impl Sealer {
 
     fn publish(&mut self, note: &str) -> Result<(), Error> {
         self.write()?;
-        let edge: Vec<Tile> = self.tree.edge().collect();
-        edge.iter().try_for_each(|tile| self.tiles.write(tile))?;
+        self.write_edge()?;
         self.tiles.sync()?;
         let path = self.directory.join(checkpoint::ALL);
         self.cut()?;
@@ -297,6 +321,8 @@ impl Sealer {
         let path = self.directory.join(checkpoint::ALL);
         let found = self.all.metadata().map_err(Error::call("stat", &path))?.len();
         if found > self.length {
+            let bytes = found - self.length;
+            tracing::warn!(bytes, file = %path.display(), "what a crash or an error left behind the last checkpoint is cut off");
             self.all.set_len(self.length).map_err(Error::call("truncate", &path))?;
         }
         Ok(())

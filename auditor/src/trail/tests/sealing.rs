@@ -5,11 +5,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{PATIENCE, entry, lines, options};
+use super::{PATIENCE, entry, lines, options, verified};
 use crate::record::{Event, SessionTotals};
 use crate::trail::seal::checkpoint::Listed;
 use crate::trail::seal::{Sealing, Signed, VerifierKey, prepare_key, public_key};
-use crate::trail::{Error, Options, Trail};
+use crate::trail::{Check, Error, Options, Trail};
 
 /// Seals when asked only.
 pub(super) fn sealed_options(directory: &Path) -> Options {
@@ -112,59 +112,80 @@ fn the_interval_and_a_sessions_end_make_checkpoints() {
     until(&trail, 2);
 }
 
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap().flatten() {
+        let to = to.join(file.file_name());
+        match file.path().is_dir() {
+            true => copy(&file.path(), &to),
+            false => {
+                fs::copy(file.path(), to).unwrap();
+            }
+        }
+    }
+}
+
 /// What is there after a crash is that of an uninterrupted trail, whatever the crash left of the tree.
 #[test]
 fn the_tree_is_taken_up_again_whatever_a_crash_left_of_it() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = folder.path().join("whole");
-    sealed(&whole, 800, 10_000);
-    let root = |directory: &Path| notes(directory).last().unwrap().checkpoint().root;
+    let uninterrupted = folder.path().join("uninterrupted/trail");
+    fs::create_dir(folder.path().join("uninterrupted")).unwrap();
+    sealed(&uninterrupted, 300, 10_000);
     // A trail whose checkpoint is at 300, and whose last 500 records no checkpoint has.
-    let copy = |name: &str| {
-        let directory = folder.path().join(name).join("trail");
-        fs::create_dir_all(&directory).unwrap();
-        for file in fs::read_dir(&whole).unwrap().flatten().filter(|file| file.path().is_file()) {
-            fs::copy(file.path(), directory.join(file.file_name())).unwrap();
-        }
-        for (path, content) in tiles(&whole) {
-            let to = directory.join(path.strip_prefix(&whole).unwrap());
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::write(to, content).unwrap();
-        }
-        fs::create_dir_all(folder.path().join(name).join("keys")).unwrap();
-        for file in fs::read_dir(folder.path().join("keys")).unwrap().flatten() {
-            fs::copy(file.path(), folder.path().join(name).join("keys").join(file.file_name())).unwrap();
-        }
-        directory
+    let trail = open_sealed(&uninterrupted);
+    (301..=800).for_each(|number| assert_eq!(trail.append(&entry(number)).unwrap(), number));
+    trail.flush(PATIENCE).unwrap();
+    copy(&folder.path().join("uninterrupted"), &folder.path().join("crashed"));
+    trail.append(&entry(801)).unwrap();
+    trail.close().unwrap();
+    let crashed = notes(&folder.path().join("crashed/trail"));
+    let sizes: Vec<u64> = crashed.iter().map(|signed| signed.checkpoint().size).collect();
+    assert_eq!(sizes, [0, 300]);
+    let root = |directory: &Path| notes(directory).last().unwrap().checkpoint().root;
+    let first = &crashed[0].note;
+    let append = |directory: &Path, tail: &[u8]| {
+        let path = directory.join("checkpoints");
+        fs::write(&path, [fs::read(&path).unwrap(), tail.to_vec()].concat()).unwrap();
     };
-    let first = notes(&whole)[0].note.clone();
-    type Crash = fn(&Path, &str);
-    let crashes: [(&str, Crash); 6] = [
-        ("nothing", |_, _| {}),
-        ("no-tiles", |directory, _| fs::remove_dir_all(directory.join("tile")).unwrap()),
-        ("torn-tile", |directory, _| fs::write(directory.join("tile/0/001"), [1, 2, 3]).unwrap()),
-        ("no-checkpoint", |directory, first| {
+    type Crash<'a> = (&'a str, usize, &'a dyn Fn(&Path));
+    // With how many checkpoints are left.
+    let crashes: [Crash; 11] = [
+        ("nothing", 2, &|_| {}),
+        ("no-tiles", 2, &|directory| fs::remove_dir_all(directory.join("tile")).unwrap()),
+        ("torn-tile", 2, &|directory| fs::write(directory.join("tile/0/001"), [1, 2, 3]).unwrap()),
+        ("tile-without-content", 2, &|directory| {
+            fs::write(directory.join("tile/0/001"), [0; 8192]).unwrap();
+        }),
+        ("no-partial", 2, &|directory| fs::remove_dir_all(directory.join("tile/0/001.p")).unwrap()),
+        ("torn-partial", 2, &|directory| fs::write(directory.join("tile/0/001.p/44"), [0; 32 * 44]).unwrap()),
+        ("no-checkpoint", 1, &|directory| {
             fs::write(directory.join("checkpoints"), format!("{first}\n")).unwrap();
+            fs::write(directory.join("checkpoint"), first).unwrap();
             fs::remove_dir_all(directory.join("tile")).unwrap();
         }),
-        ("torn-checkpoint", |directory, first| {
+        ("torn-checkpoint", 1, &|directory| {
+            fs::write(directory.join("checkpoint"), first).unwrap();
             let content = format!("{first}\n{}", &first[..first.len() - 9]);
             fs::write(directory.join("checkpoints"), content).unwrap();
         }),
-        ("torn-partial", |directory, _| fs::write(directory.join("tile/0/003.p/32"), [0; 32 * 32]).unwrap()),
+        ("torn-checkpoint-behind", 2, &|directory| append(directory, &first.as_bytes()[..50])),
+        ("length-without-content", 2, &|directory| append(directory, &[0; 4096])),
+        ("a-stray-byte", 2, &|directory| append(directory, b"x")),
     ];
-    for (name, crash) in crashes {
-        let directory = copy(name);
-        crash(&directory, &first);
+    for (name, kept, crash) in crashes {
+        copy(&folder.path().join("crashed"), &folder.path().join(name));
+        let directory = folder.path().join(name).join("trail");
+        crash(&directory);
         let trail = open_sealed(&directory);
         trail.append(&entry(801)).unwrap();
         trail.close().unwrap();
-        let uninterrupted = copy(&format!("{name}-not"));
-        let trail = open_sealed(&uninterrupted);
-        trail.append(&entry(801)).unwrap();
-        trail.close().unwrap();
         assert_eq!(root(&directory), root(&uninterrupted), "{name}");
-        assert_eq!(notes(&directory).last().unwrap().checkpoint().size, 801);
+        let notes = notes(&directory);
+        assert_eq!(notes.last().unwrap().checkpoint().size, 801);
+        assert_eq!((&notes[..kept], notes.len()), (&crashed[..kept], kept + 1), "{name}");
+        let report = verified(&directory);
+        assert!(report.is_whole(), "{name}: {report}");
     }
 }
 
@@ -179,6 +200,20 @@ fn a_trail_without_a_tree_gets_one() {
     trail.close().unwrap();
     assert_eq!(notes(&directory).len(), 1);
     assert_eq!(fs::read(directory.join("tile/0/001")).unwrap().len(), 8192);
+}
+
+#[test]
+fn a_trail_without_its_first_segments_gets_no_tree() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("trail");
+    super::written(&directory, 30);
+    let (first, aside) = (super::segments(&directory).remove(0), folder.path().join("aside"));
+    fs::rename(&first, &aside).unwrap();
+    let error = Trail::open(&directory, sealed_options(&directory)).unwrap_err();
+    assert!(matches!(error, Error::Damaged { check: Check::Sequence, .. }), "{error}");
+    fs::rename(&aside, &first).unwrap();
+    assert_eq!(open_sealed(&directory).sealed(), 30);
+    assert!(verified(&directory).is_whole());
 }
 
 #[test]
