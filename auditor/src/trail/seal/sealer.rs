@@ -26,6 +26,12 @@ use super::tree::{Tile, Tree, leaf_of};
 /// anybody wants to keep and to verify.
 const SOONEST: Duration = Duration::from_secs(5);
 
+/// Records behind the last checkpoint from which on one is made out of turn: the next daemon hashes them all before it begins, and
+/// agents wait for it.
+const MOST_UNSEALED: u64 = 4096;
+/// Such checkpoints are made no more often than this.
+const OUT_OF_TURN: Duration = Duration::from_secs(1);
+
 /// How a trail is sealed.
 #[derive(Clone, Debug)]
 pub struct Sealing {
@@ -253,7 +259,10 @@ impl Sealer {
 
     /// Time until a checkpoint is due, if one will be; `asked` is the last record that somebody wants to be under one.
     pub(in crate::trail) fn due(&self, asked: u64) -> Option<Duration> {
-        let every = if asked > self.sealed { SOONEST.min(self.every) } else { self.every };
+        let mut every = if asked > self.sealed { SOONEST.min(self.every) } else { self.every };
+        if self.tree.size() - self.sealed >= MOST_UNSEALED {
+            every = OUT_OF_TURN.min(every);
+        }
         (self.tree.size() > self.sealed).then(|| every.saturating_sub(self.since.elapsed()))
     }
 

@@ -40,6 +40,23 @@ fn notes(directory: &Path) -> Vec<Signed> {
     listed.signed().cloned().collect()
 }
 
+/// Whoever takes up a trail hashes all that is behind the last checkpoint, and agents wait for it.
+#[test]
+fn many_records_are_sealed_out_of_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("trail");
+    let trail = open_sealed(&directory);
+    for number in 1..=5000 {
+        trail.append(&entry(number)).unwrap();
+    }
+    let begun = Instant::now();
+    while trail.sealed() < 4096 {
+        assert!(begun.elapsed() < PATIENCE, "{} of 5000 records are sealed", trail.sealed());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    trail.close().unwrap();
+}
+
 fn key(directory: &Path) -> VerifierKey {
     public_key(directory).unwrap().unwrap()
 }
