@@ -35,7 +35,10 @@ static void derive(EVP_KDF_CTX *kdf) {
 static void keep_waiting(SSL_CTX *context, struct sockaddr_in *to) {
     unsigned char bytes[4096] = {0x17, 3, 3, 0, 64};
     int wire = socket(AF_INET, SOCK_STREAM, 0);
-    if (connect(wire, (struct sockaddr *)to, sizeof *to)) exit(4);
+    if (connect(wire, (struct sockaddr *)to, sizeof *to)) {
+        perror("connect");
+        exit(4);
+    }
     SSL *ssl = SSL_new(context);
     BIO *out = BIO_new(BIO_s_mem());
     SSL_set_bio(ssl, BIO_new(BIO_s_mem()), out);

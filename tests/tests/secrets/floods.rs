@@ -51,7 +51,8 @@ fn secrets_that_are_made_up_cost_their_own_session_only() {
             scene.run(&client);
         }
         let output = flood.join().unwrap();
-        assert!(output.status.success(), "{output:?}");
+        let status = scene.daemon.status().unwrap();
+        assert!(output.status.success(), "{output:?}, {}\n{}", status["failures"], scene.daemon.said());
         String::from_utf8(output.stdout).unwrap()
     });
     scene.daemon.settle().unwrap();

@@ -41,6 +41,8 @@ const EVENTS_IN_ONE_GO: usize = 8192;
 /// Events that are taken before the lease and the disk are looked at again: under a flood, what is taken in one go takes longer
 /// than the lease lasts.
 const EVENTS_IN_ONE_STEP: usize = 256;
+/// Events between two looks at whether the lease is to be renewed.
+const EVENTS_BETWEEN_LEASES: usize = 16;
 /// Bytes of a statement's text that are kept when its record is longer than a line may be.
 const SHORTENED_TEXT: usize = 1 << 20;
 /// Entries that are written before more events are taken. Few, so that they are still in the processor's cache, and so is the
@@ -280,7 +282,11 @@ impl Pipeline {
     /// Takes events off the rings. Answers whether there may be more.
     fn drain(&mut self) -> Result<bool, PipelineError> {
         for _ in 0..EVENTS_IN_ONE_GO / EVENTS_IN_ONE_STEP {
-            for _ in 0..EVENTS_IN_ONE_STEP {
+            for event in 0..EVENTS_IN_ONE_STEP {
+                // One may take milliseconds: a secret that many connections try.
+                if event % EVENTS_BETWEEN_LEASES == 0 {
+                    self.renew_lease();
+                }
                 let next = self.parts.next_event()?;
                 if next != Next::Event {
                     if next == Next::Nothing {
@@ -299,7 +305,6 @@ impl Pipeline {
                 }
             }
             self.parts.count_rows();
-            self.renew_lease();
             if !self.trail_takes() {
                 break;
             }
